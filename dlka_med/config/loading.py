@@ -1,0 +1,185 @@
+"""YAML to checked records and back, with errors that name the file, the line and the nearest known key."""
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from dlka_med.config.schema import RunConfig
+from dlka_med.errors import InputError
+from dlka_med.files import whole_file
+
+Location = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain YAML data; a repeated key is an error instead of a silent overwrite."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check one experiment.
+
+    Args:
+        path: YAML file, or a run folder, whose `config.yaml` is meant then.
+        overrides: `key.of.a.value=value` strings that replace values of the file; the value is YAML.
+
+    Raises:
+        InputError: the file is missing or no YAML, or a key or value is wrong; file, line and mend are named.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"there is no config file {path}{_nearest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the config file {path}: {error}") from error
+    try:
+        tree = yaml.compose(text, Loader=_Loader)
+        data = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or error
+        raise InputError(f"{path}{line}: this is not valid YAML: {problem}") from error
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path}: expected a mapping of sections (name, dataset, network, ...), found {_kind(data)}"
+        )
+    overridden = [_override(data, entry) for entry in overrides]
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise InputError(
+            "\n".join(_explain(path, tree, overridden, item) for item in error.errors())
+        ) from None
+
+
+def save_config(config: RunConfig, path: str | Path) -> None:
+    """Write a complete YAML file, each value followed by its meaning; `load_config` reads it back equal."""
+    with whole_file(path) as temporary:
+        temporary.write_text("".join(_lines(config, 0)), encoding="utf-8")
+
+
+def json_schema() -> str:
+    """JSON Schema of a config file, for the completion and checks of an editor."""
+    return json.dumps(RunConfig.model_json_schema(), indent=2)
+
+
+def _lines(record: BaseModel, depth: int) -> list[str]:
+    lines = []
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if isinstance(value, BaseModel):
+            lines += [f"{'  ' * depth}{name}:\n", *_lines(value, depth + 1)]
+            continue
+        plain = record.model_dump(mode="json", include={name})[name]
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False)
+        comment = f"  # {field.description}" if field.description else ""
+        text = text.removesuffix("...\n").strip()
+        lines.append(f"{'  ' * depth}{name}: {text}{comment}\n")
+    return lines
+
+
+def _override(data: dict[str, Any], entry: str) -> Location:
+    key, separator, text = entry.partition("=")
+    names = tuple(key.strip().split("."))
+    if not separator or not all(names):
+        raise InputError(f"-s {entry}: expected key=value, for example -s training.minutes=20")
+    try:
+        value = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
+    except yaml.YAMLError as error:
+        raise InputError(f"-s {entry}: {text!r} is not a YAML value") from error
+    section = data
+    for name in names[:-1]:
+        if section.get(name) is None:
+            section[name] = {}
+        section = section[name]
+        if not isinstance(section, dict):
+            raise InputError(f"-s {entry}: {name} is a value, not a section, so it has no key {names[-1]!r}")
+    section[names[-1]] = value
+    return names
+
+
+def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any) -> str:
+    location: Location = error["loc"]
+    name = ".".join(str(part) for part in location)
+    key, line = _find(tree, location)
+    overrides = [o for o in overridden if o == location[: len(o)]]
+    where = f"{path}, -s {'.'.join(str(p) for p in overrides[-1])}" if overrides else f"{path}, line {line}"
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        nearest = _nearest(str(location[-1]), known)
+        return f"{where}: unknown key {name!r}{nearest}; known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{where}: the key {name!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
+    if isinstance(error["input"], str) and "expected" in error.get("ctx", {}):
+        shown += _nearest(
+            error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        )
+    return f"{where}: {name or key}: {message}{shown}"
+
+
+def _find(node: yaml.Node, location: Location) -> tuple[str, int]:
+    """Name and line of the deepest node of the file that lies on the way to `location`."""
+    name, line = "the config", node.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == str(part)]
+            if not found:
+                break
+            key, node = found[0]
+            name, line = str(part), key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return name, line
+
+
+def _keys_at(location: Location) -> list[str]:
+    record: type[BaseModel] = RunConfig
+    for part in location:
+        field = record.model_fields.get(str(part))
+        if field is None:
+            continue
+        record = next(_records_in(field.annotation), record)
+    return list(record.model_fields)
+
+
+def _records_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _records_in(argument)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def _nearest_file(path: Path) -> str:
+    siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    return _nearest(path.name, siblings)
+
+
+def _kind(data: Any) -> str:
+    return "nothing" if data is None else f"a {type(data).__name__}"

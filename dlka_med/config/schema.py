@@ -1,0 +1,225 @@
+"""What a run is, as checked data: one record per section of the YAML file."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = PositiveFloat
+Range = tuple[PositiveFloat, PositiveFloat]
+Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
+Spacing = Annotated[tuple[PositiveFloat, ...], Field(min_length=2, max_length=3)]
+
+
+class Record(BaseModel):
+    """Base of all sections: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Dataset(Record):
+    """Where the cases are and which of them train, validate and test."""
+
+    root: str = Field(
+        description="folder of the dataset (Medical Segmentation Decathlon or nnU-Net v2 layout)"
+    )
+    channels: tuple[str, ...] | None = Field(
+        None, description="names of the image channels; null: as the dataset says"
+    )
+    labels: dict[str, int] | None = Field(
+        None, description="label names and values; null: as the dataset says"
+    )
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
+    test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
+    cache: str | None = Field(
+        None, description="folder for preprocessed cases, shared by runs; null: inside the run"
+    )
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "Dataset":
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}"
+            )
+        return self
+
+
+class Intensity(Record):
+    """How the voxels of one channel are normalised before resampling."""
+
+    kind: Literal["ct", "zscore", "none"] = Field(
+        description="ct: clip to percentiles of the foreground and standardise; zscore: per image"
+    )
+    lower: float | None = Field(
+        None, description="ct: clipped below; null: 0.5th percentile of the training foreground"
+    )
+    upper: float | None = Field(
+        None, description="ct: clipped above; null: 99.5th percentile of the training foreground"
+    )
+    mean: float | None = Field(None, description="ct: subtracted; null: mean of the training foreground")
+    std: PositiveFloat | None = Field(
+        None, description="ct: divided by; null: deviation of the training foreground"
+    )
+
+
+class Preprocessing(Record):
+    """The deterministic way of an image from disk to the network's grid."""
+
+    orientation: str | None = Field("RAS", pattern="^[RLAPSI]{3}$", description="axis codes; null: as stored")
+    spacing: Spacing | None = Field(None, description="mm per voxel of the network's grid; null: as stored")
+    crop_foreground: bool = Field(True, description="cut away the empty border (zero in all channels)")
+    intensity: tuple[Intensity, ...] | Literal["auto"] = Field(
+        "auto", description="one entry per channel; auto: ct where the channel is called CT, else zscore"
+    )
+
+
+class DLKANet3dArguments(Record):
+    """Arguments of the 3D D-LKA U-Net; the defaults are the published network."""
+
+    name: Literal["dlka_net_3d"]
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
+    depths: tuple[PositiveInt, ...] = Field((3, 3, 3, 3), description="D-LKA blocks of each stage")
+    strides: tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...] = Field(
+        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)), description="downsampling in front of each stage"
+    )
+    full_resolution_channels: PositiveInt = Field(
+        16, description="channels of the full-resolution conv block"
+    )
+    deformation: Literal["none", "depthwise", "dense"] = Field(
+        "dense", description="which convs of the gate deform"
+    )
+    position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
+    supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
+    dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
+    checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass to save memory"
+    )
+
+    @model_validator(mode="after")
+    def _stage_lists_agree(self) -> "DLKANet3dArguments":
+        lengths = {"channels": len(self.channels), "depths": len(self.depths), "strides": len(self.strides)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"channels, depths and strides need one entry per stage each, got {lengths}")
+        return self
+
+
+class Loss(Record):
+    """Dice + cross-entropy over all supervised scales."""
+
+    dice_weight: Annotated[float, Field(ge=0)] = 1.0
+    cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
+    include_background: bool = Field(False, description="whether the background counts in the Dice term")
+    scale_weights: tuple[Positive, ...] | None = Field(
+        None,
+        description="weight of each supervised scale, normalised to sum 1; null: halved from scale to scale",
+    )
+
+
+class Augmentation(Record):
+    """Random changes of a training patch; a probability of 0 turns one off."""
+
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        (0, 1, 2), description="axes that may be mirrored"
+    )
+    flip_probability: Probability = 0.5
+    rotate_probability: Probability = 0.2
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = Field(
+        30.0, description="largest angle about each axis"
+    )
+    scale_probability: Probability = 0.2
+    scale_range: Range = (0.7, 1.4)
+    noise_probability: Probability = 0.1
+    noise_std: Positive = 0.1
+    blur_probability: Probability = 0.2
+    blur_sigma: Range = Field((0.5, 1.0), description="voxels")
+    brightness_probability: Probability = 0.15
+    brightness_range: Range = Field((0.75, 1.25), description="the image is multiplied by it")
+    contrast_probability: Probability = 0.15
+    contrast_range: Range = Field((0.75, 1.25), description="distances to the mean are multiplied by it")
+    gamma_probability: Probability = 0.3
+    gamma_range: Range = (0.7, 1.5)
+    low_resolution_probability: Probability = 0.25
+    low_resolution_range: Range = Field((0.5, 1.0), description="zoom factor of the simulated coarse scan")
+
+
+class Optimizer(Record):
+    """How weights move."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="sgd: Nesterov momentum")
+    learning_rate: Positive = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    momentum: Probability = Field(0.99, description="sgd only")
+    schedule: Literal["polynomial", "cosine"] = "polynomial"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the run with a rising learning rate"
+    )
+    gradient_clip: Positive | None = Field(12.0, description="largest norm of the gradient; null: no limit")
+
+
+class Training(Record):
+    """How long, how fast, on what."""
+
+    epochs: PositiveInt | None = Field(1000, description="null: until the minutes are over")
+    minutes: Positive | None = Field(
+        None, description="wall-clock limit; the learning-rate schedule follows it"
+    )
+    steps_per_epoch: PositiveInt = 250
+    batch_size: PositiveInt = 2
+    patch_size: Size = Field(description="voxels of a training patch and of the inference window")
+    foreground_oversampling: Probability = Field(
+        0.33, description="share of patches centred on a labelled voxel"
+    )
+    validate_every: PositiveInt = Field(1, description="epochs between validations")
+    validation_cases: PositiveInt | None = Field(None, description="validate on the first so many; null: all")
+    optimizer: Optimizer = Optimizer()
+    loss: Loss = Loss()
+    augmentation: Augmentation = Augmentation()
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay of the averaged weights; null: off"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
+    strategy: Literal["auto", "ddp"] = Field("auto", description="how several devices share the work")
+    workers: Annotated[int, Field(ge=0)] = Field(2, description="processes that load data")
+
+    @model_validator(mode="after")
+    def _ends(self) -> "Training":
+        if self.epochs is None and self.minutes is None:
+            raise ValueError("epochs and minutes are both null: one of them has to end the training")
+        return self
+
+
+class Inference(Record):
+    """How a whole case is predicted."""
+
+    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
+    batch_size: PositiveInt = Field(1, description="windows per forward pass")
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        (), description="axes of test-time mirroring"
+    )
+
+
+class RunConfig(Record):
+    """One experiment, complete."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder")
+    seed: Annotated[int, Field(ge=0)] = 0
+    dataset: Dataset
+    preprocessing: Preprocessing = Preprocessing()
+    network: DLKANet3dArguments
+    training: Training
+    inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _dimensions_agree(self) -> "RunConfig":
+        dims = len(self.network.strides[0])
+        for key, value in (
+            ("preprocessing.spacing", self.preprocessing.spacing),
+            ("training.patch_size", self.training.patch_size),
+        ):
+            if value is not None and len(value) != dims:
+                raise ValueError(f"{key} has {len(value)} axes, but network.strides has {dims}")
+        return self

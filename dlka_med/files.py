@@ -1,0 +1,84 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dlka_med.errors import InputError
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; move it there on success, remove it on any failure.
+
+    The temporary name ends like `path`, so writers that look at the suffix (`.nii.gz`) are content.
+
+    Raises:
+        InputError: the folder cannot be written to.
+    """
+    path = Path(path)
+    writable_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=f"-{path.name}", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path`; move it there on success, remove it on any failure.
+
+    Raises:
+        InputError: `path` exists and is not an empty folder, or its parent cannot be written to.
+    """
+    path = Path(path)
+    refuse_existing(path)
+    writable_folder(path.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", suffix=f"-{path.name}", dir=path.parent))
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        if path.exists():
+            path.rmdir()
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: str | Path) -> None:
+    """Raise `InputError` if `path` is a file or a folder with something in it."""
+    path = Path(path)
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise InputError(
+            f"{path} exists already and is not empty: name another folder, or move this one away"
+        )
+
+
+def writable_folder(path: str | Path) -> Path:
+    """Make the folder if it is missing and check that files can be put into it.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the folder {path} ({error.strerror}): name another one or change its rights"
+        ) from error
+    return path

@@ -1,0 +1,138 @@
+"""Configs: what is accepted, what is refused and with which words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dlka_med.config.loading import json_schema, load_config, save_config
+from dlka_med.errors import InputError
+
+MINIMAL = """\
+name: small
+dataset:
+  root: data
+network:
+  name: dlka_net_3d
+  channels: [8, 16]
+  depths: [1, 1]
+  strides: [[2, 2, 2], [2, 2, 2]]
+training:
+  patch_size: [16, 16, 16]
+"""
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def _write(text):
+        path = tmp_path / "small.yaml"
+        path.write_text(text)
+        return path
+
+    return _write
+
+
+def test_defaults_are_filled_in(write):
+    config = load_config(write(MINIMAL))
+    assert config.training.patch_size == (16, 16, 16)
+    assert config.training.optimizer.name == "sgd"
+    assert config.dataset.folds == 5
+
+
+def test_overrides_replace_and_add_values(write):
+    config = load_config(
+        write(MINIMAL),
+        ["training.minutes=2.5", "dataset.root=../else where", "training.optimizer.learning_rate=2e-3"],
+    )
+    assert config.training.minutes == 2.5
+    assert config.dataset.root == "../else where"
+    assert config.training.optimizer.learning_rate == 2e-3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        (
+            "  patch_size:",
+            "  pach_size:",
+            10,
+            ["unknown key 'training.pach_size'", "did you mean 'patch_size'"],
+        ),
+        ("dataset:\n", "datasets:\n", 2, ["unknown key 'datasets'", "did you mean 'dataset'"]),
+        ("  root: data", "  root: data\n  fold: 7", 2, ["dataset", "0 to 4"]),
+        ("[8, 16]", "[8, x]", 6, ["network.channels.1", "'x'"]),
+        ("[8, 16]", "[8, 16, 32]", 4, ["network", "one entry per stage"]),
+        ("dlka_net_3d", "dlka_net_3", 5, ["network.name", "did you mean 'dlka_net_3d'"]),
+        ("[16, 16, 16]", "[16, 16]", 1, ["training.patch_size has 2 axes"]),
+        ("[16, 16, 16]", "[16, 0, 16]", 10, ["training.patch_size.1", "greater than 0"]),
+        ("name: small", "name: small\nname: again", 2, ["'name' stands twice"]),
+        ("  root: data", "  root: [", 5, ["not valid YAML"]),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
+    with pytest.raises(InputError) as caught:
+        load_config(write(MINIMAL.replace(old, new, 1)))
+    message = str(caught.value)
+    assert f"small.yaml, line {line}:" in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.minuts=3", ["-s training.minuts", "did you mean 'minutes'"]),
+        ("training.minutes", ["expected key=value"]),
+        ("name.first=3", ["name is a value"]),
+        ("training.minutes=-1", ["-s training.minutes", "greater than 0"]),
+        ("training.precision=fp23", ["-s training.precision", "fp32"]),
+    ],
+)
+def test_a_wrong_override_is_named(write, override, words):
+    with pytest.raises(InputError) as caught:
+        load_config(write(MINIMAL), [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_file_names_the_nearest(write):
+    path = write(MINIMAL)
+    with pytest.raises(InputError, match=r"did you mean 'small\.yaml'"):
+        load_config(path.with_name("smal.yaml"))
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n- 2\n", "just words"])
+def test_something_else_than_a_mapping_is_refused(write, text):
+    with pytest.raises(InputError, match="expected a mapping"):
+        load_config(write(text))
+
+
+def test_yaml_cannot_build_objects(write):
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_config(write(MINIMAL + "seed: !!python/object/apply:os.getpid []\n"))
+
+
+def test_a_saved_config_reads_back_equal(write, tmp_path):
+    config = load_config(
+        write(MINIMAL), ["preprocessing.intensity=[{kind: ct, lower: -5}]", "dataset.test_cases=[a, '7']"]
+    )
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+    assert "# " in (tmp_path / "saved.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid_and_complete(path):
+    config = load_config(path)
+    assert config.name == path.stem
+    shown = path.read_text()
+    for section in ("dataset", "preprocessing", "network", "training", "inference"):
+        for key in type(getattr(config, section)).model_fields:
+            assert f"  {key}:" in shown, f"{section}.{key} is missing from {path.name}"
+
+
+def test_json_schema_describes_every_section():
+    schema = json.loads(json_schema())
+    assert {"dataset", "network", "training"} <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
