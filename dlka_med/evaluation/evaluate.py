@@ -1,0 +1,286 @@
+"""Compare a folder of predictions with reference labels."""
+
+import csv
+import dataclasses
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dlka_med.errors import InputError
+from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, foreground
+from dlka_med.evaluation.score import LabelScore, score_case
+from dlka_med.files import refuse_existing, whole_folder, writable_folder
+from dlka_med.metrics import EMPTY_MASK_RULE
+
+logger = logging.getLogger("dlka_med")
+
+METRICS = ("dice", "hd95_mm", "nsd")
+RULE = (
+    f"{EMPTY_MASK_RULE} The mean of a label is over its cases; the overall mean is that of the labels' "
+    "means, background left out."
+)
+SECONDS_BETWEEN_LINES = 10.0
+
+Job = Callable[[], list[LabelScore]]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean metrics; None where nothing was to be averaged."""
+
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """One label over all cases. `cases` counts those in the mean, misses and false positives among them."""
+
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    dice_std: float | None
+    hd95_mm_std: float | None
+    nsd_std: float | None
+    dice_median: float | None
+    hd95_mm_median: float | None
+    nsd_median: float | None
+    cases: int
+    missed: int
+    false_positive: int
+    both_empty: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value."""
+
+    mean: Mean
+    labels: dict[str, LabelSummary]
+    cases: int
+    tolerance_mm: float
+    labels_without_prediction: tuple[str, ...]
+    scores: tuple[LabelScore, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The content of `summary.json`."""
+        content = dataclasses.asdict(self)
+        del content["scores"]
+        return content | {
+            "labels_without_prediction": list(self.labels_without_prediction),
+            "rule": RULE,
+        }
+
+
+def evaluate(
+    predictions: str | Path,
+    labels: str | Path,
+    out: str | Path | None = None,
+    *,
+    label_names: Mapping[str, int] | None = None,
+    tolerance_mm: float = 1.0,
+    workers: int = 1,
+) -> Evaluation:
+    """Score label maps against references: Dice, HD95 and surface Dice (NSD), in millimetres.
+
+    Files are paired by case id, the file name without suffix; a single prediction is paired with a single
+    reference whatever their names. References without a prediction are listed and logged, not scored.
+
+    Args:
+        predictions: folder of NIfTI label maps, or one file.
+        labels: folder of references, one file, or a dataset's root.
+        out: new folder for `cases.csv` and `summary.json`, which appear together or not at all; None: not
+            written.
+        label_names: values by name; None: as predictions/labels.json says, else dataset.json at or beside the
+            labels, else label_1, label_2, ... for the values found.
+        tolerance_mm: of the surface Dice.
+        workers: processes; 1 compares in this one. More need `if __name__ == "__main__":` in scripts.
+
+    Raises:
+        InputError: nothing to compare, a prediction without reference, a damaged file, differing grids,
+            undeclared label values, or an output folder that exists or cannot be written to.
+    """
+    predictions, labels = Path(predictions), Path(labels)
+    if not 0 <= tolerance_mm < float("inf"):
+        raise InputError(f"the tolerance of the surface Dice is {tolerance_mm} mm, but must be 0 or more")
+    if workers < 1:
+        raise InputError(f"workers is {workers}, but at least one process has to compare")
+    if out is not None:
+        refuse_existing(out)
+        writable_folder(Path(out).parent)
+    pairs, missing = pair(predictions, labels)
+    if missing:
+        logger.warning(
+            "%d of %d references have no prediction and are left out: %s",
+            len(missing),
+            len(missing) + len(pairs),
+            ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else ""),
+        )
+    names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
+    jobs = [partial(score_case, case, *paths, names, tolerance_mm) for case, paths in sorted(pairs.items())]
+    rows = [row for rows in _follow(_run(jobs, workers), len(jobs)) for row in rows]
+    result = summarise(rows, sorted(pairs), names, tolerance_mm, missing)
+    if out is not None:
+        write(result, out)
+    return result
+
+
+def pair(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
+    """(prediction, reference) by case id, and the ids of references without a prediction.
+
+    Raises:
+        InputError: a prediction has no reference, or there is nothing to pair.
+    """
+    found, references = find_label_maps(predictions), find_references(labels)
+    if predictions.is_file() and labels.is_file():
+        return {case: (predictions, labels) for case in found}, ()
+    strangers = sorted(found.keys() - references.keys())
+    if strangers:
+        raise InputError(
+            f"{len(strangers)} of {len(found)} predictions have no reference in {labels}, the first is "
+            f"{found[strangers[0]]}: predictions and references are paired by file name"
+        )
+    pairs = {case: (path, references[case]) for case, path in found.items()}
+    return pairs, tuple(sorted(references.keys() - found.keys()))
+
+
+def summarise(
+    rows: Iterable[LabelScore],
+    cases: Sequence[str],
+    names: Mapping[str, int] | None,
+    tolerance_mm: float,
+    missing: Sequence[str] = (),
+) -> Evaluation:
+    """Fill in labels that a case lacks, and average."""
+    found = {(row.case, row.label): row for row in rows}
+    if names is None:
+        names = {label: int(label.removeprefix("label_")) for _, label in found}
+    ordered = sorted(names, key=names.__getitem__)
+    scores = [
+        found.get((case, label)) or LabelScore(case, label, "both_empty", None, None, None, 0.0, 0.0, 0, 0)
+        for case in cases
+        for label in ordered
+    ]
+    labels = {label: _summary([score for score in scores if score.label == label]) for label in ordered}
+    means = {
+        metric: _over(statistics.fmean, [getattr(label, metric) for label in labels.values()])
+        for metric in METRICS
+    }
+    return Evaluation(Mean(**means), labels, len(cases), tolerance_mm, tuple(missing), tuple(scores))
+
+
+def write(result: Evaluation, out: str | Path) -> None:
+    """Write `cases.csv` and `summary.json` into the new folder `out`, both or neither."""
+    with whole_folder(out) as folder:
+        with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, [field.name for field in dataclasses.fields(LabelScore)])
+            table.writeheader()
+            table.writerows(dataclasses.asdict(score) for score in result.scores)
+        text = json.dumps(result.summary(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
+
+
+def format_summary(result: Evaluation) -> str:
+    """A table to read in a terminal."""
+    head = (
+        "label",
+        "Dice",
+        "HD95 mm",
+        f"NSD {result.tolerance_mm:g} mm",
+        "cases",
+        "missed",
+        "false pos.",
+        "empty",
+    )
+    table = [head]
+    for name, label in result.labels.items():
+        counts = (label.cases, label.missed, label.false_positive, label.both_empty)
+        table.append((name, *_cells(label), *map(str, counts)))
+    table.append(("mean", *_cells(result.mean), str(result.cases), "", "", ""))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    if result.labels_without_prediction:
+        lines.append(
+            f"{len(result.labels_without_prediction)} references without a prediction are not counted"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cells(means: Mean | LabelSummary) -> tuple[str, str, str]:
+    dice, hd95_mm, nsd = (getattr(means, metric) for metric in METRICS)
+    formats = ((dice, ".4f"), (hd95_mm, ".2f"), (nsd, ".4f"))
+    return tuple("-" if value is None else format(value, digits) for value, digits in formats)
+
+
+def _summary(scores: Sequence[LabelScore]) -> LabelSummary:
+    statuses = [score.status for score in scores]
+    columns = {metric: [getattr(score, metric) for score in scores] for metric in METRICS}
+    return LabelSummary(
+        **{metric: _over(statistics.fmean, values) for metric, values in columns.items()},
+        **{f"{metric}_std": _over(statistics.pstdev, values) for metric, values in columns.items()},
+        **{f"{metric}_median": _over(statistics.median, values) for metric, values in columns.items()},
+        cases=len(scores) - statuses.count("both_empty"),
+        missed=statuses.count("missed"),
+        false_positive=statuses.count("false_positive"),
+        both_empty=statuses.count("both_empty"),
+    )
+
+
+def _over(function: Callable[[list[float]], float], values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(function(known)) if known else None
+
+
+def _checked(label_names: Mapping[str, int]) -> dict[str, int]:
+    try:
+        return foreground(label_names)
+    except ValueError as error:
+        raise InputError(f"label_names: {error}") from error
+
+
+def _run(jobs: Sequence[Job], workers: int) -> Iterator[list[LabelScore]]:
+    if workers == 1 or len(jobs) == 1:
+        yield from (job() for job in jobs)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
+    try:
+        yield from (future.result() for future in as_completed([pool.submit(job) for job in jobs]))
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a worker process was killed, perhaps for want of memory: use fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow(results: Iterable[list[LabelScore]], total: int) -> Iterator[list[LabelScore]]:
+    """Pass results on, with a bar on a terminal and a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(results, "evaluate", total, unit="case")
+        return
+    started = said = time.monotonic()
+    for done, result in enumerate(results, 1):
+        yield result
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES or done == total:
+            said, left = now, (now - started) / done * (total - done)
+            logger.info("evaluated %d of %d cases, %.0f s left", done, total, left)

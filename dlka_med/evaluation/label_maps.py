@@ -1,0 +1,198 @@
+"""Label maps on disk: find, read, pair, name."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from dlka_med.data.cases import read_dataset
+from dlka_med.errors import InputError
+
+SUFFIXES = (".nii.gz", ".nii")
+MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Label values on the grid of an image.
+
+    Args:
+        path: where it was read.
+        array: values, uint8 or uint16, (x, y, z) as stored.
+        affine: voxel -> world in mm, 4x4.
+    """
+
+    path: Path
+    array: NDArray[np.unsignedinteger]
+    affine: NDArray[np.float64]
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel in millilitres."""
+        return float(np.prod(voxel_sizes(self.affine))) / 1000
+
+    def flattened(self) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...]]:
+        """The array and its spacing in mm without axes of one voxel: a slice is 2D, not all surface."""
+        axes = [axis for axis, size in enumerate(self.array.shape) if size > 1]
+        if len(axes) < 2:
+            axes = list(range(self.array.ndim))
+        gone = tuple(set(range(self.array.ndim)) - set(axes))
+        sizes = voxel_sizes(self.affine)
+        return self.array.squeeze(gone), tuple(float(sizes[axis]) for axis in axes)
+
+
+def read_label_map(path: Path) -> LabelMap:
+    """Read a NIfTI label map.
+
+    Raises:
+        InputError: the file is damaged, not 2D or 3D, or holds anything but whole numbers from 0 to 65535.
+    """
+    try:
+        image = nib.load(path)
+        unit = image.header.get_xyzt_units()[0]
+        array = np.asanyarray(image.dataobj)
+    except (ImageFileError, HeaderDataError, KeyError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(
+            f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again"
+        ) from error
+    extra = array.shape[3:]
+    if array.ndim < 2 or array.size == 0 or any(size > 1 for size in extra):
+        raise InputError(f"{path}: a label map has two or three axes, this one has shape {array.shape}")
+    array = array.reshape(array.shape[:3])
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= MM[unit]
+    return LabelMap(path, _as_labels(array, path), affine)
+
+
+def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= np.iinfo(np.uint16).max):
+        raise InputError(
+            f"{path}: values from {low} to {high}, but label values are whole numbers from 0 to 65535; "
+            "is it an image rather than a label map?"
+        )
+    dtype = np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16
+    if np.issubdtype(array.dtype, np.integer):
+        return array.astype(dtype, copy=False)
+    labels = np.empty(array.shape, dtype)
+    for source, target in zip(array, labels, strict=True):
+        target[...] = np.rint(source)
+        if np.abs(source - target).max() > 1e-3:
+            raise InputError(f"{path}: values between whole numbers; is it an image, or was it interpolated?")
+    return labels
+
+
+def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
+    """Raise `InputError` unless shapes agree and voxels lie within 1 % of a voxel of their counterparts."""
+    first, second = prediction.array.shape, reference.array.shape
+    if first != second:
+        raise InputError(
+            f"{prediction.path} has shape {first}, its reference {reference.path} has {second}: "
+            "predict on the grid of the reference's image"
+        )
+    corners = np.array(list(np.ndindex((2,) * 3))) * (np.array([*first, 1][:3]) - 1)
+    drift = np.linalg.norm(
+        apply_affine(prediction.affine, corners) - apply_affine(reference.affine, corners), axis=1
+    )
+    if not drift.max() <= 0.01 * voxel_sizes(reference.affine).min():
+        raise InputError(
+            f"{prediction.path} and its reference {reference.path} lie up to {drift.max():.3g} mm apart: "
+            "their affines (origin, spacing or orientation) differ"
+        )
+
+
+def find_label_maps(path: Path) -> dict[str, Path]:
+    """Label maps of a folder, or one file, by case id: the file name without its suffix.
+
+    Raises:
+        InputError: there is no such file or folder, it holds none, or two of one id.
+    """
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise InputError(f"{path}: expected a label map, {' or '.join(SUFFIXES)}")
+        return {case_id(path): path}
+    if not path.is_dir():
+        raise InputError(f"{path}: there is no such file or folder")
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
+            continue
+        if case_id(file) in found:
+            raise InputError(
+                f"{file} and {found[case_id(file)].name} are two label maps of one case: remove one"
+            )
+        found[case_id(file)] = file
+    if not found:
+        raise InputError(f"{path} holds no label map ({' or '.join(SUFFIXES)})")
+    return found
+
+
+def find_references(path: Path) -> dict[str, Path]:
+    """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id."""
+    if is_dataset(path):
+        return {case.id: case.label for case in read_dataset(path).cases if case.label is not None}
+    return find_label_maps(path)
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
+    return (path / "dataset.json").is_file() and not any(
+        file.name.endswith(SUFFIXES) for file in path.iterdir()
+    )
+
+
+def case_id(path: Path) -> str:
+    """The file name without its suffix."""
+    suffix = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
+    return path.name.removesuffix(suffix)
+
+
+def declared_labels(predictions: Path, references: Path) -> dict[str, int] | None:
+    """Foreground label values by name, from the first of: labels.json of the predictions, dataset.json at
+    or beside the references; None if there is neither.
+
+    Raises:
+        InputError: the file found is damaged.
+    """
+    predictions = predictions if predictions.is_dir() else predictions.parent
+    references = references if references.is_dir() else references.parent
+    candidates = (
+        predictions / "labels.json",
+        references / "dataset.json",
+        references.resolve().parent / "dataset.json",
+    )
+    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if file is None:
+        return None
+    try:
+        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        if all(key.isdecimal() for key in labels):
+            labels = {name: int(value) for value, name in labels.items()}
+        return foreground(labels)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{file}: expected {{"labels": {{name: value}}}} with whole numbers as values ({error!r})'
+        ) from error
+
+
+def foreground(labels: Mapping[str, int]) -> dict[str, int]:
+    """Labels without background (0), in the order of their values.
+
+    Raises:
+        ValueError: a value is no whole number from 0 to 65535, two names share one, or there is none but 0.
+    """
+    if not all(isinstance(value, int) and 0 <= value <= 65535 for value in labels.values()):
+        raise ValueError(f"label values are whole numbers from 0 to 65535, got {dict(labels)}")
+    if len(set(labels.values())) < len(labels):
+        raise ValueError(f"two labels share a value in {dict(labels)}")
+    if not any(labels.values()):
+        raise ValueError("no label but background")
+    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value}

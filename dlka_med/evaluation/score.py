@@ -1,0 +1,91 @@
+"""One case: every label's metrics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dlka_med.errors import InputError
+from dlka_med.evaluation.label_maps import LabelMap, check_same_grid, read_label_map
+from dlka_med.metrics import Status, compare
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One label of one case: a row of `cases.csv`; the metrics are None where both masks are empty."""
+
+    case: str
+    label: str
+    status: Status
+    dice: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    reference_ml: float
+    prediction_ml: float
+    reference_voxels: int
+    prediction_voxels: int
+
+
+def score_case(
+    case: str,
+    prediction_path: Path,
+    reference_path: Path,
+    labels: Mapping[str, int] | None,
+    tolerance_mm: float,
+) -> list[LabelScore]:
+    """Compare two label maps, label by label.
+
+    Args:
+        labels: values of the foreground labels by name; None: those found, called label_<value>.
+
+    Raises:
+        InputError: a file is damaged, the grids differ, or a value is not among `labels`.
+    """
+    prediction, reference = read_label_map(prediction_path), read_label_map(reference_path)
+    check_same_grid(prediction, reference)
+    if labels is None:
+        values = values_of(prediction) | values_of(reference)
+        labels = {f"label_{value}": value for value in sorted(values - {0})}
+    else:
+        for label_map in (prediction, reference):
+            check_values(label_map, labels)
+    predicted, spacing = prediction.flattened()
+    referred, _ = reference.flattened()
+    rows = []
+    for name, value in labels.items():
+        ours, theirs = predicted == value, referred == value
+        scores = compare(ours, theirs, spacing, tolerance_mm)
+        found, expected = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
+        ml = reference.voxel_ml
+        rows.append(
+            LabelScore(
+                case,
+                name,
+                scores.status,
+                scores.dice,
+                scores.hd95_mm,
+                scores.nsd,
+                expected * ml,
+                found * ml,
+                expected,
+                found,
+            )
+        )
+    return rows
+
+
+def values_of(label_map: LabelMap) -> set[int]:
+    """The values that occur."""
+    return {int(value) for slab in label_map.array for value in np.unique(slab)}
+
+
+def check_values(label_map: LabelMap, labels: Mapping[str, int]) -> None:
+    """Raise `InputError` if a value is neither background nor in `labels`."""
+    unknown = sorted(values_of(label_map) - {0, *labels.values()})
+    if unknown:
+        known = ", ".join(f"{name} {value}" for name, value in labels.items())
+        raise InputError(
+            f"{label_map.path} holds the values {', '.join(map(str, unknown[:8]))}, which no label declares "
+            f"(declared: background 0, {known})"
+        )

@@ -1,0 +1,160 @@
+"""Dice + cross-entropy, on one scale or over all supervised scales of a network."""
+
+from collections.abc import Sequence
+
+import monai.losses
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class DiceCELoss(nn.Module):
+    """`dice_weight * (1 - soft Dice) + cross_entropy_weight * cross-entropy`.
+
+    The soft Dice of a class is `(2 |p y| + s) / (|p| + |y| + s)` with softmax probabilities p and s = 1e-5,
+    averaged over classes (Milletari et al. 2016; Isensee et al. 2021). Its sums run over the whole batch by
+    default: a patch that holds three voxels of a structure, or none, then does not weigh as much as one that
+    is full of it. A class absent from the batch gives `1 - s / (|p| + s)`: finite, and 0 once nothing is
+    predicted.
+
+    Computed in float32 (float64 for float64 logits), with autocast off.
+
+    Args:
+        dice_weight, cross_entropy_weight: not negative, not both 0.
+        include_background: whether class 0 counts in the Dice term; it always counts in the cross-entropy.
+        batch: sum over the batch before dividing; False: one Dice per patch, then the mean.
+
+    Raises:
+        ValueError: the weights are as they must not be.
+    """
+
+    def __init__(
+        self,
+        dice_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        include_background: bool = False,
+        batch: bool = True,
+    ) -> None:
+        super().__init__()
+        if min(dice_weight, cross_entropy_weight) < 0 or dice_weight + cross_entropy_weight == 0:
+            raise ValueError(
+                "dice_weight and cross_entropy_weight must not be negative nor both 0, "
+                f"got {dice_weight} and {cross_entropy_weight}"
+            )
+        self.loss = monai.losses.DiceCELoss(
+            include_background=include_background,
+            to_onehot_y=True,
+            softmax=True,
+            batch=batch,
+            lambda_dice=dice_weight,
+            lambda_ce=cross_entropy_weight,
+        )
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Logits (B, K, *S) and class indices (B, 1, *S) of any dtype -> scalar.
+
+        Raises:
+            ValueError: shapes do not match, fewer than two classes, or an index outside 0..K-1.
+        """
+        check_label(label, logits)
+        if logits.shape[2:] != label.shape[2:]:
+            raise ValueError(
+                f"logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in spatial shape"
+            )
+        return self.unchecked(logits, label)
+
+    def unchecked(self, logits: Tensor, label: Tensor) -> Tensor:
+        """`forward` for a label already known to fit."""
+        with torch.autocast(logits.device.type, enabled=False):
+            return self.loss(logits if logits.dtype == torch.float64 else logits.float(), label.long())
+
+
+class PyramidLoss(nn.Module):
+    """`DiceCELoss` of every supervised scale, weighted and added up (deep supervision, Lee et al. 2015).
+
+    Args:
+        scale_weights: one per scale, full to coarse, normalised to sum to 1; None: halved each time.
+        others: see `DiceCELoss`.
+
+    Raises:
+        ValueError: a weight is negative or all are 0.
+    """
+
+    def __init__(
+        self,
+        dice_weight: float = 1.0,
+        cross_entropy_weight: float = 1.0,
+        include_background: bool = False,
+        scale_weights: Sequence[float] | None = None,
+        batch: bool = True,
+    ) -> None:
+        super().__init__()
+        self.one_scale = DiceCELoss(dice_weight, cross_entropy_weight, include_background, batch)
+        if scale_weights is not None and (min(scale_weights, default=0) < 0 or sum(scale_weights) == 0):
+            raise ValueError(f"scale_weights must not be negative nor all 0, got {tuple(scale_weights)}")
+        self.scale_weights = scale_weights
+
+    def forward(self, pyramid: Sequence[Tensor], label: Tensor) -> Tensor:
+        """Logits [(B, K, *S), (B, K, *S1), ...], full to coarse, and class indices (B, 1, *S) -> scalar.
+
+        Raises:
+            ValueError: shapes do not match, an index lies outside 0..K-1, or `scale_weights` has another
+                length.
+        """
+        if isinstance(pyramid, Tensor) or not pyramid:
+            raise ValueError("expected a list of logits, full to coarse, as forward_pyramid gives it")
+        weights = self.weights(len(pyramid))
+        check_label(label, pyramid[0])
+        if pyramid[0].shape[2:] != label.shape[2:]:
+            raise ValueError(
+                f"the first logits {tuple(pyramid[0].shape)} and the label {tuple(label.shape)} differ in "
+                "spatial shape"
+            )
+        terms = [
+            weight * self.one_scale.unchecked(logits, resize_label(label, logits.shape[2:]))
+            for weight, logits in zip(weights, pyramid, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def weights(self, scales: int) -> list[float]:
+        """Weights of so many scales, full to coarse; their sum is 1.
+
+        Raises:
+            ValueError: `scale_weights` has another length.
+        """
+        raw = [0.5**scale for scale in range(scales)] if self.scale_weights is None else self.scale_weights
+        if len(raw) != scales:
+            raise ValueError(f"{len(raw)} scale_weights for {scales} supervised scales: one each is needed")
+        return [weight / sum(raw) for weight in raw]
+
+
+def resize_label(label: Tensor, shape: Sequence[int]) -> Tensor:
+    """Class indices (B, 1, *S) on a grid of other shape that covers the same region: nearest voxel centre.
+
+    Exact alignment also where S is no multiple of `shape`. Returns (B, 1, *shape) int64.
+    """
+    if label.shape[2:] == torch.Size(shape):
+        return label.long()
+    return F.interpolate(label.float(), size=tuple(shape), mode="nearest-exact").long()
+
+
+def check_label(label: Tensor, logits: Tensor) -> None:
+    """Raise `ValueError` unless `label` is (B, 1, *) with integral values 0..K-1 for logits (B, K, *)."""
+    batch, classes = logits.shape[:2]
+    if classes < 2:
+        raise ValueError(
+            f"logits {tuple(logits.shape)}: at least two classes (background and one more) are needed"
+        )
+    if label.shape[:2] != (batch, 1) or label.ndim != logits.ndim:
+        raise ValueError(
+            f"the label must be class indices of shape (batch, 1, *spatial) = ({batch}, 1, ...), "
+            f"got {tuple(label.shape)} for logits {tuple(logits.shape)}"
+        )
+    low, high = (value.item() for value in torch.aminmax(label))
+    if not (low >= 0 and high < classes):
+        raise ValueError(
+            f"the label holds values from {low} to {high}, but {classes} classes are numbered 0 to "
+            f"{classes - 1}: map label values to class indices first"
+        )
+    if label.is_floating_point() and not torch.equal(label, label.round()):
+        raise ValueError("the label holds values between class indices: was it interpolated linearly?")
