@@ -1,0 +1,153 @@
+"""A case from disk, refused with a reason if anything about it is wrong."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from dlka_med.data.cases import Case
+from dlka_med.errors import InputError
+
+SPATIAL_DIMS = 3
+GRID_TOLERANCE = 0.1
+WHOLE_NUMBER_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class LoadedCase:
+    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, voxel -> world affine."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+
+
+def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> LoadedCase:
+    """Read all files of a case and check them against each other and against what the dataset declares.
+
+    Class indices are positions in `labels` sorted by value, so that declared values may have gaps.
+
+    Args:
+        labels: names and values; None: the label file is not read.
+
+    Raises:
+        InputError: a file is truncated or no NIfTI file, grids differ, voxels are NaN or infinite, the number
+            of channels is wrong, an affine is singular, or a label value is not declared.
+    """
+    volumes, affine = [], None
+    for path in case.images:
+        volume, own_affine = _read(path)
+        volume = _channels_first(path, volume, len(channels) if len(case.images) == 1 else 1)
+        _refuse_nonfinite(path, volume)
+        if affine is None:
+            affine = own_affine
+        else:
+            _refuse_other_grid(case.images[0], volumes[0].shape[1:], affine, path, volume.shape[1:], own_affine)
+        volumes.append(volume)
+    if not volumes or sum(len(volume) for volume in volumes) != len(channels):
+        raise InputError(f"case {case.id} has {len(volumes)} images, expected {len(channels)}: {list(channels)}")
+    image = volumes[0] if len(volumes) == 1 else np.concatenate(volumes)
+    label = None
+    if case.label is not None and labels is not None:
+        values, own_affine = _read(case.label)
+        values = _channels_first(case.label, values, 1)[0]
+        _refuse_other_grid(case.images[0], image.shape[1:], affine, case.label, values.shape, own_affine)
+        label = _class_indices(case.label, values, labels)
+    return LoadedCase(image, label, affine)
+
+
+def scan_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> None:
+    """Raise `InputError` if the case cannot be used: all checks of `load_case`, before hours are spent."""
+    load_case(case, channels, labels)
+
+
+def spacing_of(affine: np.ndarray) -> np.ndarray:
+    """Millimetres per voxel along each array axis."""
+    dims = affine.shape[0] - 1
+    return np.linalg.norm(affine[:dims, :dims], axis=0)
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes): copy or export it again")
+    try:
+        image = nib.load(path)
+        if image.get_data_dtype().fields is not None:
+            raise InputError(f"{path} holds colours (RGB) instead of numbers: export one channel per file")
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+    except (ImageFileError, HeaderDataError) as error:
+        raise InputError(f"{path} is not a NIfTI file ({error}): convert it, or copy it again") from error
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
+    affine = np.asarray(image.affine, dtype=np.float64)
+    linear = affine[:3, :3]
+    extent = np.prod(spacing_of(affine)) if np.isfinite(affine).all() else 0
+    if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
+        raise InputError(f"{path} has a singular affine {linear.tolist()}: mend the sform or qform of its header")
+    return volume, affine
+
+
+def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:
+    shape = volume.shape
+    while volume.ndim > SPATIAL_DIMS + 1 and volume.shape[-1] == 1:
+        volume = volume[..., 0]
+    if volume.ndim == SPATIAL_DIMS:
+        volume = volume[..., None]
+    if volume.ndim != SPATIAL_DIMS + 1 or 0 in shape:
+        raise InputError(f"{path} has the shape {shape}: expected a 3D volume, or 4D with the channels last")
+    if volume.shape[-1] != channels:
+        raise InputError(f"{path} has {volume.shape[-1]} channels (shape {shape}), expected {channels}")
+    return np.ascontiguousarray(np.moveaxis(volume, -1, 0))
+
+
+def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
+    finite = np.isfinite(volume)
+    if not finite.all():
+        nans = int(np.isnan(volume).sum())
+        infinite = int(finite.size - finite.sum()) - nans
+        raise InputError(
+            f"{path} has {nans} NaN and {infinite} infinite voxels of {finite.size}: replace them, for example by 0"
+        )
+
+
+def _refuse_other_grid(
+    first: Path, shape: tuple[int, ...], affine: np.ndarray, second: Path, other: tuple[int, ...], their: np.ndarray
+) -> None:
+    if shape != other:
+        raise InputError(f"{first} has the shape {shape}, but {second} has {other}: resample one onto the other's grid")
+    corners = np.stack(np.meshgrid(*([0, size - 1] for size in shape), 1, indexing="ij")).reshape(len(shape) + 1, -1)
+    shift = np.linalg.norm((affine - their) @ corners, axis=0).max()
+    if shift > GRID_TOLERANCE * spacing_of(affine).min():
+        raise InputError(
+            f"{first} and {second} have affines that put the same voxel up to {shift:.4g} mm apart: "
+            "resample one onto the other's grid, or copy the affine if only the header is wrong"
+        )
+
+
+def _class_indices(path: Path, values: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
+    _refuse_nonfinite(path, values)
+    whole = np.rint(values)
+    if broken := int((np.abs(values - whole) > WHOLE_NUMBER_TOLERANCE).sum()):
+        raise InputError(f"{path} has {broken} voxels that are no whole numbers: a label map was expected")
+    declared = np.array(sorted(labels.values()), dtype=np.float32)
+    index = np.searchsorted(declared, whole).clip(max=len(declared) - 1)
+    undeclared = declared[index] != whole
+    if undeclared.any():
+        found, counts = np.unique(whole[undeclared], return_counts=True)
+        listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in zip(found[:10], counts[:10], strict=True))
+        raise InputError(
+            f"{path} has label values that are not declared: {listed}; declared are {dict(labels)}: "
+            "declare them in dataset.json or mend the file"
+        )
+    return index.astype(np.uint8)

@@ -1,0 +1,162 @@
+"""Endless patches of training cases; every draw is a function of (seed, epoch, index) and nothing else."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from dlka_med.config.schema import Augmentation
+from dlka_med.data.cache import PreparedCache
+from dlka_med.data.cases import Case
+from dlka_med.data.load import spacing_of
+from dlka_med.data.transforms import Patch, TrainingTransform
+from dlka_med.errors import InputError
+
+
+class PatchSampler(Sampler[tuple[int, int]]):
+    """The (epoch, index) pairs of one rank; an index counts the patches of all ranks in the epoch.
+
+    The epoch travels with the index, so that workers which outlive an epoch see it change.
+    """
+
+    def __init__(self, batch_size: int, steps: int, epoch: int = 0, rank: int = 0, world: int = 1):
+        self.batch_size = batch_size
+        self.steps = steps
+        self.epoch = epoch
+        self.rank = rank
+        self.world = world
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.steps * self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in range(self.steps):
+            first = (step * self.world + self.rank) * self.batch_size
+            yield from ((self.epoch, index) for index in range(first, first + self.batch_size))
+
+
+class PatchDataset(TorchDataset):
+    """Patches by (epoch, index): {"image" (C, *P) float32, "label" (1, *P) uint8 class indices}.
+
+    Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches, spread
+    evenly over the indices, is centred on a random voxel of a random foreground class of its case; the others lie
+    anywhere. Patches stay inside the case; where it is smaller than the patch it is centred and surrounded by 0.
+
+    Args:
+        patches_per_epoch: of all ranks together.
+        augmentation: None: patches as they are.
+    """
+
+    def __init__(
+        self,
+        cache: PreparedCache,
+        cases: Sequence[Case],
+        patch_size: Sequence[int],
+        patches_per_epoch: int,
+        oversampling: float,
+        augmentation: Augmentation | None,
+        seed: int,
+    ):
+        if not cases:
+            raise InputError("there are no training cases: lower dataset.folds or take cases out of dataset.test_cases")
+        self.cache = cache
+        self.cases = tuple(cases)
+        self.patch_size = tuple(patch_size)
+        self.patches_per_epoch = patches_per_epoch
+        self.oversampling = oversampling
+        self.transform = None if augmentation is None else TrainingTransform(patch_size, augmentation)
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Patch:
+        epoch, index = key
+        random = np.random.default_rng((self.seed, 0, epoch, index))
+        case = self._case(epoch * self.patches_per_epoch + index)
+        prepared = self.cache.get(case)
+        if prepared.label is None:
+            raise InputError(f"case {case.id} has no label and cannot train")
+        shape = prepared.label.shape
+        if len(shape) != len(self.patch_size):
+            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of shape {shape}")
+        start = self._start(random, shape, self.cache.foreground(case) if self._is_oversampled(index) else [])
+        size = self.patch_size
+        if self.transform is not None:
+            self.transform.set_random_state(int(random.integers(2**32)))
+            size = self.transform.source_size(spacing_of(prepared.affine))
+            start = start - (np.array(size) - self.patch_size) // 2
+        patch = {
+            "image": torch.from_numpy(cut(prepared.image, start, size)),
+            "label": torch.from_numpy(cut(prepared.label[None], start, size)),
+        }
+        return patch if self.transform is None else self.transform(patch)
+
+    def _case(self, position: int) -> Case:
+        lap, place = divmod(position, len(self.cases))
+        return self.cases[np.random.default_rng((self.seed, 1, lap)).permutation(len(self.cases))[place]]
+
+    def _is_oversampled(self, index: int) -> bool:
+        return int((index + 1) * self.oversampling) > int(index * self.oversampling)
+
+    def _start(
+        self, random: np.random.Generator, shape: tuple[int, ...], foreground: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        room = np.array(shape) - self.patch_size
+        if foreground:
+            voxels = foreground[random.integers(len(foreground))]
+            start = voxels[random.integers(len(voxels))] - np.array(self.patch_size) // 2
+            start = start.clip(0, np.maximum(room, 0))
+        else:
+            start = random.integers(0, np.maximum(room, 0) + 1)
+        return np.where(room < 0, -(-room // 2), start)
+
+
+def patch_loader(
+    cache: PreparedCache,
+    cases: Sequence[Case],
+    *,
+    patch_size: Sequence[int],
+    batch_size: int,
+    steps: int,
+    oversampling: float,
+    augmentation: Augmentation | None,
+    seed: int,
+    epoch: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
+    """`steps` batches per epoch of {"image" (B, C, *P) float32, "label" (B, 1, *P) uint8} for one of `world` ranks.
+
+    Batches do not depend on the number of workers, which live on between epochs: call
+    `loader.sampler.set_epoch(epoch)` before each.
+
+    Args:
+        cache: filled already, or the workers compute what is missing.
+    """
+    return DataLoader(
+        PatchDataset(cache, cases, patch_size, steps * batch_size * world, oversampling, augmentation, seed),
+        batch_size=batch_size,
+        sampler=PatchSampler(batch_size, steps, epoch, rank, world),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Its own generator keeps the loader from moving the random state of the training.
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+    """Copy `size` voxels from `start` on out of (C, *S); 0 where that lies outside."""
+    out = np.zeros((len(array), *size), dtype=array.dtype)
+    source, target = [slice(None)], [slice(None)]
+    for first, length, available in zip(start, size, array.shape[1:], strict=True):
+        low, high = max(int(first), 0), min(int(first) + length, available)
+        source.append(slice(low, max(high, low)))
+        target.append(slice(low - int(first), max(high, low) - int(first)))
+    out[tuple(target)] = array[tuple(source)]
+    return out

@@ -1,0 +1,144 @@
+"""The deterministic way of a case from disk to the network's grid."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import CropForeground, Orientation, SpatialCrop, SpatialResample
+
+from dlka_med.config.schema import Preprocessing
+from dlka_med.data.cases import Case
+from dlka_med.data.intensity import named_intensity, normalise
+from dlka_med.data.load import load_case, spacing_of
+from dlka_med.errors import InputError
+
+AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+SPACING_TOLERANCE = 1e-3
+ANISOTROPY = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case on the network's grid, and the grid it came from.
+
+    `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps native
+    voxels to prepared ones, whatever orientation, crop and spacing were chosen.
+    """
+
+    case_id: str
+    image: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+    native_shape: tuple[int, ...]
+    native_affine: np.ndarray
+
+
+def prepare(
+    case: Case,
+    preprocessing: Preprocessing,
+    channels: Sequence[str],
+    labels: Mapping[str, int] | None = None,
+) -> Prepared:
+    """Load, check, reorient, crop to the foreground, normalise, then resample.
+
+    Args:
+        preprocessing: its CT statistics must be known, see `resolve_intensity`.
+        labels: names and values; None: the label file is not read.
+
+    Raises:
+        InputError: see `load_case`; or the spacing does not fit the image's dimensions.
+    """
+    loaded = load_case(case, channels, labels)
+    image = MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(loaded.affine))
+    label = None
+    if loaded.label is not None:
+        label = MetaTensor(torch.from_numpy(loaded.label[None]), affine=torch.from_numpy(loaded.affine))
+    if preprocessing.orientation is not None:
+        reorient = Orientation(preprocessing.orientation, labels=AXIS_CODES)
+        image, label = reorient(image), None if label is None else reorient(label)
+    if preprocessing.crop_foreground:
+        start, end = CropForeground(select_fn=_is_foreground).compute_bounding_box(image)
+        if np.all(np.asarray(end) > start):
+            crop = SpatialCrop(roi_start=start, roi_end=end)
+            image, label = crop(image), None if label is None else crop(label)
+    for index, intensity in enumerate(named_intensity(preprocessing, channels)):
+        image[index] = torch.from_numpy(normalise(image[index].numpy(), intensity))
+    if preprocessing.spacing is not None:
+        if len(preprocessing.spacing) != image.ndim - 1:
+            raise InputError(
+                f"preprocessing.spacing has {len(preprocessing.spacing)} axes, but {case.images[0]} has {image.ndim - 1}"
+            )
+        target = np.array(preprocessing.spacing, dtype=np.float64)
+        image = resample(image, target, order=3)
+        label = None if label is None else resample_labels(label, target)
+    return Prepared(
+        case_id=case.id,
+        image=np.ascontiguousarray(image.numpy(), dtype=np.float32),
+        label=None if label is None else np.ascontiguousarray(label[0].numpy(), dtype=np.uint8),
+        affine=image.affine.numpy(),
+        native_shape=loaded.image.shape[1:],
+        native_affine=loaded.affine,
+    )
+
+
+def resample(image: MetaTensor, spacing: np.ndarray, order: int) -> MetaTensor:
+    """Bring (C, *S) to `spacing` (mm) about its centre; as it is where nothing changes by more than 0.001 mm.
+
+    If one axis is over three times coarser than the finest, before or after, it is resampled by the nearest slice,
+    as nnU-Net does: smooth interpolation across thick slices would invent anatomy.
+
+    Args:
+        order: of the spline; 1 is linear, 3 is cubic.
+    """
+    current = spacing_of(image.affine.numpy())
+    if np.allclose(current, spacing, rtol=0, atol=SPACING_TOLERANCE):
+        return image
+    coarse = coarse_axis(current)
+    coarse = coarse_axis(spacing) if coarse is None else coarse
+    smooth = spacing.copy()
+    if coarse is not None:
+        smooth[coarse] = current[coarse]
+    image = _onto_spacing(image, smooth, mode=3 if order == 3 else "bilinear")
+    return image if coarse is None else _onto_spacing(image, spacing, mode="nearest")
+
+
+def resample_labels(label: MetaTensor, spacing: np.ndarray) -> MetaTensor:
+    """Bring (1, *S) class indices to `spacing` (mm): each class linearly, then the strongest wins.
+
+    Borders stay smooth and thin structures whole, where the nearest voxel would give steps and holes. One class
+    is held at a time.
+    """
+    if np.allclose(spacing_of(label.affine.numpy()), spacing, rtol=0, atol=SPACING_TOLERANCE):
+        return label
+    best = winner = None
+    for index in label.unique().tolist():
+        share = resample((label == index).float(), spacing, order=1)
+        if best is None:
+            best, winner = share, torch.full_like(share, index)
+        else:
+            winner[share > best] = index
+            best = torch.maximum(best, share)
+    return winner
+
+
+def coarse_axis(spacing: np.ndarray) -> int | None:
+    """The one axis that is more than three times coarser than the finest; None if there is no such single axis."""
+    far = np.flatnonzero(spacing > ANISOTROPY * spacing.min())
+    return int(far[0]) if len(far) == 1 else None
+
+
+def _is_foreground(image: torch.Tensor) -> torch.Tensor:
+    return image != 0
+
+
+def _onto_spacing(image: MetaTensor, spacing: np.ndarray, mode: str | int) -> MetaTensor:
+    source = image.affine.numpy()
+    size = np.array(image.shape[1:])
+    scale = spacing / spacing_of(source)
+    new_size = np.maximum(np.rint(size / scale), 1).astype(int)
+    step = np.diag([*scale, 1.0])
+    step[:-1, -1] = (size - 1) / 2 - scale * (new_size - 1) / 2
+    place = SpatialResample(mode=mode, padding_mode="nearest" if mode == 3 else "border", dtype=np.float32)
+    return place(image, dst_affine=torch.from_numpy(source @ step), spatial_size=new_size.tolist())

@@ -1,0 +1,65 @@
+"""The same function for every case, in this process or in several."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from dlka_med.errors import InputError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Progress = Callable[[int, int], None]
+
+
+def in_workers(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int = 0, progress: Progress | None = None
+) -> Iterator[Result]:
+    """Results in the order of the jobs; `progress(done, total)` is called after each.
+
+    `function` and the jobs must be picklable. All jobs are tried before the mistakes of the user are reported
+    together; any other exception ends the work at once, with the worker's own traceback.
+
+    Raises:
+        InputError: the mistakes found in the jobs, one per line.
+        RuntimeError: the system killed a worker.
+    """
+    mistakes: list[str] = []
+    for done, outcome in enumerate(_outcomes(partial(_attempt, function), jobs, workers), 1):
+        if progress is not None:
+            progress(done, len(jobs))
+        if isinstance(outcome, InputError):
+            mistakes.append(str(outcome))
+        else:
+            yield outcome
+    if len(mistakes) == 1:
+        raise InputError(mistakes[0])
+    if mistakes:
+        raise InputError(f"{len(mistakes)} of {len(jobs)} cases cannot be used:\n" + "\n".join(mistakes))
+
+
+def _outcomes(
+    attempt: Callable[[Job], Result | InputError], jobs: Sequence[Job], workers: int
+) -> Iterator[Result | InputError]:
+    if workers < 2 or len(jobs) < 2:
+        yield from map(attempt, jobs)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(attempt, jobs)
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            f"the system killed one of {workers} worker processes, most likely for lack of memory: use fewer workers"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _attempt(function: Callable[[Job], Result], job: Job) -> Result | InputError:
+    try:
+        return function(job)
+    except InputError as mistake:
+        return mistake
