@@ -58,12 +58,11 @@ class Parser(argparse.ArgumentParser):
 def _demo(options: argparse.Namespace) -> None:
     from dlka_med.demo import run_demo
 
-    sys.stdout.write(run_demo(options.out, seed=options.seed))
+    sys.stdout.write(run_demo(options.out, seed=options.seed).describe())
 
 
 def _train(options: argparse.Namespace) -> None:
     from dlka_med.config.loading import load_config
-    from dlka_med.training.train import train
 
     path, out = options.config, options.out
     if path.is_dir():
@@ -71,8 +70,11 @@ def _train(options: argparse.Namespace) -> None:
             raise InputError(
                 f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it"
             )
-        path, out = path / "config.yaml", out or path
+        out = out or path
     config = load_config(path, options.overrides)
+
+    from dlka_med.training.train import train  # takes seconds, so a mistake in the config is told before
+
     train(config, out or Path("runs") / config.name, resume=options.resume)
 
 
@@ -95,7 +97,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     from dlka_med.evaluation.evaluate import evaluate, format_summary
 
     summary = evaluate(
-        options.predictions, options.labels, options.out, tolerance=options.tolerance, workers=options.workers
+        options.predictions,
+        options.labels,
+        options.out,
+        tolerance_mm=options.tolerance,
+        workers=options.workers,
     )
     sys.stdout.write(format_summary(summary).rstrip("\n") + "\n")
 
@@ -122,9 +128,9 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs: dict[str, Parser] = {}
 
-    def add_verb(name, run, summary):
+    def add_verb(name, function, summary):
         verbs[name] = subparsers.add_parser(name, parents=[debug], help=summary, description=summary)
-        verbs[name].set_defaults(run=run)
+        verbs[name].set_defaults(function=function)
         return verbs[name].add_argument
 
     add = add_verb(
@@ -186,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = getattr(options, "debug", False)
     _set_up_output(debug)
     try:
-        options.run(options)
+        options.function(options)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -209,7 +215,7 @@ def _end(message: str, code: int, debug: bool) -> int:
 
 
 def _set_up_output(debug: bool) -> None:
-    """Messages of the package go to stderr as plain lines; other packages' remarks are shown with --debug only."""
+    """Messages of the package go to stderr as plain lines; remarks of others show with --debug only."""
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)

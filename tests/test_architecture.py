@@ -15,7 +15,7 @@ MAX_LINES = 350
 
 FLOORS = [
     {"errors"},
-    {"files"},
+    {"files", "progress"},
     {"ops", "config"},
     {"layers"},
     {"blocks"},
@@ -45,7 +45,7 @@ DOORS = {
     "onnxscript": ("dlka_med.export",),
     "pydantic": ("dlka_med.config",),
 }
-PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+PICKLERS = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 OPS_MAY_IMPORT = {"torch", "numpy", "numba", "triton", PACKAGE, *sys.stdlib_module_names}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:" + "|".join(("work", "farm", "tmp", "root", "home")) + ")/")
 
@@ -143,8 +143,13 @@ def wrong_words(name: str, source: str) -> list[str]:
                 problems.append(f"{name}:{node.lineno} allows pickles")
             if called in ("yaml.unsafe_load", "yaml.full_load"):
                 problems.append(f"{name}:{node.lineno} calls {called}")
-    pickles = {i.split(".")[0] for i in imports(name, source, set())} & PICKLES
-    return problems + [f"{name} imports {word}" for word in sorted(pickles)]
+        names = [node.attr] if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle" else []
+        if isinstance(node, ast.ImportFrom) and node.module == "pickle":
+            names = [alias.name for alias in node.names]
+        if any(not word.endswith("Error") for word in names):
+            problems.append(f"{name}:{node.lineno} uses pickle")
+    picklers = {i.split(".")[0] for i in imports(name, source, set())} & PICKLERS
+    return problems + [f"{name} imports {word}" for word in sorted(picklers)]
 
 
 def files(*patterns: str) -> list[Path]:
@@ -251,7 +256,8 @@ def test_a_circle_is_found():
     [
         "print(1)",
         "eval('1')",
-        "import pickle",
+        "import dill",
+        "import pickle\npickle.load(file)",
         "from pickle import loads",
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
@@ -263,8 +269,8 @@ def test_a_wrong_word_is_found(source):
 
 
 def test_right_words_pass():
-    source = "model.eval()\ntorch.load(path, weights_only=True)\nnp.load(path, allow_pickle=False)"
-    assert wrong_words("x", source) == []
+    right = ("import pickle\npickle.UnpicklingError", "model.eval()", "torch.load(path, weights_only=True)")
+    assert [wrong_words("x", source) for source in (*right, "np.load(path, allow_pickle=False)")] == [[]] * 4
 
 
 def test_a_machine_path_is_found():

@@ -1,0 +1,187 @@
+"""The command line: fast help, one clear line for each mistake, the right call for each verb."""
+
+import errno
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from dlka_med import cli
+from dlka_med.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging():
+    names = ["dlka_med", "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """Stands in for the modules behind the verbs; returns the calls made."""
+    calls = []
+
+    def stand_in(name, /, **functions):
+        module = ModuleType(name)
+        for function, answer in functions.items():
+
+            def call(*args, _name=function, _answer=answer, **kwargs):
+                calls.append((_name, args, kwargs))
+                if isinstance(_answer, BaseException):
+                    raise _answer
+                return _answer
+
+            setattr(module, function, call)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    config = SimpleNamespace(name="brain")
+    stand_in("dlka_med.config.loading", load_config=config, json_schema={})
+    stand_in("dlka_med.training.train", train=None)
+    stand_in("dlka_med.inference.predict", predict_images=None)
+    stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}}, format_summary="dice 0.5")
+    return SimpleNamespace(calls=calls, stand_in=stand_in, config=config)
+
+
+def stop(arguments, capsys):
+    """Exit code and stderr of a command line that the parser refuses."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    script = (
+        "import sys\nfrom dlka_med.cli import main\n"
+        f"try: main({arguments})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'monai', 'numpy', 'pydantic', 'yaml', 'nibabel'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "dlka_med", "nope"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("dlka: argument VERB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["trian", "c.yaml"], "did you mean train?"),
+        (["train", "c.yaml", "--resmue"], "did you mean --resume?"),
+        (["evaluate", "a", "b", "--uot", "c"], "did you mean --out?"),
+        (["evaluate", "a", "b", "-o", "c", "--tolerence=2"], "did you mean --tolerance?"),
+        (["predict", "a", "b", "-o", "c", "--split", "tst"], "did you mean test?"),
+        (["predict", "a", "b", "-o", "c", "--overlap", "half"], "invalid float value"),
+        (["predict", "a"], "IMAGES"),
+        ([], "VERB"),
+    ],
+)
+def test_a_mistyped_command_is_explained_in_one_line(arguments, near, capsys):
+    code, message = stop(arguments, capsys)
+    assert code == 2
+    assert near in message
+    assert message.count("\n") == 1
+
+
+def test_train_calls(library, tmp_path):
+    assert cli.main(["train", "c.yaml", "-s", "seed=1", "-s", "training.minutes=2"]) == 0
+    assert library.calls == [
+        ("load_config", (Path("c.yaml"), ["seed=1", "training.minutes=2"]), {}),
+        ("train", (library.config, Path("runs/brain")), {"resume": False}),
+    ]
+    library.calls.clear()
+    assert cli.main(["train", str(tmp_path), "--resume"]) == 0
+    assert library.calls[0][1] == (tmp_path, [])
+    assert library.calls[1] == ("train", (library.config, tmp_path), {"resume": True})
+
+
+def test_train_refuses_a_folder_without_resume(library, tmp_path, capsys):
+    assert cli.main(["train", str(tmp_path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert library.calls == []
+
+
+def test_predict_calls(library):
+    assert cli.main(["predict", "run", "images", "-o", "out", "--mirror", "--overlap", "0.25"]) == 0
+    name, positional, keywords = library.calls[0]
+    assert (name, positional) == ("predict_images", (Path("run"), Path("images"), Path("out")))
+    assert keywords["mirror"] is True
+    assert keywords["overlap"] == 0.25
+    assert keywords["split"] is None
+
+
+def test_evaluate_prints_the_table(library, capsys):
+    assert cli.main(["evaluate", "p", "l", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
+    assert library.calls[0][1] == (Path("p"), Path("l"), Path("out"))
+    assert library.calls[0][2] == {"tolerance_mm": 2.0, "workers": 3}
+    assert capsys.readouterr().out == "dice 0.5\n"
+
+
+def test_schema_is_json_that_knows_the_keys(capsys):
+    assert cli.main(["schema"]) == 0
+    assert "training" in json.loads(capsys.readouterr().out)["properties"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (InputError("case 7 has no label: add it"), 2, "error: case 7 has no label: add it\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "out/a.txt"),
+            2,
+            "error: out/a.txt: Permission denied\n",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device\n"),
+        (KeyboardInterrupt(), 130, "stopped by the keyboard\n"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(library, capsys, error, code, message):
+    library.stand_in("dlka_med.training.train", train=error)
+    assert cli.main(["train", "c.yaml"]) == code
+    assert capsys.readouterr().err == message
+
+
+def test_debug_shows_the_trace(library, capsys):
+    library.stand_in("dlka_med.training.train", train=InputError("no label"))
+    for arguments in (["train", "c.yaml", "--debug"], ["--debug", "train", "c.yaml"]):
+        assert cli.main(arguments) == 2
+        assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_keeps_its_trace(library):
+    library.stand_in("dlka_med.training.train", train=RuntimeError("worker died"))
+    with pytest.raises(RuntimeError, match="worker died"):
+        cli.main(["train", "c.yaml"])
+
+
+def test_config_mistake_from_the_real_command(tmp_path):
+    config = tmp_path / "typo.yaml"
+    config.write_text("nmae: x\n")
+    done = subprocess.run([sys.executable, "-m", "dlka_med", "train", config], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "typo.yaml" in done.stderr
+    assert "'name'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_pipe_is_no_crash():
+    command = [sys.executable, "-m", "dlka_med", "schema"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -1,0 +1,116 @@
+"""The demo's dataset, and the whole demo."""
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dlka_med.demo import LABELS, make_brain_dataset, run_demo
+from dlka_med.errors import InputError
+
+pytest.importorskip("nilearn", reason='NOT TESTED: pip install "dlka_med[demo]"')
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "dataset"
+    make_brain_dataset(folder, seed=3)
+    return folder
+
+
+def images(dataset, subset):
+    return sorted((dataset / f"images{subset}").iterdir())
+
+
+def corners(folder):
+    """World coordinates (mm) of the first and last voxel of each image."""
+    spans = []
+    for path in sorted(folder.glob("*.nii.gz")):
+        image = nib.load(path)
+        spans.append(nib.affines.apply_affine(image.affine, [(0, 0, 0), np.subtract(image.shape, 1)]))
+    return np.array(spans)
+
+
+def test_layout_is_that_of_the_decathlon(dataset):
+    description = json.loads((dataset / "dataset.json").read_text())
+    assert description["labels"] == {str(value): name for name, value in LABELS.items()}
+    training = {pair["image"] for pair in description["training"]}
+    assert training == {f"./imagesTr/{path.name}" for path in images(dataset, "Tr")}
+    assert len(training) == description["numTraining"] >= 15
+    assert set(description["test"]) == {f"./imagesTs/{path.name}" for path in images(dataset, "Ts")}
+    assert len(description["test"]) >= 3
+    for subset in ("Tr", "Ts"):
+        for path in images(dataset, subset):
+            image, label = nib.load(path), nib.load(dataset / f"labels{subset}" / path.name)
+            assert image.shape == label.shape
+            assert np.array_equal(image.affine, label.affine)
+            assert image.header.get_xyzt_units()[0] == "mm"
+            assert set(np.unique(label.dataobj)) <= set(LABELS.values())
+
+
+def test_groups_name_every_training_case_once(dataset):
+    lines = (dataset / "groups.csv").read_text().split()
+    cases, groups = zip(*(line.split(",") for line in lines[1:]), strict=True)
+    assert sorted(cases) == [path.name.removesuffix(".nii.gz") for path in images(dataset, "Tr")]
+    assert len(set(groups)) >= 5
+
+
+def test_regions_are_disjoint_and_apart(dataset):
+    training, test = corners(dataset / "imagesTr"), corners(dataset / "imagesTs")
+    assert test[:, 0, 1].min() - training[:, 1, 1].max() > 8
+    blocks = np.concatenate([training, test])
+    for i, first in enumerate(blocks):
+        for second in blocks[i + 1 :]:
+            assert (first[1] < second[0]).any() or (second[1] < first[0]).any()
+
+
+def test_no_block_is_the_mirror_image_of_another(dataset):
+    """The template is symmetric about x = 0: both sides of it would show the same voxels twice."""
+    spans = np.concatenate([corners(dataset / "imagesTr"), corners(dataset / "imagesTs")])
+    assert spans[..., 0].max() < 0.5
+
+
+def test_labels_are_the_tissues_of_the_template(dataset):
+    """White matter is brighter than grey matter on T1, in every block that has enough of both."""
+    compared = 0
+    for path in images(dataset, "Tr"):
+        image = np.asarray(nib.load(path).dataobj)
+        label = np.asarray(nib.load(dataset / "labelsTr" / path.name).dataobj)
+        if min((label == 1).sum(), (label == 2).sum()) > 1000:
+            assert image[label == 2].mean() > 1.1 * image[label == 1].mean()
+            compared += 1
+    assert compared >= 10
+
+
+def test_intensities_vary_and_the_seed_repeats_them(dataset, tmp_path):
+    for name, seed in (("same", 3), ("other", 4)):
+        make_brain_dataset(tmp_path / name, seed=seed)
+    path = images(dataset, "Tr")[0].relative_to(dataset)
+    folders = (dataset, tmp_path / "same", tmp_path / "other")
+    first, same, other = (np.asarray(nib.load(folder / path).dataobj) for folder in folders)
+    assert np.array_equal(first, same)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(first > 0, other > 0)
+
+
+def test_an_existing_folder_is_refused(dataset):
+    with pytest.raises(InputError, match="exists already"):
+        run_demo(dataset)
+
+
+def test_missing_nilearn_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
+    with pytest.raises(InputError, match=r"pip install \"dlka_med\[demo\]\""):
+        make_brain_dataset(tmp_path / "dataset")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_demo_walks_the_whole_road(tmp_path):
+    demo = run_demo(tmp_path / "demo", minutes=0.5)
+    assert demo.dice > 0.6
+    assert len(demo.pictures) >= 3
+    assert all(picture.stat().st_size > 5000 for picture in demo.pictures)
+    assert f"{demo.dice:.3f}" in demo.describe()

@@ -1,0 +1,87 @@
+import os
+
+import pytest
+
+from dlka_med.errors import InputError
+from dlka_med.files import refuse_existing, whole_file, whole_folder, writable_folder
+
+
+def break_off(writing, failure):
+    """Write something, then fail."""
+    with writing as temporary:
+        (temporary / "inside" if temporary.is_dir() else temporary).write_text("half")
+        raise failure
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "new" / "case.nii.gz"
+    with whole_file(path) as temporary:
+        temporary.write_text("half")
+        assert temporary.name.endswith(".nii.gz")
+        assert temporary.parent == path.parent
+        assert not path.exists()
+    assert path.read_text() == "half"
+    assert os.listdir(path.parent) == ["case.nii.gz"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failed_file_leaves_the_old_one(tmp_path, failure):
+    path = tmp_path / "case.txt"
+    path.write_text("old")
+    with pytest.raises(failure):
+        break_off(whole_file(path), failure)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["case.txt"]
+
+
+def test_a_file_gets_the_usual_rights(tmp_path):
+    with whole_file(tmp_path / "whole") as temporary:
+        temporary.write_text("x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    with whole_folder(path) as temporary:
+        (temporary / "inside").write_text("x")
+        assert os.listdir(path) == []
+    assert os.listdir(path) == ["inside"]
+    assert os.listdir(tmp_path) == ["run"]
+    (tmp_path / "plain").mkdir()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    with pytest.raises(KeyError):
+        break_off(whole_folder(tmp_path / "run"), KeyError)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_folder_is_refused(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    refuse_existing(path)
+    (path / "weights").write_text("old")
+    with pytest.raises(InputError, match="exists already and is not empty"), whole_folder(path):
+        pass
+    with pytest.raises(InputError, match="exists already"):
+        refuse_existing(path / "weights")
+    assert (path / "weights").read_text() == "old"
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(InputError, match="cannot write to the folder"),
+        whole_file(tmp_path / "file" / "a.txt"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="NOT TESTED: root may write anywhere")
+def test_a_folder_without_rights_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(InputError, match="change its rights"):
+        writable_folder(tmp_path)
