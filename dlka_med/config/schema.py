@@ -92,6 +92,8 @@ class DLKANet3dArguments(Record):
     position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
     supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
     dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
+    norm: Literal["batch", "instance"] = Field("batch", description="norm of the blocks' residual convs")
+    layer_scale: PositiveFloat = Field(1e-6, description="start value of the factor of each attention branch")
     checkpointing: bool = Field(
         False, description="recompute activations in the backward pass to save memory"
     )

@@ -1,0 +1,28 @@
+"""Networks: image in, logits at the image's size out."""
+
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from dlka_med.networks.dlka_net_3d import DLKANet3d
+from dlka_med.networks.original_weights import LoadReport, load_original
+
+NETWORKS: dict[str, type[nn.Module]] = {"dlka_net_3d": DLKANet3d}
+
+
+def build_network(name: str, **arguments: Any) -> nn.Module:
+    """The network called `name` in `NETWORKS`, built with `arguments`.
+
+    Raises:
+        ValueError: if there is no such network; the message lists the nearest names.
+    """
+    if name not in NETWORKS:
+        nearest = get_close_matches(name, NETWORKS, n=3, cutoff=0.3) or list(NETWORKS)
+        raise ValueError(
+            f"there is no network called {name!r}; did you mean {' or '.join(map(repr, nearest))}?"
+        )
+    return NETWORKS[name](**arguments)
+
+
+__all__ = ["NETWORKS", "DLKANet3d", "LoadReport", "build_network", "load_original"]
