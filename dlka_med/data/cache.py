@@ -22,23 +22,28 @@ FOREGROUND_VOXELS = 10_000
 
 
 class PreparedCache:
-    """One folder per case with plain arrays, which are memory-mapped: nothing is held, however many cases there are.
+    """One folder per case with plain arrays, which are memory-mapped: nothing is held of any number of cases.
 
-    Settings have a folder of their own, so that runs may share `folder`. An entry appears whole or not at all, and
-    is computed anew if its files changed (path, size, time) or if it is damaged.
+    Settings have a folder of their own, so that runs may share `folder`. An entry appears whole or not at
+    all, and is computed anew if its files changed (path, size, time) or if it is damaged.
 
     Args:
         preprocessing: CT statistics known, see `resolve_intensity`.
     """
 
     def __init__(
-        self, folder: str | Path, preprocessing: Preprocessing, channels: Sequence[str], labels: Mapping[str, int]
+        self,
+        folder: str | Path,
+        preprocessing: Preprocessing,
+        channels: Sequence[str],
+        labels: Mapping[str, int],
     ):
         self.preprocessing = preprocessing
         self.channels = tuple(channels)
         self.labels = dict(labels)
         settings = json.dumps(
-            [FORMAT, preprocessing.model_dump(mode="json"), self.channels, sorted(self.labels.values())], sort_keys=True
+            [FORMAT, preprocessing.model_dump(mode="json"), self.channels, sorted(self.labels.values())],
+            sort_keys=True,
         )
         self.folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:12]
 
@@ -53,7 +58,7 @@ class PreparedCache:
             pass
 
     def get(self, case: Case) -> Prepared:
-        """The prepared case, its arrays memory-mapped and read-only; computed first if the entry is not valid."""
+        """The prepared case, its arrays memory-mapped and read-only; computed if the entry is not valid."""
         facts, arrays = self._open(case)
         return Prepared(
             case_id=case.id,
@@ -134,7 +139,9 @@ def _fingerprint(case: Case) -> list[list[str | int]]:
         try:
             stat = path.stat()
         except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}): it was there when the dataset was read") from error
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}): it was there when the dataset was read"
+            ) from error
         files.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
     return files
 

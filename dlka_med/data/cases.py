@@ -62,7 +62,8 @@ def read_dataset(
         cases, test = _nnunet_cases(root, facts, names)
     else:
         raise InputError(
-            f"{description} is of no known layout: the Decathlon's has a list 'training', nnU-Net's 'channel_names'"
+            f"{description} is of no known layout: expected the list 'training' of the Decathlon "
+            "or the 'channel_names' of nnU-Net v2"
         )
     if not cases:
         raise InputError(f"{root} has no training case: put images into imagesTr and labels into labelsTr")
@@ -95,7 +96,7 @@ def find_cases(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
         dataset = read_dataset(path)
         if len(dataset.channels) != len(channels):
             raise InputError(
-                f"{path / 'dataset.json'} declares {len(dataset.channels)} channels {list(dataset.channels)}, "
+                f"{path / 'dataset.json'} declares the channels {list(dataset.channels)}, "
                 f"but {len(channels)} are needed: {list(channels)}"
             )
         return tuple(replace(case, label=None) for case in (*dataset.cases, *dataset.test))
@@ -154,8 +155,8 @@ def _cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[
                 raise InputError(f"case {name} lacks channel {index} ({channel}): there is no {missing}")
         if surplus := sorted(set(parts) - set(range(len(channels)))):
             raise InputError(
-                f"{parts[surplus[0]]} is channel {surplus[0]} of case {name}, but there are only {len(channels)} "
-                f"channels {list(channels)}: declare it or move the file away"
+                f"{parts[surplus[0]]} is channel {surplus[0]} of case {name}, but only {len(channels)} are "
+                f"declared, {list(channels)}: declare it or move the file away"
             )
     return tuple(Case(name, tuple(parts[i] for i in range(len(channels)))) for name, parts in sorted(found.items()))
 
@@ -187,23 +188,25 @@ def _channels(path: Path, facts: dict[str, Any], chosen: Sequence[str] | None) -
 
 
 def _labels(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | None) -> dict[str, int]:
-    declared = facts.get("labels") if chosen is None else chosen
+    declared, where = (facts.get("labels"), str(path)) if chosen is None else (chosen, "dataset.labels")
     if not isinstance(declared, Mapping) or not declared:
-        raise InputError(f'{path} must declare the labels, like "labels": {{"background": 0, "tumour": 1}}')
+        raise InputError(f'{where} must declare the labels, like "labels": {{"background": 0, "tumour": 1}}')
     if chosen is None and all(str(key).isdigit() for key in declared):
         declared = {str(name): int(value) for value, name in declared.items()}
     for name, value in declared.items():
         if isinstance(value, list):
-            raise InputError(f"{path}: the label {name!r} is a region {value}; give one value per label instead")
+            raise InputError(f"{where}: the label {name!r} is a region {value}; give one value per label instead")
         if not isinstance(value, int) or value < 0:
-            raise InputError(f"{path}: the label {name!r} must have a whole number from 0 on, got {value!r}")
+            raise InputError(f"{where}: the label {name!r} must have a whole number from 0 on, got {value!r}")
         if name == "ignore":
-            raise InputError(f"{path}: the label 'ignore' is not supported; remove it and its voxels")
+            raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
     values = sorted(declared.values())
     if values[0] != 0 or len(set(values)) != len(values) or len(values) < 2:
-        raise InputError(f"{path}: labels need distinct values, one of them 0 for the background, got {dict(declared)}")
+        raise InputError(
+            f"{where}: labels need distinct values, one of them 0 for the background, got {dict(declared)}"
+        )
     if len(values) > MAX_LABELS:
-        raise InputError(f"{path} declares {len(values)} labels; at most {MAX_LABELS} are supported")
+        raise InputError(f"{where} declares {len(values)} labels; at most {MAX_LABELS} are supported")
     return dict(sorted(declared.items(), key=lambda item: item[1]))
 
 
@@ -212,7 +215,9 @@ def _decathlon_cases(root: Path, facts: dict[str, Any]) -> tuple[list[Case], lis
 
     def existing(entry: Any, key: str) -> Path:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
-            raise InputError(f'{description}: the entry {entry!r} must name its {key}, like {{"image": ..., "label": ...}}')
+            raise InputError(
+                f'{description}: the entry {entry!r} must name its {key}, like {{"image": ..., "label": ...}}'
+            )
         if not (root / entry[key]).is_file():
             raise InputError(f"{description} lists {entry[key]}, but there is no {root / entry[key]}")
         return root / entry[key]
@@ -255,7 +260,7 @@ def _refuse_twins(where: Path, cases: Iterable[Case]) -> None:
     for case in cases:
         if case.id in seen:
             raise InputError(
-                f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both the case {case.id!r}; rename one"
+                f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both case {case.id!r}; rename one"
             )
         seen[case.id] = case
 

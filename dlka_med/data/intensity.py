@@ -26,9 +26,9 @@ def resolve_intensity(
 ) -> tuple[Intensity, ...]:
     """Make every entry of `preprocessing.intensity` explicit; only CT channels need the cases to be read.
 
-    `auto` is `ct` for a channel called CT (in any case) and `zscore` for all others. Missing CT statistics are
-    the 0.5th and 99.5th percentile, mean and deviation of the labelled foreground (Isensee et al. 2021, nnU-Net,
-    online methods), over at most `voxels_per_case` voxels of each case, drawn by its id alone.
+    `auto` is `ct` for a channel called CT (in any case) and `zscore` for all others. Missing CT statistics
+    are the 0.5th and 99.5th percentile, mean and deviation of the labelled foreground (Isensee et al. 2021,
+    nnU-Net, online methods), over at most `voxels_per_case` voxels of each case, drawn by its id alone.
 
     Args:
         cases: training cases only, or the validation leaks into the statistics.
@@ -43,7 +43,9 @@ def resolve_intensity(
     jobs = [(case, tuple(channels), dict(labels), open_channels, voxels_per_case) for case in cases]
     drawn = [voxels for voxels in in_workers(_foreground_voxels, jobs, workers, progress) if voxels.size]
     if not drawn:
-        raise InputError("no training case has a labelled foreground voxel: give intensity statistics for CT in the config")
+        raise InputError(
+            "no training case has a labelled foreground voxel: give intensity statistics for CT in the config"
+        )
     voxels = np.concatenate(drawn, axis=1, dtype=np.float64)
     resolved = list(kinds)
     for index, values in zip(open_channels, voxels, strict=True):
@@ -64,8 +66,8 @@ def named_intensity(preprocessing: Preprocessing, channels: Sequence[str]) -> tu
         return tuple(Intensity(kind="ct" if name.strip().lower() == "ct" else "zscore") for name in channels)
     if len(preprocessing.intensity) != len(channels):
         raise InputError(
-            f"preprocessing.intensity has {len(preprocessing.intensity)} entries, but there are {len(channels)} "
-            f"channels {list(channels)}: give one entry per channel, or auto"
+            f"preprocessing.intensity has {len(preprocessing.intensity)} entries for {len(channels)} channels "
+            f"{list(channels)}: give one entry per channel, or auto"
         )
     return preprocessing.intensity
 

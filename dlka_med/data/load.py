@@ -61,9 +61,9 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
     return LoadedCase(image, label, affine)
 
 
-def scan_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> None:
-    """Raise `InputError` if the case cannot be used: all checks of `load_case`, before hours are spent."""
-    load_case(case, channels, labels)
+def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:
+    """Class indices (*S), uint8, of a label file on its own grid; checks and errors as in `load_case`."""
+    return _class_indices(path, _channels_first(path, _read(path)[0], 1)[0], labels)
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -79,9 +79,12 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(f"{path} is empty (0 bytes): copy or export it again")
     try:
         image = nib.load(path)
-        if image.get_data_dtype().fields is not None:
-            raise InputError(f"{path} holds colours (RGB) instead of numbers: export one channel per file")
-        volume = np.asarray(image.dataobj, dtype=np.float32)
+        if image.get_data_dtype().kind not in "iuf":
+            raise InputError(
+                f"{path} holds {image.get_data_dtype()} instead of real numbers: export one file per channel"
+            )
+        with np.errstate(over="ignore"):
+            volume = np.asarray(image.dataobj, dtype=np.float32)
     except (ImageFileError, HeaderDataError) as error:
         raise InputError(f"{path} is not a NIfTI file ({error}): convert it, or copy it again") from error
     except PermissionError as error:
@@ -122,7 +125,12 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
 
 
 def _refuse_other_grid(
-    first: Path, shape: tuple[int, ...], affine: np.ndarray, second: Path, other: tuple[int, ...], their: np.ndarray
+    first: Path,
+    shape: tuple[int, ...],
+    affine: np.ndarray,
+    second: Path,
+    other: tuple[int, ...],
+    their: np.ndarray,
 ) -> None:
     if shape != other:
         raise InputError(f"{first} has the shape {shape}, but {second} has {other}: resample one onto the other's grid")

@@ -44,9 +44,9 @@ class PatchSampler(Sampler[tuple[int, int]]):
 class PatchDataset(TorchDataset):
     """Patches by (epoch, index): {"image" (C, *P) float32, "label" (1, *P) uint8 class indices}.
 
-    Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches, spread
-    evenly over the indices, is centred on a random voxel of a random foreground class of its case; the others lie
-    anywhere. Patches stay inside the case; where it is smaller than the patch it is centred and surrounded by 0.
+    Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
+    spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
+    others lie anywhere. Patches stay inside the case; one that is smaller is centred and surrounded by 0.
 
     Args:
         patches_per_epoch: of all ranks together.
@@ -130,9 +130,9 @@ def patch_loader(
     rank: int = 0,
     world: int = 1,
 ) -> DataLoader:
-    """`steps` batches per epoch of {"image" (B, C, *P) float32, "label" (B, 1, *P) uint8} for one of `world` ranks.
+    """`steps` batches per epoch, for one of `world` ranks: {"image" (B, C, *P) float32, "label" (B, 1, *P) uint8}.
 
-    Batches do not depend on the number of workers, which live on between epochs: call
+    Batches do not depend on the number of workers. Workers live on between epochs: call
     `loader.sampler.set_epoch(epoch)` before each.
 
     Args:

@@ -23,8 +23,8 @@ ANISOTROPY = 3
 class Prepared:
     """A case on the network's grid, and the grid it came from.
 
-    `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps native
-    voxels to prepared ones, whatever orientation, crop and spacing were chosen.
+    `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps
+    native voxels to prepared ones, whatever orientation, crop and spacing were chosen.
     """
 
     case_id: str
@@ -68,7 +68,8 @@ def prepare(
     if preprocessing.spacing is not None:
         if len(preprocessing.spacing) != image.ndim - 1:
             raise InputError(
-                f"preprocessing.spacing has {len(preprocessing.spacing)} axes, but {case.images[0]} has {image.ndim - 1}"
+                f"preprocessing.spacing has {len(preprocessing.spacing)} axes, "
+                f"but {case.images[0]} has {image.ndim - 1}: give one number per axis"
             )
         target = np.array(preprocessing.spacing, dtype=np.float64)
         image = resample(image, target, order=3)
@@ -84,10 +85,10 @@ def prepare(
 
 
 def resample(image: MetaTensor, spacing: np.ndarray, order: int) -> MetaTensor:
-    """Bring (C, *S) to `spacing` (mm) about its centre; as it is where nothing changes by more than 0.001 mm.
+    """Bring (C, *S) to `spacing` (mm) about its centre; untouched if no axis changes by over 0.001 mm.
 
-    If one axis is over three times coarser than the finest, before or after, it is resampled by the nearest slice,
-    as nnU-Net does: smooth interpolation across thick slices would invent anatomy.
+    If one axis is over three times coarser than the finest, before or after, it is resampled by the nearest
+    slice, as nnU-Net does: smooth interpolation across thick slices would invent anatomy.
 
     Args:
         order: of the spline; 1 is linear, 3 is cubic.
@@ -107,8 +108,8 @@ def resample(image: MetaTensor, spacing: np.ndarray, order: int) -> MetaTensor:
 def resample_labels(label: MetaTensor, spacing: np.ndarray) -> MetaTensor:
     """Bring (1, *S) class indices to `spacing` (mm): each class linearly, then the strongest wins.
 
-    Borders stay smooth and thin structures whole, where the nearest voxel would give steps and holes. One class
-    is held at a time.
+    Borders stay smooth and thin structures whole, where the nearest voxel would give steps and holes. One
+    class is held at a time.
     """
     if np.allclose(spacing_of(label.affine.numpy()), spacing, rtol=0, atol=SPACING_TOLERANCE):
         return label
@@ -124,7 +125,7 @@ def resample_labels(label: MetaTensor, spacing: np.ndarray) -> MetaTensor:
 
 
 def coarse_axis(spacing: np.ndarray) -> int | None:
-    """The one axis that is more than three times coarser than the finest; None if there is no such single axis."""
+    """The one axis that is more than three times coarser than the finest; None if it is not just one."""
     far = np.flatnonzero(spacing > ANISOTROPY * spacing.min())
     return int(far[0]) if len(far) == 1 else None
 

@@ -1,4 +1,4 @@
-"""Random changes of a training patch (the augmentation of nnU-Net, Isensee et al. 2021, supplementary note 4)."""
+"""Random changes of a training patch, those of nnU-Net (Isensee et al. 2021, supplementary note 4)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +28,8 @@ Patch = dict[str, torch.Tensor]
 class TrainingTransform(Randomizable):
     """Draws the spatial change first, so that the caller cuts just as much of the case as it needs.
 
-    Usage: `set_random_state(seed)`, `size = source_size(spacing)`, cut a patch of that size, call. Rotation and
-    scaling are one resampling (image linear, label nearest) of a patch so large that no corner is made up.
+    Usage: `set_random_state(seed)`, `size = source_size(spacing)`, cut a patch of that size, call. Rotation
+    and scaling are one resampling (image linear, label nearest) of a patch so large that it fills the corners.
     Every channel draws its own intensity changes. Results depend on the seed alone.
     """
 
@@ -39,9 +39,7 @@ class TrainingTransform(Randomizable):
         self.matrix: np.ndarray | None = None
         self.intensity = _intensity_transforms(augmentation, len(self.patch_size))
         axes = [axis for axis in augmentation.flip_axes if axis < len(self.patch_size)]
-        self.flips = Compose(
-            [RandFlipd(("image", "label"), augmentation.flip_probability, axis) for axis in axes]
-        )
+        self.flips = Compose([RandFlipd(("image", "label"), augmentation.flip_probability, axis) for axis in axes])
 
     def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None):
         """Seed this transform and all it is made of."""
@@ -54,8 +52,8 @@ class TrainingTransform(Randomizable):
         """Draw rotation and scaling; return the size of the patch that they need around the same centre.
 
         Args:
-            spacing: mm per voxel; rotations are rigid in millimetres, and only within the slice if one axis is
-                more than three times coarser than the finest.
+            spacing: mm per voxel; rotations are rigid in millimetres, and only within the slice if one axis
+                is more than three times coarser than the finest.
         """
         self.matrix = self._draw_matrix(np.asarray(spacing, dtype=np.float64))
         if self.matrix is None:
@@ -67,7 +65,7 @@ class TrainingTransform(Randomizable):
     def __call__(self, patch: Patch) -> Patch:
         """Change {"image" (C, *source), "label" (1, *source)} into patches of `patch_size`."""
         image, label = patch["image"].float(), patch["label"]
-        with _plain_tensors():
+        with _plain_tensors(), _one_thread():
             if self.matrix is not None:
                 image = self._warp(image, "bilinear")
                 label = self._warp(label.float(), "nearest").to(label.dtype)
@@ -112,7 +110,9 @@ def _intensity_transforms(options: Augmentation, dims: int) -> Compose:
                 options.contrast_probability, _change(options.contrast_range), preserve_range=True
             ),
             RandSimulateLowResolution(
-                options.low_resolution_probability, upsample_mode=upsample, zoom_range=options.low_resolution_range
+                options.low_resolution_probability,
+                upsample_mode=upsample,
+                zoom_range=options.low_resolution_range,
             ),
             RandAdjustContrast(options.gamma_probability, options.gamma_range, retain_stats=True),
         ]
@@ -132,3 +132,14 @@ def _plain_tensors() -> Iterator[None]:
         yield
     finally:
         set_track_meta(tracked)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Sums depend on how many threads share them; workers have one. For a patch it is also the fastest.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
