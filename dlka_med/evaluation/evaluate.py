@@ -176,8 +176,7 @@ def summarise(
     ]
     labels = {label: _summary([score for score in scores if score.label == label]) for label in ordered}
     means = {
-        metric: _over(statistics.fmean, [getattr(label, metric) for label in labels.values()])
-        for metric in METRICS
+        metric: _over(statistics.fmean, [getattr(label, metric) for label in labels.values()]) for metric in METRICS
     }
     return Evaluation(Mean(**means), labels, len(cases), tolerance_mm, tuple(missing), tuple(scores))
 
@@ -219,9 +218,7 @@ def format_summary(result: Evaluation) -> str:
         for row in table
     ]
     if result.labels_without_prediction:
-        lines.append(
-            f"{len(result.labels_without_prediction)} references without a prediction are not counted"
-        )
+        lines.append(f"{len(result.labels_without_prediction)} references without a prediction are not counted")
     return "\n".join(lines) + "\n"
 
 
@@ -265,9 +262,7 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[list[LabelScore]]:
     try:
         yield from (future.result() for future in as_completed([pool.submit(job) for job in jobs]))
     except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a worker process was killed, perhaps for want of memory: use fewer workers"
-        ) from error
+        raise RuntimeError("a worker process was killed, perhaps for want of memory: use fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

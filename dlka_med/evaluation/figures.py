@@ -17,7 +17,7 @@ from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 from dlka_med.metrics import bounding_box, check_spacing
 
-# Okabe & Ito 2008: colours that the colour-blind tell apart; each list leaves out what its background swallows.
+# Okabe & Ito 2008: colours that the colour-blind tell apart, but for those that the background swallows.
 ON_DARK = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#D0D3DA")
 ON_WHITE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 DASHES = ("solid", "dashed", "dotted")
@@ -77,7 +77,7 @@ def plot_curve(rows: Sequence[Mapping[str, object]] | str | Path, path: str | Pa
     _draw(lower, rows, "learning_rate", color=GREY)
     lower.set_ylabel("learning rate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    lower.set_ylim(bottom=0)
+    lower.set_ylim(0, 1.1 * max(series(rows, "learning_rate")[1], default=1))
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (upper, middle, lower):
@@ -97,7 +97,7 @@ def overlay(
     spacing: Sequence[float] | None = None,
     title: str = "",
 ) -> None:
-    """Draw the slice with most labelled voxels of each axis: the reference above, the prediction below.
+    """Draw the most telling slice across each axis: the reference above, the prediction below.
 
     A volume is shown as sagittal, coronal and axial slice if its axes run to the right, front and top (RAS).
 
@@ -123,7 +123,7 @@ def overlay(
     grid = figure.subplots(len(rows), len(sizes), squeeze=False, width_ratios=[size[0] for size in sizes])
     for line, (name, labelled) in zip(grid, rows, strict=True):
         for axes, axis in zip(line, axes_shown, strict=True):
-            index = None if axis is None else _fullest(panel, axis)
+            index = None if axis is None else _telling(panel, labels, axis)
             _show(axes, picture, labelled, steps, labels, axis, index)
             if name == rows[0][0] and axis is not None:
                 axes.set_title(f"{PLANES[axis]}  {index}", color=GREY, fontsize=9)
@@ -137,7 +137,7 @@ def overlay(
 def contact_sheet(panels: Sequence[Panel], labels: Mapping[str, int], path: str | Path) -> None:
     """Draw several cases in one picture: a column each, with image, reference and prediction.
 
-    Of a volume, the slice across the last axis with most labelled voxels is shown.
+    Of a volume, the most telling slice across the last axis is shown.
 
     Raises:
         ValueError: there is no panel, or one does not fit.
@@ -152,7 +152,7 @@ def contact_sheet(panels: Sequence[Panel], labels: Mapping[str, int], path: str 
     grid = figure.subplots(3, len(panels), squeeze=False, width_ratios=ratios)
     for column, panel, (picture, steps) in zip(grid.T, panels, pictures, strict=True):
         axis = 2 if len(steps) == 3 else None
-        index = None if axis is None else _fullest(panel, axis)
+        index = None if axis is None else _telling(panel, labels, axis)
         rows = (("image", None), *_rows(panel))
         for axes, (name, labelled) in zip(column, rows, strict=True):
             _show(axes, picture, labelled, steps, labels, axis, index)
@@ -214,15 +214,13 @@ def _rows(panel: Panel) -> tuple[tuple[str, NDArray | None], ...]:
     return (("reference", panel.reference), ("prediction", panel.prediction))
 
 
-def _fullest(panel: Panel, axis: int) -> int:
-    """The slice across `axis` with most labelled voxels; the middle one if there are none."""
-    counts = sum(
-        np.count_nonzero(labelled, axis=tuple({0, 1, 2} - {axis}))
-        for _, labelled in _rows(panel)
-        if labelled is not None
-    )
-    size = panel.image.shape[axis - 3]
-    return int(np.argmax(counts)) if np.any(counts) else size // 2
+def _telling(panel: Panel, labels: Mapping[str, int], axis: int) -> int:
+    """The slice across `axis` that shows most: many labels before much of one; the middle one if none."""
+    others = tuple({0, 1, 2} - {axis})
+    maps = [labelled for _, labelled in _rows(panel) if labelled is not None]
+    areas = [np.count_nonzero(labelled == value, axis=others) for labelled in maps for value in _values(labels)]
+    shown = sum(np.sqrt(area) for area in areas)
+    return int(np.argmax(shown)) if np.any(shown) else panel.image.shape[axis - 3] // 2
 
 
 def _extent(shape: Sequence[int], spacing: Sequence[float], axis: int | None) -> tuple[float, float]:
@@ -285,10 +283,7 @@ def _legend(figure: Figure, labels: Mapping[str, int]) -> None:
     names = [name for name, value in labels.items() if value != 0]
     if names:
         figure.legend(
-            [
-                Line2D([], [], color=color, linestyle=dash, linewidth=2.5)
-                for color, dash in _styles(len(names))
-            ],
+            [Line2D([], [], color=color, linestyle=dash, linewidth=2.5) for color, dash in _styles(len(names))],
             names,
             loc="outside lower center",
             ncols=min(len(names), 7),

@@ -60,9 +60,7 @@ def read_label_map(path: Path) -> LabelMap:
         unit = image.header.get_xyzt_units()[0]
         array = np.asanyarray(image.dataobj)
     except (ImageFileError, HeaderDataError, KeyError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again"
-        ) from error
+        raise InputError(f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again") from error
     extra = array.shape[3:]
     if array.ndim < 2 or array.size == 0 or any(size > 1 for size in extra):
         raise InputError(f"{path}: a label map has two or three axes, this one has shape {array.shape}")
@@ -99,9 +97,7 @@ def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
             "predict on the grid of the reference's image"
         )
     corners = np.array(list(np.ndindex((2,) * 3))) * (np.array([*first, 1][:3]) - 1)
-    drift = np.linalg.norm(
-        apply_affine(prediction.affine, corners) - apply_affine(reference.affine, corners), axis=1
-    )
+    drift = np.linalg.norm(apply_affine(prediction.affine, corners) - apply_affine(reference.affine, corners), axis=1)
     if not drift.max() <= 0.01 * voxel_sizes(reference.affine).min():
         raise InputError(
             f"{prediction.path} and its reference {reference.path} lie up to {drift.max():.3g} mm apart: "
@@ -126,9 +122,7 @@ def find_label_maps(path: Path) -> dict[str, Path]:
         if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
             continue
         if case_id(file) in found:
-            raise InputError(
-                f"{file} and {found[case_id(file)].name} are two label maps of one case: remove one"
-            )
+            raise InputError(f"{file} and {found[case_id(file)].name} are two label maps of one case: remove one")
         found[case_id(file)] = file
     if not found:
         raise InputError(f"{path} holds no label map ({' or '.join(SUFFIXES)})")
@@ -144,9 +138,7 @@ def find_references(path: Path) -> dict[str, Path]:
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
-    return (path / "dataset.json").is_file() and not any(
-        file.name.endswith(SUFFIXES) for file in path.iterdir()
-    )
+    return (path / "dataset.json").is_file() and not any(file.name.endswith(SUFFIXES) for file in path.iterdir())
 
 
 def case_id(path: Path) -> str:

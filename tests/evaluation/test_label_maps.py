@@ -1,0 +1,95 @@
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dlka_med.errors import InputError
+from dlka_med.evaluation.label_maps import case_id, check_same_grid, find_label_maps, read_label_map
+
+
+def save(path, array, affine=None, unit="mm"):
+    image = nib.Nifti1Image(array, np.eye(4) if affine is None else affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
+@pytest.mark.parametrize("high", [4, 300])
+def test_values_survive_any_stored_type(tmp_path, dtype, high):
+    if dtype == np.uint8 and high > 255:
+        pytest.skip("uint8 ends at 255")
+    array = np.random.default_rng(0).integers(0, high + 1, (3, 4, 5))
+    found = read_label_map(save(tmp_path / "a.nii.gz", array.astype(dtype))).array
+    np.testing.assert_array_equal(found, array)
+    assert found.dtype == (np.uint8 if array.max() < 256 else np.uint16)
+
+
+def test_scaled_labels_are_unscaled(tmp_path):
+    image = nib.Nifti1Image(np.array([[[0, 1, 2]]], np.uint8), np.eye(4))
+    image.header.set_slope_inter(2, 1)
+    image.to_filename(tmp_path / "a.nii")
+    with open(tmp_path / "a.nii", "r+b") as file:
+        file.seek(112)
+        file.write(np.array([2, 1], "<f4").tobytes())
+    np.testing.assert_array_equal(read_label_map(tmp_path / "a.nii").array, [[[1, 3, 5]]])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1, 0.5, 70000])
+def test_what_is_no_label_is_refused(tmp_path, value):
+    array = np.zeros((3, 4, 5), np.float32)
+    array[1, 2, 3] = value
+    with pytest.raises(InputError, match=r"a\.nii.*is it an image"):
+        read_label_map(save(tmp_path / "a.nii", array))
+
+
+def test_a_slice_is_two_dimensional(tmp_path):
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    found = read_label_map(save(tmp_path / "a.nii", np.ones((6, 1, 7), np.uint8), affine))
+    array, spacing = found.flattened()
+    assert (array.shape, spacing) == ((6, 7), (2.0, 5.0))
+    assert found.voxel_ml == pytest.approx(0.03)
+    flat = read_label_map(save(tmp_path / "b.nii", np.ones((6, 7), np.uint8), affine))
+    assert flat.flattened()[1] == (2.0, 3.0)
+    four = read_label_map(save(tmp_path / "c.nii", np.ones((6, 7, 2, 1), np.uint8), affine))
+    assert four.array.shape == (6, 7, 2)
+    with pytest.raises(InputError, match="two or three axes"):
+        read_label_map(save(tmp_path / "d.nii", np.ones((6, 7, 2, 3), np.uint8), affine))
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
+def test_spacing_is_in_millimetres_whatever_the_unit(tmp_path, unit, factor):
+    found = read_label_map(save(tmp_path / "a.nii", np.ones((4, 4, 4), np.uint8), np.diag([2, 3, 4, 1]), unit))
+    assert found.flattened()[1] == pytest.approx([2 * factor, 3 * factor, 4 * factor])
+
+
+def test_spacing_is_that_of_an_oblique_affine(tmp_path):
+    turn = np.eye(4)
+    turn[:2, :2] = [[0.6, -0.8], [0.8, 0.6]]
+    found = read_label_map(save(tmp_path / "a.nii", np.ones((4, 4, 4), np.uint8), turn @ np.diag([2, 3, 4, 1])))
+    assert found.flattened()[1] == pytest.approx([2, 3, 4], rel=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "fits"), [(0.001, True), (0.05, False)])
+def test_rounding_of_affines_is_forgiven_and_no_more(tmp_path, shift, fits):
+    array, moved = np.ones((9, 8, 7), np.uint8), np.eye(4)
+    moved[1, 3] = shift
+    first = read_label_map(save(tmp_path / "a.nii", array))
+    second = read_label_map(save(tmp_path / "b.nii", array, moved))
+    if fits:
+        check_same_grid(first, second)
+    else:
+        with pytest.raises(InputError, match=r"0\.05 mm apart"):
+            check_same_grid(first, second)
+
+
+def test_files_are_found_by_case_id(tmp_path):
+    for name in ("a.nii.gz", "b.v1.nii", ".writing-c.nii.gz"):
+        save(tmp_path / name, np.ones((2, 2, 2), np.uint8))
+    (tmp_path / "labels.json").touch()
+    assert list(find_label_maps(tmp_path)) == ["a", "b.v1"]
+    assert case_id(tmp_path / "b.v1.nii") == "b.v1"
+    with pytest.raises(InputError, match="expected a label map"):
+        find_label_maps(tmp_path / "labels.json")
+    save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8))
+    with pytest.raises(InputError, match="two label maps of one case"):
+        find_label_maps(tmp_path)
