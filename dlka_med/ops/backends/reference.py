@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -66,28 +69,26 @@ def corners(shape: torch.Size, offset: Tensor, geometry: Geometry) -> tuple[Tens
     Both are `(B, *S', G, K, 2**d)`. A point that touches no voxel (NaN included) reads zeros and has no
     gradient.
     """
-    offset = points_last(offset, geometry, geometry.spatial_dims)
-    device, integer = offset.device, index_dtype(shape)
+    dims, device, integer = geometry.spatial_dims, offset.device, index_dtype(shape)
+    offset = points_last(offset, geometry, dims)
     taps = torch.tensor(geometry.kernel_points, dtype=offset.dtype, device=device)
-    index = torch.arange(shape[0], dtype=integer, device=device).reshape(
-        -1, *[1] * (geometry.spatial_dims + 3)
-    )
-    share = torch.ones(1, dtype=offset.dtype, device=device)
-    side = torch.tensor((1, 2), dtype=integer, device=device)
+    first = torch.arange(shape[0], dtype=integer, device=device).reshape(-1, *[1] * (dims + 2))
+    steps, sides = [0], []
     for axis, size in enumerate(shape[2:]):
         start = torch.arange(offset.shape[1 + axis], dtype=offset.dtype, device=device)
         start = start * geometry.stride[axis] - geometry.padding[axis]
-        start = start.reshape(-1, *[1] * (geometry.spatial_dims - axis + 1))
-        position = offset[..., axis] + (start + taps[:, axis])
+        position = offset[..., axis] + (start.reshape(-1, *[1] * (dims - axis + 1)) + taps[:, axis])
         position = position.masked_fill(~((position > -1) & (position < size)), size)
         cell = position.detach().floor()
         behind = position - cell
-        pair = torch.stack((1 - behind, behind), -1)
-        share = (share.unsqueeze(-1) * pair.unsqueeze(-2)).flatten(-2)
-        ends = cell.to(integer).unsqueeze(-1) + side
-        index = (index.unsqueeze(-1) * (size + 3) + ends.unsqueeze(-2)).flatten(-2)
-    group = torch.arange(geometry.offset_groups, dtype=integer, device=device).reshape(-1, 1, 1)
-    return index * geometry.offset_groups + group, share
+        sides.append((1 - behind, behind))
+        first = first * (size + 3) + (cell + 1).to(integer)
+        steps = [step * (size + 3) + side for step in steps for side in (0, 1)]
+    groups = geometry.offset_groups
+    first = first * groups + torch.arange(groups, dtype=integer, device=device).reshape(-1, 1)
+    index = torch.stack([first + step * groups for step in steps], -1)
+    share = torch.stack([math.prod(parts[1:], start=parts[0]) for parts in itertools.product(*sides)], -1)
+    return index, share
 
 
 def index_dtype(shape: torch.Size) -> torch.dtype:
