@@ -1,0 +1,188 @@
+"""Label maps for images on disk."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from dlka_med.data.cases import Case, find_cases
+from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.errors import InputError
+from dlka_med.files import whole_file, writable_folder
+from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.writing import write_label_map
+from dlka_med.progress import case_progress
+from dlka_med.run_folder import PARTS, RunFolder
+
+logger = logging.getLogger("dlka_med")
+
+
+def predict_images(
+    run: str | Path,
+    images: str | Path,
+    out: str | Path,
+    *,
+    split: Literal["train", "validation", "test", "all"] | None = None,
+    device: str | None = None,
+    mirror: bool | Sequence[int] = False,
+    overlap: float | None = None,
+    overwrite: bool = False,
+    skip_existing: bool = False,
+) -> list[Path]:
+    """Write `<case id>.nii.gz` for each image, on the image's own grid, and `labels.json` with the names.
+
+    The voxels hold the label values of the dataset that the run was trained on. A bad case does not keep the
+    others from being predicted; the mistakes are reported together at the end.
+
+    Args:
+        run: folder made by training.
+        images: a NIfTI file, a folder of them, or a dataset.
+        out: folder for the label maps; it may exist.
+        split: only these cases of the run's split (all: its three parts); None: everything found.
+        device: as PyTorch names it; None: cuda where there is one.
+        mirror: test-time mirroring along these spatial axes; True: along all; False: as in the run's config.
+        overlap: of neighbouring windows, 0 <= overlap < 1; None: as in the run's config.
+        overwrite: replace label maps that are there already.
+        skip_existing: leave out the cases whose label maps are there already.
+
+    Returns:
+        The files written, in the order of the cases.
+
+    Raises:
+        InputError: the run, the images, `out` or an option cannot be used (before any work); or bad cases.
+    """
+    if overwrite and skip_existing:
+        raise InputError("overwrite and skip_existing contradict each other: choose one")
+    folder, out, place = RunFolder.open(run), Path(out), _device(device)
+    labels = folder.config.dataset.labels or {}
+    cases = _chosen(find_cases(images, folder.config.dataset.channels or ()), folder, split, images)
+    targets = {case.id: out / f"{case.id}.nii.gz" for case in cases}
+    _spare_inputs(cases, targets)
+    existing = [case for case in cases if targets[case.id].exists()]
+    if existing and not (overwrite or skip_existing):
+        raise InputError(
+            f"{targets[existing[0].id]} exists already ({len(existing)} of {len(cases)} predictions do): "
+            "name another folder, or choose to skip the existing ones"
+        )
+    if skip_existing:
+        cases = [case for case in cases if case not in existing]
+    predictor = _predictor(folder, place, mirror, overlap)
+    writable_folder(out)
+    _write_names(out / "labels.json", labels, replace=overwrite)
+    written, mistakes, show = [], [], case_progress("predicting")
+    for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
+        try:
+            classes = predictor.segment(ready.result(), partial(_show_windows, show, done, len(cases)))
+            write_label_map(targets[case.id], classes, labels, like=case.images[0])
+            written.append(targets[case.id])
+        except InputError as mistake:
+            logger.error("case %s is left out: %s", case.id, mistake)
+            mistakes.append(f"{case.id}: {mistake}")
+        except Exception:
+            logger.error("while predicting the case %s", case.id)
+            raise
+        show(done + 1, len(cases))
+    if mistakes:
+        raise InputError(
+            f"{len(mistakes)} of {len(cases)} cases could not be predicted (the others are in {out}):\n"
+            + "\n".join(mistakes)
+        )
+    return written
+
+
+def _predictor(
+    run: RunFolder,
+    device: torch.device,
+    mirror: bool | Sequence[int],
+    overlap: float | None,
+) -> Predictor:
+    network, config = run.load_network(), run.config
+    patch_size = config.training.patch_size
+    axes = range(len(patch_size)) if mirror is True else mirror or config.inference.mirror_axes
+    try:
+        return Predictor(
+            network,
+            patch_size=patch_size,
+            overlap=config.inference.overlap if overlap is None else overlap,
+            mirror_axes=tuple(axes),
+            batch_size=config.inference.batch_size,
+            device=device,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _show_windows(show: Callable[[float, int], None], cases_done: int, cases: int, done: int, total: int) -> None:
+    """The windows of a case count as shares of it; the last one leaves the case to be restored and written."""
+    if done < total:
+        show(round(cases_done + done / total, 2), cases)
+
+
+def _prepare(run: RunFolder, case: Case) -> Prepared:
+    return prepare(case, run.config.preprocessing, run.config.dataset.channels or ())
+
+
+def _prepared_ahead(cases: Sequence[Case], load: Callable[[Case], Prepared]) -> Iterator[tuple[Case, Future[Prepared]]]:
+    """Each case with its preparation; the next one is prepared in a thread while this one is predicted."""
+    with ThreadPoolExecutor(1) as pool:
+        following = pool.submit(load, cases[0]) if cases else None
+        for index, case in enumerate(cases):
+            ready, following = following, None
+            if index + 1 < len(cases):
+                following = pool.submit(load, cases[index + 1])
+            yield case, ready
+
+
+def _chosen(cases: Sequence[Case], run: RunFolder, split: str | None, images: str | Path) -> list[Case]:
+    if split is None:
+        return list(cases)
+    if split not in (*PARTS, "all"):
+        raise InputError(f"split is {split!r}, expected one of {', '.join(PARTS)}, all")
+    wanted = [case for part in PARTS if split in (part, "all") for case in run.split[part]]
+    if not wanted:
+        raise InputError(f"{run.split_file} has no {split} case: choose another split")
+    found = {case.id: case for case in cases}
+    if missing := [case for case in wanted if case not in found]:
+        raise InputError(
+            f"{images} lacks {len(missing)} of the {len(wanted)} {split} cases of {run.split_file}, such as "
+            f"{missing[0]}: give the dataset that the run was trained on, or no split"
+        )
+    return [found[case] for case in wanted]
+
+
+def _spare_inputs(cases: Sequence[Case], targets: Mapping[str, Path]) -> None:
+    inputs = {image.resolve() for case in cases for image in case.images}
+    for target in targets.values():
+        if target.resolve() in inputs:
+            raise InputError(f"the prediction {target} would replace an image: name another folder for the output")
+
+
+def _write_names(path: Path, labels: Mapping[str, int], *, replace: bool) -> None:
+    """`labels.json`; one with other labels is not mixed with ours."""
+    content = {"labels": dict(labels)}
+    if path.exists() and not replace:
+        try:
+            same = json.loads(path.read_text(encoding="utf-8")) == content
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise InputError(f"{path} names other labels than this run: name another folder for the output")
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"there is no device called {name!r}: name cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"the device {name} is not there: PyTorch finds {torch.cuda.device_count()} CUDA devices")
+    return device

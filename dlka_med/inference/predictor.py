@@ -1,0 +1,150 @@
+"""A network and the way it sees whole images."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, combinations
+from math import ceil, prod
+
+import numpy as np
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from dlka_med.data.prepare import Prepared
+from dlka_med.errors import InputError
+from dlka_med.inference.restore import restore
+
+Progress = Callable[[int, int], None]
+GPU_SHARE = 0.5  # of the free GPU memory may be taken by the logits of the whole image
+
+
+class Predictor:
+    """Predicts whole images with overlapping windows and Gaussian weights, in 2D or 3D.
+
+    Only `network.forward` is called: (B, C, *patch_size) -> logits (B, K, *patch_size). While it predicts,
+    the network is in eval mode and without gradients; every module's mode is put back afterwards. An image
+    smaller than the window is padded with zeros and its logits are cropped back.
+
+    Args:
+        network: any segmentation network; it is moved to `device`.
+        patch_size: voxels of the window, one number per spatial axis.
+        overlap: share of the window that neighbouring windows have in common, 0 <= overlap < 1.
+        mirror_axes: spatial axes of test-time mirroring: logits are averaged over all combinations of flips.
+        batch_size: windows per forward pass.
+        device: where the network runs; None: where its parameters are.
+
+    Raises:
+        ValueError: arguments out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        patch_size: Sequence[int],
+        overlap: float = 0.5,
+        mirror_axes: Sequence[int] = (),
+        batch_size: int = 1,
+        device: str | torch.device | None = None,
+    ):
+        self.patch_size = tuple(int(size) for size in patch_size)
+        dims = len(self.patch_size)
+        if dims not in (2, 3) or min(self.patch_size) < 1:
+            raise ValueError(f"patch_size needs 2 or 3 positive numbers, got {self.patch_size}")
+        if not 0 <= overlap < 1:
+            raise ValueError(f"overlap must be at least 0 and less than 1, got {overlap}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, got {batch_size}")
+        self.mirror_axes = tuple(sorted(set(mirror_axes)))
+        if any(not 0 <= axis < dims for axis in self.mirror_axes):
+            raise ValueError(f"mirror_axes must be among 0 to {dims - 1}, got {self.mirror_axes}")
+        parameter = next(chain(network.parameters(), network.buffers()), None)
+        self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
+        self.network = network.to(self.device)
+        self.overlap, self.batch_size = overlap, batch_size
+
+    def logits(self, image: Tensor, progress: Progress | None = None) -> Tensor:
+        """Logits (K, *S), float32, of an image (C, *S).
+
+        They lie on the network's device, or on the CPU if they are too large for a GPU. `progress` is called with
+        the number of windows done and of all windows after each forward pass.
+
+        Raises:
+            ValueError: the image has another number of axes than the window.
+        """
+        if image.ndim != len(self.patch_size) + 1:
+            raise ValueError(f"expected an image (C, *S) for windows of {self.patch_size}, got {tuple(image.shape)}")
+        flips = [f for n in range(len(self.mirror_axes) + 1) for f in combinations(self.mirror_axes, n)]
+        batch = image.float()[None]
+        # Not inference_mode: what a network caches while it predicts must stay usable in training.
+        with _evaluating(self.network), torch.no_grad():
+            inferer = SlidingWindowInferer(
+                self.patch_size,
+                sw_batch_size=self.batch_size,
+                overlap=self.overlap,
+                mode="gaussian",
+                sw_device=self.device,
+                device=self._sum_device(batch),
+            )
+            return inferer(batch, self._forward(flips, self._windows(image.shape[1:]), progress))[0]
+
+    def segment(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
+        """Class indices, uint8, on the case's native grid.
+
+        Raises:
+            InputError: the network gives NaN or infinite logits.
+        """
+        image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
+        logits = self.logits(image, progress)
+        if not logits.sum().isfinite():
+            raise InputError(
+                f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "
+                "train again with a lower learning rate, or in fp32"
+            )
+        return restore(logits, prepared.affine, prepared.native_affine, prepared.native_shape)
+
+    def _forward(
+        self, flips: list[tuple[int, ...]], total: int, progress: Progress | None
+    ) -> Callable[[Tensor], Tensor]:
+        done = 0
+
+        def forward(windows: Tensor) -> Tensor:
+            nonlocal done
+            logits: Tensor | float = 0.0
+            for flip in flips:
+                axes = [axis + 2 for axis in flip]
+                logits = logits + self.network(windows.flip(axes)).flip(axes).float()
+            done += len(windows)
+            if progress is not None:
+                progress(done, total)
+            return logits / len(flips)
+
+        return forward
+
+    def _windows(self, shape: Sequence[int]) -> int:
+        """How many windows MONAI lays over an image."""
+        steps = [max(int(patch * (1 - self.overlap)), 1) for patch in self.patch_size]
+        beyond = [max(size - patch, 0) for size, patch in zip(shape, self.patch_size, strict=True)]
+        return prod(ceil(rest / step) + 1 for rest, step in zip(beyond, steps, strict=True))
+
+    def _sum_device(self, batch: Tensor) -> torch.device:
+        """Where the windows are summed up; as much memory again is left for what is done with the logits."""
+        if self.device.type != "cuda":
+            return self.device
+        window = torch.zeros(1, batch.shape[1], *self.patch_size, device=self.device)
+        classes = self.network(window).shape[1]
+        voxels = prod(max(size, patch) for size, patch in zip(batch.shape[2:], self.patch_size, strict=True))
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return self.device if voxels * (2 * classes + 1) * 4 < GPU_SHARE * free else torch.device("cpu")
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every module as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

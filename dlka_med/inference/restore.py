@@ -1,0 +1,164 @@
+"""From the network's grid back to the scanner's grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SNAP = 1e-3  # voxels: coordinates this close to whole numbers are whole (affines are stored as float32)
+ROUNDING = 0.25  # voxels: a resampled grid has whole voxels and may end this much before the image
+SHEAR = 0.1  # voxels: the largest drift across the image that still counts as parallel axes
+SLAB_VOXELS = 2**24  # native voxels interpolated at a time: bounds the working memory to a few hundred MB
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where the voxels of one native axis lie on its prepared axis.
+
+    `start` and `stop` bound the native voxels inside the prepared box; `coordinates` are theirs, in prepared
+    voxels.
+    """
+
+    native: int
+    start: int
+    stop: int
+    coordinates: np.ndarray
+
+    @property
+    def whole(self) -> bool:
+        return bool(np.all(self.coordinates == np.rint(self.coordinates)))
+
+
+def restore(
+    logits: Tensor,
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    native_shape: Sequence[int],
+) -> np.ndarray:
+    """Turn logits of the prepared grid into the map of the likeliest class on the native grid.
+
+    Where the voxel centres of both grids coincide (reorientation and cropping only), every voxel gets the
+    argmax of its own logits, exactly. Elsewhere the softmax probabilities are interpolated linearly, one
+    class at a time under a running maximum: memory never holds all classes of the native grid. Probabilities,
+    not logits: logits have no bound, and one very sure voxel would push a border across its less sure
+    neighbours, whereas probabilities put the border between two sure voxels halfway. Voxels whose centre lies
+    outside the prepared box are background (0); the box of a resampled axis reaches a quarter of a voxel
+    further, where rounding its length may have cut it.
+
+    Args:
+        logits: (K, *S), K at most 256, S of 2 or 3 axes, on any device.
+        prepared_affine: prepared voxel -> world (mm), 4x4; for 2D 3x3 or 4x4.
+        native_affine: native voxel -> world (mm), of the same size.
+        native_shape: voxels along each native axis.
+
+    Returns:
+        Class indices, uint8, of shape `native_shape`.
+
+    Raises:
+        ValueError: shapes that do not fit, or grids whose axes are not parallel.
+    """
+    dims = logits.ndim - 1
+    shape = tuple(int(size) for size in native_shape)
+    if dims not in (2, 3) or len(shape) != dims:
+        raise ValueError(f"expected logits (K, *S) with the axes of native_shape {shape}, got {tuple(logits.shape)}")
+    if logits.shape[0] > 256:
+        raise ValueError(f"class indices are uint8: at most 256 classes, got {logits.shape[0]}")
+    axes = _match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
+    inside = _pick(logits, axes) if all(axis.whole for axis in axes) else _interpolate(logits, axes)
+    native = np.zeros([shape[axis.native] for axis in axes], np.uint8)
+    native[tuple(slice(axis.start, axis.stop) for axis in axes)] = inside
+    return np.ascontiguousarray(native.transpose(np.argsort([axis.native for axis in axes])))
+
+
+def _match_axes(
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    prepared_shape: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> list[_Axis]:
+    """One `_Axis` per prepared axis."""
+    dims = len(shape)
+    prepared_affine, native_affine = np.asarray(prepared_affine, float), np.asarray(native_affine, float)
+    for name, affine in (("prepared", prepared_affine), ("native", native_affine)):
+        if affine.shape not in {(4, 4), (dims + 1, dims + 1)} or affine.shape != prepared_affine.shape:
+            raise ValueError(f"the {name} affine has shape {affine.shape}, expected {(dims + 1, dims + 1)}")
+        if not np.isfinite(affine).all() or np.linalg.det(affine) == 0:
+            raise ValueError(f"the {name} affine cannot be inverted: {affine.tolist()}")
+    to_prepared = np.linalg.solve(prepared_affine, native_affine)
+    matrix, shift = to_prepared[:dims, :dims], to_prepared[:dims, -1]
+    natives = np.abs(matrix).argmax(axis=1)
+    scales = matrix[np.arange(dims), natives]
+    oblique = matrix.copy()
+    oblique[np.arange(dims), natives] = 0
+    drift = np.abs(oblique) @ np.array([size - 1 for size in shape])
+    if sorted(natives) != list(range(dims)) or drift.max() > SHEAR:
+        raise ValueError(
+            "the axes of the prepared and the native grid are not parallel "
+            f"(native voxel -> prepared voxel is {to_prepared.tolist()})"
+        )
+    axes = []
+    for size, native, scale, offset in zip(prepared_shape, natives, scales, shift, strict=True):
+        coordinates = scale * np.arange(shape[native]) + offset
+        rounded = np.rint(coordinates)
+        margin = 0.5 + ROUNDING + SNAP
+        if np.abs(coordinates - rounded).max() < SNAP:
+            coordinates, margin = rounded, 0.5
+        (inside,) = np.nonzero((coordinates > -margin) & (coordinates < size - 1 + margin))
+        start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+        axes.append(_Axis(int(native), start, stop, coordinates[start:stop].clip(0, size - 1)))
+    return axes
+
+
+def _pick(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
+    """Argmax at whole coordinates."""
+    classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return classes[np.ix_(*(axis.coordinates.astype(int) for axis in axes))]
+
+
+def _interpolate(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
+    """Argmax of linearly interpolated probabilities, slab by slab along the first prepared axis."""
+    inside = np.zeros([len(axis.coordinates) for axis in axes], np.uint8)
+    slab = max(1, SLAB_VOXELS // max(1, inside[0].size if len(inside) else 1))
+    for start in range(0, len(inside) if inside.size else 0, slab):
+        rows = axes[0].coordinates[start : start + slab]
+        first, last = int(np.floor(rows.min())), int(np.ceil(rows.max()))
+        block = logits[:, first : last + 1].float()
+        taps = [
+            _taps(rows - first, block.device),
+            *(_taps(axis.coordinates, block.device) for axis in axes[1:]),
+        ]
+        inside[start : start + slab] = _likeliest(block, taps).cpu().numpy()
+    return inside
+
+
+def _taps(coordinates: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Lower index, upper index and the weight of the upper one."""
+    lower = np.floor(coordinates)
+    weight = torch.from_numpy((coordinates - lower).astype(np.float32))
+    lower, upper = (
+        torch.from_numpy(lower.astype(np.int64)),
+        torch.from_numpy(np.ceil(coordinates).astype(np.int64)),
+    )
+    return lower.to(device), upper.to(device), weight.to(device)
+
+
+def _likeliest(block: Tensor, taps: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+    normaliser = torch.logsumexp(block, dim=0)
+    shape = [len(weight) for _, _, weight in taps]
+    best = torch.zeros(shape, device=block.device)
+    classes = torch.zeros(shape, dtype=torch.uint8, device=block.device)
+    for index, logit in enumerate(block):
+        probability = torch.exp(logit - normaliser)
+        # The winner of K classes has at least 1/K, and interpolation never exceeds what it interpolates.
+        if probability.max() < 0.99 / len(block):
+            continue
+        for axis, (lower, upper, weight) in enumerate(taps):
+            weight = weight.reshape([-1 if a == axis else 1 for a in range(len(taps))])
+            probability = torch.lerp(
+                probability.index_select(axis, lower), probability.index_select(axis, upper), weight
+            )
+        classes[probability > best] = index
+        torch.maximum(best, probability, out=best)
+    return classes

@@ -1,0 +1,39 @@
+"""Label maps to disk, on the grid of the image they belong to."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from dlka_med.files import whole_file
+
+# All that places a voxel in the world; a scan's scaling, window and notes are not the label map's.
+GEOMETRY = (
+    "pixdim",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    *("quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
+
+
+def write_label_map(path: str | Path, classes: np.ndarray, labels: Mapping[str, int], like: str | Path) -> None:
+    """Write class indices as label values, with the affines, their codes and the units of the image `like`.
+
+    Args:
+        path: NIfTI file, appears whole or not at all.
+        classes: index into the values of `labels` in ascending order, (x, y, z).
+        labels: name -> value; uint8 holds them, or int16 or int32 where they are larger.
+        like: the NIfTI image that was predicted.
+    """
+    values = np.array(sorted(labels.values()))
+    values = values.astype(next(t for t in (np.uint8, np.int16, np.int32) if values[-1] <= np.iinfo(t).max))
+    source = nib.load(like)
+    image = type(source)(values[classes], source.affine)
+    for key in GEOMETRY:
+        image.header[key] = source.header[key]
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)

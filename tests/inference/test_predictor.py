@@ -1,0 +1,190 @@
+"""Whole images through windows: agreement with one plain forward pass."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlka_med.data.prepare import Prepared
+from dlka_med.errors import InputError
+from dlka_med.inference.predictor import Predictor
+
+SIZES = {2: (13, 10), 3: (9, 12, 7)}
+
+
+def pointwise(dims: int, channels: int = 2, classes: int = 3) -> nn.Module:
+    torch.manual_seed(0)
+    return {2: nn.Conv2d, 3: nn.Conv3d}[dims](channels, classes, 1)
+
+
+class Tilted(nn.Module):
+    """Logits that depend on the place in the window: mirroring changes them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ramp = torch.linspace(0, 1, x.shape[2]).reshape(-1, *[1] * (x.ndim - 3))
+        return torch.cat([x, x * ramp], dim=1)
+
+
+class Batched(nn.Module):
+    """Counts forward passes and remembers their batch sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(x))
+        return x
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("patch", [4, 5, 16])
+@pytest.mark.parametrize("mirror", [False, True])
+def test_windows_of_a_pointwise_network_equal_one_forward(dims, patch, mirror):
+    """Whatever the windows, their overlap and mirroring: a 1x1 conv sees the same voxels."""
+    network, image = pointwise(dims), torch.randn(2, *SIZES[dims])
+    predictor = Predictor(network, patch_size=(patch,) * dims, mirror_axes=range(dims) if mirror else (), batch_size=3)
+    found = predictor.logits(image)
+    assert found.shape == (3, *SIZES[dims])
+    assert not found.requires_grad
+    torch.testing.assert_close(found, network(image[None])[0].detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_one_window_that_covers_the_image_is_the_plain_forward():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.GELU(), nn.Conv3d(4, 3, 3, padding=1))
+    image = torch.randn(1, 8, 6, 10)
+    found = Predictor(network, patch_size=(8, 6, 10)).logits(image)
+    torch.testing.assert_close(found, network(image[None])[0].detach())
+
+
+def test_an_image_smaller_than_the_window_is_padded_with_zeros_about_its_centre():
+    torch.manual_seed(0)
+    network, image = nn.Conv3d(1, 2, 5, padding=2), torch.randn(1, 3, 8, 5)
+    found = Predictor(network, patch_size=(8, 8, 8)).logits(image)
+    padded = nn.functional.pad(image, (1, 2, 0, 0, 2, 3))
+    torch.testing.assert_close(found, network(padded[None])[0, :, 2:5, :, 1:6].detach())
+
+
+def test_overlapping_windows_are_weighted_by_a_gaussian():
+    """A network that says which window it sees: the nearer centre weighs more."""
+    numbers = iter(range(10))
+
+    class Number(nn.Module):
+        def forward(self, x):
+            return torch.full_like(x, float(next(numbers)))
+
+    found = Predictor(Number(), patch_size=(8, 8), overlap=0.5).logits(torch.zeros(1, 12, 8))[0, :, 4]
+    profile = np.exp(-((np.arange(8) - 3.5) ** 2) / 2)  # sigma is an eighth of the window
+    first, second = np.pad(profile, (0, 4)), np.pad(profile, (4, 0))
+    np.testing.assert_allclose(found.numpy(), second / (first + second), atol=2e-3)
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (0, 1, 2)])
+def test_mirroring_averages_over_all_flips(axes):
+    image = torch.randn(1, 6, 5, 4)
+    found = Predictor(Tilted(), patch_size=(6, 5, 4), mirror_axes=axes).logits(image)
+    # Only the first axis is tilted: ramp and mirrored ramp average to one half everywhere.
+    torch.testing.assert_close(found, torch.cat([image, image / 2]))
+    plain = Predictor(Tilted(), patch_size=(6, 5, 4), mirror_axes=(1, 2)).logits(image)
+    torch.testing.assert_close(plain, Tilted()(image[None])[0])
+
+
+def test_every_module_gets_its_mode_back_even_after_an_error():
+    network = nn.Sequential(nn.Dropout(0.9), nn.BatchNorm3d(1), nn.Conv3d(1, 2, 1))
+    network[1].eval()
+    image = torch.randn(1, 6, 6, 6) + 5
+    predictor = Predictor(network, patch_size=(4, 4, 4))
+    torch.testing.assert_close(predictor.logits(image), predictor.logits(image))
+    with pytest.raises(RuntimeError):
+        predictor.logits(torch.randn(3, 6, 6, 6))
+    assert [m.training for m in network] == [True, False, True]
+    assert network.training
+    assert not network[1].running_mean.any()
+
+
+def test_what_the_network_caches_while_it_predicts_serves_in_training():
+    class Cache(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.grid = nn.Conv3d(1, 1, 1), None
+
+        def forward(self, x):
+            if self.grid is None:
+                self.grid = torch.ones_like(x) * 2
+            return self.conv(x) * self.grid
+
+    network = Cache()
+    Predictor(network, patch_size=(4, 4, 4)).logits(torch.randn(1, 4, 4, 4))
+    network(torch.randn(1, 1, 4, 4, 4)).sum().backward()
+    assert network.conv.weight.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(9, 12, 7), (4, 4, 4), (5, 4, 3), (30, 5, 8)])
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.8])
+def test_progress_counts_every_window_and_batches_are_full(shape, overlap):
+    steps, network = [], Batched()
+    image = torch.randn(1, *shape)
+    before = image.clone()
+    predictor = Predictor(
+        network,
+        patch_size=(4, 5, 4),
+        overlap=overlap,
+        batch_size=4,
+    )
+    torch.testing.assert_close(predictor.logits(image, lambda *step: steps.append(step)), image)
+    assert torch.equal(image, before)
+    total = sum(network.batches)
+    assert steps == [(sum(network.batches[: i + 1]), total) for i in range(len(network.batches))]
+    assert set(network.batches[:-1]) <= {4}
+
+
+def test_segment_returns_classes_on_the_native_grid():
+    """Native axes are x, y, z mirrored; the prepared image is a crop of the flipped native one."""
+    native = np.random.default_rng(0).normal(size=(9, 8, 7)).astype(np.float32)
+    flip = np.array([[-1, 0, 0, 8], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+    affine = flip @ np.diag([1, 1, 1, 1.0])
+    affine[1:3, 3] += (2, 1)
+    prepared = Prepared("a", native[::-1, 2:7, 1:][None], None, affine, native.shape, np.eye(4))
+    network = nn.Conv3d(1, 2, 1, bias=False)
+    network.weight.data = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1, 1)
+    expected = np.zeros(native.shape, np.uint8)
+    expected[:, 2:7, 1:] = native[:, 2:7, 1:] > 0
+    np.testing.assert_array_equal(Predictor(network, patch_size=(4, 4, 4)).segment(prepared), expected)
+    network.weight.data[0] = torch.nan
+    with pytest.raises(InputError, match=r"case a.*NaN"):
+        Predictor(network, patch_size=(4, 4, 4)).segment(prepared)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"patch_size": (4,)},
+        {"patch_size": (4, 0, 4)},
+        {"overlap": 1.0},
+        {"overlap": -0.1},
+        {"batch_size": 0},
+        {"mirror_axes": (3,)},
+        {"mirror_axes": (-1,)},
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        Predictor(nn.Identity(), **{"patch_size": (4, 4, 4)} | arguments)
+
+
+def test_an_image_of_other_dimensions_is_refused():
+    with pytest.raises(ValueError, match="windows"):
+        Predictor(nn.Identity(), patch_size=(4, 4, 4)).logits(torch.zeros(4, 4, 4))
+
+
+@pytest.mark.gpu
+def test_large_logits_are_summed_on_the_cpu(monkeypatch):
+    network, image = pointwise(3).cuda(), torch.randn(2, *SIZES[3])
+    predictor = Predictor(network, patch_size=(4, 4, 4))
+    expected = predictor.logits(image)
+    assert expected.is_cuda
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
+    found = predictor.logits(image)
+    assert not found.is_cuda
+    torch.testing.assert_close(found, expected.cpu())
