@@ -1,9 +1,11 @@
 """A case from disk, refused with a reason if anything about it is wrong."""
 
+import itertools
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +16,7 @@ from dlka_med.data.cases import Case
 from dlka_med.errors import InputError
 
 SPATIAL_DIMS = 3
-GRID_TOLERANCE = 0.1
+GRID_TOLERANCE = 0.1  # voxels
 WHOLE_NUMBER_TOLERANCE = 1e-4
 
 
@@ -24,6 +26,14 @@ class LoadedCase:
 
     image: np.ndarray
     label: np.ndarray | None
+    affine: np.ndarray
+
+
+class Grid(NamedTuple):
+    """Where the voxels of a file lie."""
+
+    path: Path
+    shape: tuple[int, ...]
     affine: np.ndarray
 
 
@@ -39,31 +49,26 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         InputError: a file is truncated or no NIfTI file, grids differ, voxels are NaN or infinite, the number
             of channels is wrong, an affine is singular, or a label value is not declared.
     """
-    volumes, affine = [], None
+    volumes, grids = [], []
     for path in case.images:
-        volume, own_affine = _read(path)
+        volume, affine = _read(path)
         volume = _channels_first(path, volume, len(channels) if len(case.images) == 1 else 1)
         _refuse_nonfinite(path, volume)
-        if affine is None:
-            affine = own_affine
-        else:
-            _refuse_other_grid(case.images[0], volumes[0].shape[1:], affine, path, volume.shape[1:], own_affine)
         volumes.append(volume)
-    if not volumes or sum(len(volume) for volume in volumes) != len(channels):
+        grids.append(Grid(path, volume.shape[1:], affine))
+        _refuse_other_grid(grids[0], grids[-1])
+    if len(volumes) not in (1, len(channels)):
         raise InputError(f"case {case.id} has {len(volumes)} images, expected {len(channels)}: {list(channels)}")
-    image = volumes[0] if len(volumes) == 1 else np.concatenate(volumes)
     label = None
     if case.label is not None and labels is not None:
-        values, own_affine = _read(case.label)
-        values = _channels_first(case.label, values, 1)[0]
-        _refuse_other_grid(case.images[0], image.shape[1:], affine, case.label, values.shape, own_affine)
-        label = _class_indices(case.label, values, labels)
-    return LoadedCase(image, label, affine)
+        label, affine = _read_label(case.label, labels)
+        _refuse_other_grid(grids[0], Grid(case.label, label.shape, affine))
+    return LoadedCase(volumes[0] if len(volumes) == 1 else np.concatenate(volumes), label, grids[0].affine)
 
 
 def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:
     """Class indices (*S), uint8, of a label file on its own grid; checks and errors as in `load_case`."""
-    return _class_indices(path, _channels_first(path, _read(path)[0], 1)[0], labels)
+    return _read_label(path, labels)[0]
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -86,7 +91,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):
             volume = np.asarray(image.dataobj, dtype=np.float32)
     except (ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path} is not a NIfTI file ({error}): convert it, or copy it again") from error
+        raise InputError(f"{path} is not a NIfTI file, or cut off in its header ({error}): convert or copy it again") from error
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
@@ -99,6 +104,11 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
         raise InputError(f"{path} has a singular affine {linear.tolist()}: mend the sform or qform of its header")
     return volume, affine
+
+
+def _read_label(path: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+    values, affine = _read(path)
+    return _class_indices(path, _channels_first(path, values, 1)[0], labels), affine
 
 
 def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:
@@ -124,21 +134,17 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
         )
 
 
-def _refuse_other_grid(
-    first: Path,
-    shape: tuple[int, ...],
-    affine: np.ndarray,
-    second: Path,
-    other: tuple[int, ...],
-    their: np.ndarray,
-) -> None:
-    if shape != other:
-        raise InputError(f"{first} has the shape {shape}, but {second} has {other}: resample one onto the other's grid")
-    corners = np.stack(np.meshgrid(*([0, size - 1] for size in shape), 1, indexing="ij")).reshape(len(shape) + 1, -1)
-    shift = np.linalg.norm((affine - their) @ corners, axis=0).max()
-    if shift > GRID_TOLERANCE * spacing_of(affine).min():
+def _refuse_other_grid(first: Grid, second: Grid) -> None:
+    if first.shape != second.shape:
         raise InputError(
-            f"{first} and {second} have affines that put the same voxel up to {shift:.4g} mm apart: "
+            f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
+            "resample one onto the other's grid"
+        )
+    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in first.shape))]).T
+    shift = np.linalg.norm((first.affine - second.affine) @ corners, axis=0).max()
+    if shift > GRID_TOLERANCE * spacing_of(first.affine).min():
+        raise InputError(
+            f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
             "resample one onto the other's grid, or copy the affine if only the header is wrong"
         )
 

@@ -1,0 +1,185 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dlka_med.data.cases import find_cases, read_dataset
+from dlka_med.errors import InputError
+
+VOLUME = np.ones((2, 2, 2), dtype=np.uint8)
+
+
+def test_decathlon(decathlon):
+    root = decathlon(["a_1", "b_2"], name="Organs", test=["./imagesTs/c.nii.gz"])
+    dataset = read_dataset(root)
+    assert (dataset.name, dataset.channels, dataset.labels) == ("Organs", ("MRI",), {"background": 0, "organ": 1})
+    assert [case.id for case in dataset.cases] == ["a_1", "b_2"]
+    assert dataset.cases[0].images == (root / "imagesTr/a_1.nii.gz",)
+    assert dataset.cases[1].label == root / "labelsTr/b_2.nii.gz"
+    assert dataset.test == (), "a distribution without its test images is no mistake"
+
+
+def test_decathlon_test_images(decathlon, save):
+    root = decathlon(["a"], test=["./imagesTs/c.nii.gz", {"image": "imagesTs/d.nii.gz"}])
+    save(root / "imagesTs/c.nii.gz", VOLUME)
+    with pytest.raises(InputError, match=r"lists imagesTs/d.nii.gz, but there is no"):
+        read_dataset(root)
+    save(root / "imagesTs/d.nii.gz", VOLUME)
+    assert [(case.id, case.label) for case in read_dataset(root).test] == [("c", None), ("d", None)]
+
+
+def test_nnunet(nnunet, save):
+    root = nnunet(["x", "y_0001"], labels={"core": 5, "background": 0, "body": 1})
+    for index in range(2):
+        save(root / f"imagesTs/z_{index:04d}.nii.gz", VOLUME)
+    dataset = read_dataset(root)
+    assert (dataset.name, dataset.channels) == ("Dataset001_Test", ("T0", "T1"))
+    assert list(dataset.labels.items()) == [("background", 0), ("body", 1), ("core", 5)]
+    assert [case.id for case in dataset.cases] == ["x", "y_0001"]
+    assert [path.name for path in dataset.cases[1].images] == ["y_0001_0000.nii.gz", "y_0001_0001.nii.gz"]
+    assert [case.id for case in dataset.test] == ["z"]
+
+
+def test_names_of_the_config_win(decathlon):
+    root = decathlon(["a"])
+    dataset = read_dataset(root, channels=["CT"], labels={"whole": 1, "nothing": 0})
+    assert (dataset.channels, dataset.labels) == (("CT",), {"nothing": 0, "whole": 1})
+    with pytest.raises(InputError, match="but the config names"):
+        read_dataset(root, channels=["T1", "T2"])
+    with pytest.raises(InputError, match=r"dataset\.labels"):
+        read_dataset(root, labels={"whole": 1})
+
+
+def test_groups(decathlon):
+    root = decathlon(["a", "b", "c"])
+    groups = root / "groups.csv"
+    groups.write_text("case,patient\na,p1\nb,p1\nc,\n")
+    assert [case.group for case in read_dataset(root).cases] == ["p1", "p1", None]
+    groups.write_text("a,p1\nb,p2\nc,p2\n")
+    assert [case.group for case in read_dataset(root).cases] == ["p1", "p2", "p2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("case,group\na,1\nb,1\nq,2\n", r"groups.csv, line 4: the dataset has no case 'q'"),
+        ("case,group\na,1\na,2\nb,1\n", r"line 3: case 'a' is there twice"),
+        ("case,group\na\n", r"line 2: expected a case and its group"),
+        ("case,group\na,1\n", r"does not name 1 of the cases, the first being 'b'"),
+    ],
+)
+def test_broken_groups(decathlon, text, message):
+    root = decathlon(["a", "b"])
+    (root / "groups.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"training": []}, "has no training case"),
+        ({"training": [{"image": "imagesTr/a.nii.gz"}]}, "must name its label"),
+        ({"training": [{"image": "imagesTr/q.nii.gz", "label": "labelsTr/a.nii.gz"}]}, "lists imagesTr/q.nii.gz"),
+        ({"training": [{"image": "imagesTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}] * 2}, "both case 'a'"),
+        ({"training": None}, "of no known layout"),
+        ({"modality": {}}, "must name the channels"),
+        ({"modality": {"0": "MRI", "2": "CT"}}, "without gaps"),
+        ({"labels": {}}, "must declare the labels"),
+        ({"labels": {"1": "organ", "2": "other"}}, "one of them 0"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "distinct values"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
+        ({"labels": {"background": 0, "ignore": 1}}, "'ignore' is not supported"),
+        ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
+        ({"labels": {f"l{value}": value for value in range(257)}}, "257 labels"),
+    ],
+)
+def test_broken_facts(decathlon, facts, message):
+    with pytest.raises(InputError, match=message):
+        read_dataset(decathlon(["a"], **facts))
+
+
+def test_not_a_dataset(tmp_path, decathlon):
+    with pytest.raises(InputError, match="is not a folder"):
+        read_dataset(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"has no dataset.json"):
+        read_dataset(tmp_path)
+    root = decathlon(["a"])
+    (root / "dataset.json").write_text('{"name": "x",\n "labels" }')
+    with pytest.raises(InputError, match=r"dataset.json is broken at line 2, column 11"):
+        read_dataset(root)
+    (root / "dataset.json").write_text("[]")
+    with pytest.raises(InputError, match="must hold a JSON object"):
+        read_dataset(root)
+
+
+def test_nnunet_incomplete(nnunet, save):
+    root = nnunet(["x", "y"])
+    missing = root / "imagesTr/y_0001.nii.gz"
+    missing.unlink()
+    with pytest.raises(InputError, match=r"case y lacks channel 1 \(T1\): there is no .*y_0001.nii.gz"):
+        read_dataset(root)
+    save(missing, VOLUME)
+    save(root / "imagesTr/y_0002.nii.gz", VOLUME)
+    with pytest.raises(InputError, match=r"y_0002.nii.gz is channel 2 of case y"):
+        read_dataset(root)
+    (root / "imagesTr/y_0002.nii.gz").rename(root / "imagesTr/y.nii.gz")
+    with pytest.raises(InputError, match=r"y.nii.gz has no channel number"):
+        read_dataset(root)
+    (root / "imagesTr/y.nii.gz").unlink()
+    (root / "labelsTr/x.nii.gz").rename(root / "labelsTr/w.nii.gz")
+    with pytest.raises(InputError, match=r"case x has no label: there is no .*labelsTr/x.nii.gz"):
+        read_dataset(root)
+    save(root / "labelsTr/x.nii.gz", VOLUME)
+    with pytest.raises(InputError, match=r"w.nii.gz has no image"):
+        read_dataset(root)
+    shutil.rmtree(root / "imagesTr")
+    with pytest.raises(InputError, match="no folder imagesTr"):
+        read_dataset(root)
+
+
+def test_png_is_recognised(shared_data):
+    with pytest.raises(InputError, match=r"file_ending '.png' is not supported yet"):
+        read_dataset(shared_data / "Dataset101_Nuclei")
+
+
+def test_hippocampus(shared_data):
+    dataset = read_dataset(shared_data / "Task04_Hippocampus")
+    listed = json.loads((shared_data / "Task04_Hippocampus/dataset.json").read_text())["numTraining"]
+    assert len(dataset.cases) == listed
+    assert list(dataset.labels) == ["background", "Anterior", "Posterior"]
+    assert all(case.group for case in dataset.cases)
+
+
+def test_find_one_file(tmp_path, save):
+    file = save(tmp_path / "scan_0000.nii.gz", VOLUME)
+    assert [(case.id, case.images) for case in find_cases(file, ["T1"])] == [("scan", (file,))]
+    with pytest.raises(InputError, match="lacks channel 1"):
+        find_cases(file, ["T1", "T2"])
+    second = save(tmp_path / "scan_0001.nii.gz", VOLUME)
+    assert find_cases(second, ["T1", "T2"])[0].images == (file, second)
+    whole = save(tmp_path / "other.nii", np.ones((2, 2, 2, 2), dtype=np.uint8))
+    assert find_cases(whole, ["T1", "T2"])[0].images == (whole,)
+    text = tmp_path / "scan.txt"
+    text.touch()
+    with pytest.raises(InputError, match="is not a NIfTI file"):
+        find_cases(text, ["T1"])
+
+
+def test_find_in_a_folder(tmp_path, save, nnunet):
+    with pytest.raises(InputError, match="does not exist"):
+        find_cases(tmp_path / "nowhere", ["T1"])
+    with pytest.raises(InputError, match="has no image"):
+        find_cases(tmp_path, ["T1"])
+    for name in ("BRATS_0001.nii.gz", "BRATS_0002.nii"):
+        save(tmp_path / name, VOLUME)
+    assert [case.id for case in find_cases(tmp_path, ["T1"])] == ["BRATS_0001", "BRATS_0002"]
+    save(tmp_path / "BRATS_0001.nii", VOLUME)
+    with pytest.raises(InputError, match="both case 'BRATS_0001'"):
+        find_cases(tmp_path, ["T1"])
+    root = nnunet(["x"])
+    assert [case.id for case in find_cases(root / "imagesTr", ["T1", "T2"])] == ["x"]
+    assert [(case.id, case.label) for case in find_cases(root, ["T1", "T2"])] == [("x", None)]
+    with pytest.raises(InputError, match="but 1 are needed"):
+        find_cases(root, ["T1"])

@@ -1,0 +1,154 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.data.cases import read_dataset
+from dlka_med.data.load import spacing_of
+from dlka_med.data.prepare import coarse_axis, prepare
+from dlka_med.errors import InputError
+
+LABELS = {"background": 0, "body": 1, "core": 5}
+NONE = (Intensity(kind="none"),)
+
+
+def world(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """World coordinates (3, *shape) of all voxels."""
+    voxels = np.indices(shape).reshape(3, -1)
+    return (affine[:3, :3] @ voxels + affine[:3, 3:]).reshape(3, *shape)
+
+
+def oblique(spacing: tuple[float, ...], axes: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
+    affine = np.eye(4)
+    turn = Rotation.from_euler("xyz", (12, -17, 9), degrees=True).as_matrix()
+    affine[:3, :3] = turn @ np.eye(3)[:, axes] @ np.diag(signs) @ np.diag(spacing)
+    affine[:3, 3] = 30, -70, 11
+    return affine
+
+
+GRIDS = {
+    "identity": np.eye(4),
+    "LPS": oblique((1, 1.5, 2), (0, 1, 2), (-1, -1, 1)) * 1.0,
+    "sagittal": oblique((1.2, 0.9, 1.1), (1, 2, 0), (1, -1, -1)),
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("spacing", [None, (1.3, 0.8, 1.7)])
+@pytest.mark.parametrize("orientation", [None, "RAS", "LPI"])
+def test_what_lies_where_in_the_world_stays_there(make_case, grid, spacing, orientation):
+    affine, shape = GRIDS[grid], (20, 17, 22)
+    x, y, z = world(affine, shape)
+    ramp = 500 + x + 2 * y - 1.5 * z
+    label = np.where(x + y > np.median(x + y), 5, 0).astype(np.uint8)
+    ramp[:3], ramp[:, -2:] = 0, 0
+    case = make_case("a", ramp, label, affine)
+    settings = Preprocessing(spacing=spacing, orientation=orientation, intensity=NONE)
+    result = prepare(case, settings, ["MRI"], LABELS)
+
+    assert "".join(nib.aff2axcodes(result.affine)) == (orientation or "".join(nib.aff2axcodes(affine)))
+    np.testing.assert_allclose(spacing_of(result.affine), spacing or spacing_of(result.affine))
+    assert result.native_shape == shape
+    np.testing.assert_allclose(result.native_affine, affine, atol=1e-5)
+    centre_of_kept = affine @ [(3 + 19) / 2, (0 + 14) / 2, (0 + 21) / 2, 1]
+    centre = result.affine @ [*((np.array(result.image.shape[1:]) - 1) / 2), 1]
+    np.testing.assert_allclose(centre, centre_of_kept, atol=1e-4)
+
+    inner = (slice(3, -3),) * 3
+    x, y, z = (axis[inner] for axis in world(result.affine, result.image.shape[1:]))
+    assert x.size > 100
+    np.testing.assert_allclose(result.image[0][inner], 500 + x + 2 * y - 1.5 * z, atol=0.15)
+    middle = np.median(sum(world(affine, shape)[:2]))
+    sure = np.abs(x + y - middle) > 1
+    np.testing.assert_array_equal(result.label[inner][sure], np.where(x + y > middle, 2, 0)[sure])
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((1, 1, 1), (0.5, 3, 1)), ((7, 2, 5), (2, 2, 2))])
+def test_tiny_volumes(make_case, shape, spacing):
+    result = prepare(make_case("a", np.full(shape, 3.0)), Preprocessing(spacing=spacing, intensity=NONE), ["MRI"])
+    assert result.image.shape[1:] == tuple(max(round(n / s), 1) for n, s in zip(shape, spacing, strict=True))
+    np.testing.assert_allclose(result.image, 3, rtol=1e-6)
+    assert result.label is None
+
+
+def test_the_crop_keeps_all_that_is_not_zero_in_any_channel(make_case):
+    image = np.zeros((2, 8, 9, 10), dtype=np.float32)
+    image[0, 2, 3, 4], image[1, 5, 4, 8] = -2, 7
+    case = make_case("a", image, np.ones(image.shape[1:], dtype=np.uint8))
+    settings = Preprocessing(intensity=NONE * 2)
+    result = prepare(case, settings, ["T1", "T2"], LABELS)
+    np.testing.assert_array_equal(result.image, image[:, 2:6, 3:5, 4:9])
+    assert result.label.shape == (4, 2, 5)
+    np.testing.assert_array_equal(result.affine[:3, 3], [2, 3, 4])
+    whole = prepare(case, settings.model_copy(update={"crop_foreground": False}), ["T1", "T2"])
+    np.testing.assert_array_equal(whole.image, image)
+    empty = prepare(make_case("b", np.zeros((3, 4, 5))), Preprocessing(), ["T1"])
+    np.testing.assert_array_equal(empty.image, np.zeros((1, 3, 4, 5)))
+
+
+def test_nothing_is_resampled_when_the_spacing_fits(make_case):
+    affine = np.diag([1.0009, 0.9992, 1, 1])
+    image = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
+    result = prepare(make_case("a", image, None, affine), Preprocessing(spacing=(1, 1, 1), intensity=NONE), ["MRI"])
+    np.testing.assert_array_equal(result.image[0], image)
+    np.testing.assert_allclose(result.affine, affine, atol=1e-6)
+
+
+def test_normalised_before_resampled(make_case):
+    image = np.random.default_rng(0).gamma(2, 100, (12, 12, 12)).astype(np.float32)
+    settings = Preprocessing(spacing=(2, 2, 2))
+    result = prepare(make_case("a", image), settings, ["MRI"])
+    plain = prepare(make_case("b", image), settings.model_copy(update={"intensity": NONE}), ["MRI"])
+    np.testing.assert_allclose(result.image, (plain.image - image.mean()) / image.std(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 1, 5), (1.4, 0.8, 2)), ((1, 1, 2), (0.9, 1.3, 6))])
+def test_thick_slices_are_not_mixed(make_case, before, after):
+    image = np.zeros((12, 11, 10), dtype=np.float32)
+    image += np.random.default_rng(0).permutation(10) + 1
+    case = make_case("a", image, np.where(image > 5, 5, 1).astype(np.uint8), np.diag([*before, 1.0]))
+    result = prepare(case, Preprocessing(spacing=after, intensity=NONE), ["MRI"], LABELS)
+    slices = result.image[0, 5, 5]
+    np.testing.assert_allclose(slices, np.rint(slices), atol=1e-4)
+    np.testing.assert_array_equal(result.label[5, 5], np.where(slices > 5.5, 2, 1))
+
+
+def test_thin_slices_are_interpolated(make_case):
+    image = np.zeros((12, 11, 10)) + np.random.default_rng(0).permutation(10)
+    case = make_case("a", image, None, np.diag([1, 1, 2.0, 1]))
+    slices = prepare(case, Preprocessing(spacing=(1, 1, 1.3), intensity=NONE), ["MRI"]).image[0, 5, 5]
+    assert np.abs(slices - np.rint(slices)).max() > 0.1
+
+
+def test_labels_keep_volume_and_smooth_borders(make_case):
+    position = np.indices((24, 24, 24)).T - 11.5
+    label = np.where(np.linalg.norm(position, axis=-1) < 8, 1, 0).astype(np.uint8)
+    result = prepare(make_case("a", label + 1.0, label), Preprocessing(spacing=(0.7,) * 3), ["MRI"], LABELS)
+    place = world(result.affine, result.label.shape) - 11.5
+    ball = np.linalg.norm(place, axis=0) < 8
+    assert 2 * (ball & (result.label == 1)).sum() / (ball.sum() + (result.label == 1).sum()) > 0.97
+
+
+def test_coarse_axis():
+    assert coarse_axis(np.array([1, 1, 3.0])) is None
+    assert coarse_axis(np.array([1, 1, 3.1])) == 2
+    assert coarse_axis(np.array([4, 1, 1.0])) == 0
+    assert coarse_axis(np.array([0.2, 1, 1.0])) is None
+
+
+def test_spacing_of_another_dimension(make_case):
+    with pytest.raises(InputError, match=r"preprocessing.spacing has 2 axes"):
+        prepare(make_case("a", np.ones((3, 3, 3))), Preprocessing(spacing=(1, 1)), ["MRI"])
+
+
+def test_hippocampus(shared_data):
+    dataset = read_dataset(shared_data / "Task04_Hippocampus")
+    for case in dataset.cases[::20]:
+        result = prepare(case, Preprocessing(spacing=(1, 1, 1)), dataset.channels, dataset.labels)
+        native = np.asarray(nib.load(case.label).dataobj)
+        offset = np.rint(np.linalg.solve(result.native_affine, result.affine)[:3, 3]).astype(int)
+        box = tuple(slice(o, o + n) for o, n in zip(offset, result.label.shape, strict=True))
+        np.testing.assert_array_equal(result.label, native[box])
+        assert abs(result.image.mean()) < 0.3
+        assert 0.8 < result.image.std() < 1.2
