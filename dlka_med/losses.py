@@ -58,9 +58,7 @@ class DiceCELoss(nn.Module):
         """
         check_label(label, logits)
         if logits.shape[2:] != label.shape[2:]:
-            raise ValueError(
-                f"logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in spatial shape"
-            )
+            raise ValueError(f"logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in spatial shape")
         return self.unchecked(logits, label)
 
     def unchecked(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -107,8 +105,7 @@ class PyramidLoss(nn.Module):
         check_label(label, pyramid[0])
         if pyramid[0].shape[2:] != label.shape[2:]:
             raise ValueError(
-                f"the first logits {tuple(pyramid[0].shape)} and the label {tuple(label.shape)} differ in "
-                "spatial shape"
+                f"the first logits {tuple(pyramid[0].shape)} and the label {tuple(label.shape)} differ in spatial shape"
             )
         terms = [
             weight * self.one_scale.unchecked(logits, resize_label(label, logits.shape[2:]))
@@ -142,9 +139,7 @@ def check_label(label: Tensor, logits: Tensor) -> None:
     """Raise `ValueError` unless `label` is (B, 1, *) with integral values 0..K-1 for logits (B, K, *)."""
     batch, classes = logits.shape[:2]
     if classes < 2:
-        raise ValueError(
-            f"logits {tuple(logits.shape)}: at least two classes (background and one more) are needed"
-        )
+        raise ValueError(f"logits {tuple(logits.shape)}: at least two classes (background and one more) are needed")
     if label.shape[:2] != (batch, 1) or label.ndim != logits.ndim:
         raise ValueError(
             f"the label must be class indices of shape (batch, 1, *spatial) = ({batch}, 1, ...), "

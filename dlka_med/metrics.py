@@ -65,9 +65,7 @@ def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> floa
     return compare(prediction, reference, spacing).hd95_mm
 
 
-def nsd(
-    prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance_mm: float = 1.0
-) -> float | None:
+def nsd(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance_mm: float = 1.0) -> float | None:
     """Normalised surface Dice: the share of both surfaces' voxels within `tolerance_mm` of the other surface.
 
     Definition of Nikolov et al. 2018 with voxels counted rather than patches of area, as MONAI's
@@ -118,7 +116,7 @@ def surface(mask: Mask) -> NDArray[np.intp]:
     """Indices (N, ndim) of the voxels of a mask that is not empty with a face neighbour outside it."""
     box = bounding_box(mask)
     inside = mask[box]
-    core = inside.copy()
+    core = inside.copy(order="K")
     for axis in range(mask.ndim):
         ahead, behind = np.moveaxis(core, axis, 0), np.moveaxis(inside, axis, 0)
         ahead[1:] &= behind[:-1]

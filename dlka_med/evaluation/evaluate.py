@@ -5,8 +5,6 @@ import dataclasses
 import json
 import logging
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,13 +14,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, foreground
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.files import refuse_existing, whole_folder, writable_folder
 from dlka_med.metrics import EMPTY_MASK_RULE
+from dlka_med.progress import case_progress
 
 logger = logging.getLogger("dlka_med")
 
@@ -31,7 +28,6 @@ RULE = (
     f"{EMPTY_MASK_RULE} The mean of a label is over its cases; the overall mean is that of the labels' "
     "means, background left out."
 )
-SECONDS_BETWEEN_LINES = 10.0
 
 Job = Callable[[], list[LabelScore]]
 
@@ -131,7 +127,10 @@ def evaluate(
         )
     names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
     jobs = [partial(score_case, case, *paths, names, tolerance_mm) for case, paths in sorted(pairs.items())]
-    rows = [row for rows in _follow(_run(jobs, workers), len(jobs)) for row in rows]
+    rows, show = [], case_progress("evaluate")
+    for done, scores in enumerate(_run(jobs, workers), 1):
+        rows += scores
+        show(done, len(jobs))
     result = summarise(rows, sorted(pairs), names, tolerance_mm, missing)
     if out is not None:
         write(result, out)
@@ -265,17 +264,3 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[list[LabelScore]]:
         raise RuntimeError("a worker process was killed, perhaps for want of memory: use fewer workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _follow(results: Iterable[list[LabelScore]], total: int) -> Iterator[list[LabelScore]]:
-    """Pass results on, with a bar on a terminal and a line now and then elsewhere."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, "evaluate", total, unit="case")
-        return
-    started = said = time.monotonic()
-    for done, result in enumerate(results, 1):
-        yield result
-        now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES or done == total:
-            said, left = now, (now - started) / done * (total - done)
-            logger.info("evaluated %d of %d cases, %.0f s left", done, total, left)

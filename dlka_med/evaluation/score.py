@@ -77,7 +77,7 @@ def score_case(
 
 def values_of(label_map: LabelMap) -> set[int]:
     """The values that occur."""
-    return {int(value) for slab in label_map.array for value in np.unique(slab)}
+    return {int(value) for value in np.unique(label_map.array.ravel(order="K"))}
 
 
 def check_values(label_map: LabelMap, labels: Mapping[str, int]) -> None:

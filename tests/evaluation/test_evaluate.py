@@ -85,7 +85,7 @@ def test_numbers_files_and_the_honest_count(folders, tmp_path, caplog):
     assert float(rows[3]["reference_ml"]) == pytest.approx(0.216)
     assert (rows[3]["prediction_ml"], rows[3]["reference_voxels"]) == ("0.0", "216")
     assert "1 of 4 references have no prediction" in caplog.text
-    assert "evaluated 3 of 3 cases" in caplog.text
+    assert "evaluate: 3 cases in" in caplog.text
     assert sorted(file.name for file in tmp_path.iterdir()) == ["labels", "out", "predictions"]
 
 

@@ -1,9 +1,9 @@
 import csv
 import math
-import sys
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from matplotlib.image import imread
 
 from dlka_med.errors import InputError
@@ -115,9 +115,9 @@ def test_series_keeps_what_is_finite():
     assert series(table, "a") == ([2, 5], [0.5, 1])
 
 
-def test_no_pyplot(tmp_path):
+def test_no_figure_stays_open(tmp_path):
     plot_curve(rows(2), tmp_path / "curve.png")
-    assert "matplotlib.pyplot" not in sys.modules
+    assert pyplot.get_fignums() == []
 
 
 def test_the_slice_shows_both_labels_where_one_can(tmp_path):

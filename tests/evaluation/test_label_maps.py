@@ -13,11 +13,11 @@ def save(path, array, affine=None, unit="mm"):
     return path
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
-@pytest.mark.parametrize("high", [4, 300])
+@pytest.mark.parametrize(
+    ("dtype", "high"),
+    [(np.uint8, 4), (np.int16, 300), (np.int32, 4), (np.float32, 300), (np.float64, 4)],
+)
 def test_values_survive_any_stored_type(tmp_path, dtype, high):
-    if dtype == np.uint8 and high > 255:
-        pytest.skip("uint8 ends at 255")
     array = np.random.default_rng(0).integers(0, high + 1, (3, 4, 5))
     found = read_label_map(save(tmp_path / "a.nii.gz", array.astype(dtype))).array
     np.testing.assert_array_equal(found, array)
