@@ -10,7 +10,7 @@ from torch import Tensor
 SNAP = 1e-3  # voxels: coordinates this close to whole numbers are whole (affines are stored as float32)
 ROUNDING = 0.25  # voxels: a resampled grid has whole voxels and may end this much before the image
 SHEAR = 0.1  # voxels: the largest drift across the image that still counts as parallel axes
-SLAB_VOXELS = 2**24  # native voxels interpolated at a time: bounds the working memory to a few hundred MB
+SLAB_VOXELS = 2**21  # native voxels interpolated at a time: small slabs stay in the cache and skip absent classes
 
 
 @dataclass(frozen=True)
