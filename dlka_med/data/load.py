@@ -91,7 +91,9 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with np.errstate(over="ignore"):
             volume = np.asarray(image.dataobj, dtype=np.float32)
     except (ImageFileError, HeaderDataError) as error:
-        raise InputError(f"{path} is not a NIfTI file, or cut off in its header ({error}): convert or copy it again") from error
+        raise InputError(
+            f"{path} is no NIfTI file or has a broken header ({error}): convert or copy it again"
+        ) from error
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:

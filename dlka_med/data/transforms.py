@@ -17,7 +17,7 @@ from monai.transforms import (
     RandScaleIntensityFixedMean,
     RandSimulateLowResolution,
 )
-from monai.transforms.utils import create_rotate, create_scale
+from monai.transforms.utils import create_rotate
 
 from dlka_med.config.schema import Augmentation
 from dlka_med.data.prepare import coarse_axis
@@ -86,7 +86,7 @@ class TrainingTransform(Randomizable):
             turn = create_rotate(dims, angles.tolist())[:dims, :dims]
             matrix = np.diag(1 / spacing) @ turn @ np.diag(spacing)
         if scales:
-            matrix = matrix @ create_scale(dims, 1 / self.R.uniform(*options.scale_range))[:dims, :dims]
+            matrix = matrix / self.R.uniform(*options.scale_range)
         return matrix
 
     def _warp(self, volume: torch.Tensor, mode: str) -> torch.Tensor:

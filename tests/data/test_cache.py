@@ -1,0 +1,191 @@
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.data import cache as cache_module
+from dlka_med.data.cache import PreparedCache
+from dlka_med.data.cases import Case
+from dlka_med.data.prepare import prepare
+from dlka_med.errors import InputError
+
+LABELS = {"background": 0, "body": 1, "core": 5}
+SETTINGS = Preprocessing(spacing=(1.2, 1, 1))
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return PreparedCache(tmp_path / "cache", SETTINGS, ["MRI"], LABELS)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Ids of the cases that are prepared, in order."""
+    ids = []
+
+    def counted(case, *args):
+        ids.append(case.id)
+        return prepare(case, *args)
+
+    monkeypatch.setattr(cache_module, "prepare", counted)
+    return ids
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_comes_out_is_what_was_prepared(cache, random_cases, workers):
+    cases, seen = random_cases(3), []
+    cache.fill(cases, workers, lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (3, 3)
+    for case in cases:
+        stored, fresh = cache.get(case), prepare(case, SETTINGS, ["MRI"], LABELS)
+        for name in ("image", "label", "affine", "native_affine"):
+            np.testing.assert_array_equal(getattr(stored, name), getattr(fresh, name))
+            assert getattr(stored, name).dtype == getattr(fresh, name).dtype
+        assert (stored.case_id, stored.native_shape) == (fresh.case_id, fresh.native_shape)
+        for array in (stored.image, stored.label):
+            assert isinstance(array, np.memmap)
+            assert not array.flags.writeable
+
+
+def test_foreground_voxels(cache, random_cases, monkeypatch, tmp_path):
+    (case,) = random_cases(1)
+    label = cache.get(case).label
+    body, core = cache.foreground(case)
+    for index, voxels in ((1, body), (2, core)):
+        assert {tuple(voxel) for voxel in voxels.tolist()} == set(zip(*np.nonzero(label == index), strict=True))
+    monkeypatch.setattr(cache_module, "FOREGROUND_VOXELS", 10)
+    few = PreparedCache(tmp_path / "few", SETTINGS, ["MRI"], LABELS).foreground(case)
+    assert [len(voxels) for voxels in few] == [10, len(core)]
+    assert all(label[tuple(voxel)] == 1 for voxel in few[0])
+
+
+def test_cases_without_foreground_or_label(cache, make_case):
+    image = np.random.default_rng(0).normal(size=(5, 5, 5))
+    empty = make_case("empty", image, np.zeros((5, 5, 5), dtype=np.uint8))
+    bare = make_case("bare", image)
+    cache.fill([empty, bare])
+    assert cache.foreground(empty) == cache.foreground(bare) == []
+    assert cache.get(bare).label is None
+    assert not cache.get(empty).label.any()
+
+
+def test_only_what_changed_is_computed_again(cache, random_cases, computed, make_case):
+    cases = random_cases(3)
+    cache.fill(cases)
+    cache.fill(cases)
+    assert computed == ["case_0", "case_1", "case_2"]
+    before = cache.get(cases[1]).image.copy()
+    random_label = np.ones((9, 10, 11), dtype=np.uint8)
+    make_case("case_1", np.random.default_rng(9).normal(size=(9, 10, 11)), random_label)
+    cache.fill(cases)
+    assert computed[3:] == ["case_1"]
+    assert not np.array_equal(cache.get(cases[1]).image, before)
+    stat = cases[2].label.stat()
+    os.utime(cases[2].label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    cache.get(cases[2])
+    assert computed[4:] == ["case_2"]
+
+
+def test_settings_live_side_by_side(cache, random_cases, computed, tmp_path):
+    (case,) = random_cases(1)
+    kinds = [
+        (SETTINGS.model_copy(update={"spacing": None}), ["MRI"], LABELS),
+        (SETTINGS.model_copy(update={"intensity": (Intensity(kind="none"),)}), ["MRI"], LABELS),
+        (SETTINGS, ["CT-like"], LABELS),
+        (SETTINGS, ["MRI"], {**LABELS, "other": 3}),
+    ]
+    caches = [cache, *(PreparedCache(tmp_path / "cache", *kind) for kind in kinds)]
+    for _ in range(2):
+        for one in caches:
+            one.fill([case])
+    assert len(computed) == 5
+    renamed = PreparedCache(tmp_path / "cache", SETTINGS, ["MRI"], {"empty": 0, "a": 1, "b": 5})
+    renamed.fill([case])
+    assert len(computed) == 5
+
+
+def test_an_interrupted_fill_leaves_whole_entries_only(cache, random_cases, computed, monkeypatch):
+    cases, save = random_cases(3), np.save
+
+    def interrupted(path, array, **options):
+        if len(computed) == 2 and path.name == "label.npy":
+            raise KeyboardInterrupt
+        save(path, array, **options)
+
+    monkeypatch.setattr(np, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.fill(cases)
+    assert [path.name for path in cache.folder.iterdir()] == ["case_0"]
+    monkeypatch.setattr(np, "save", save)
+    cache.fill(cases)
+    assert computed == ["case_0", "case_1", "case_1", "case_2"]
+
+
+def test_damaged_entries_are_computed_again(cache, random_cases, computed):
+    (case,) = random_cases(1)
+    good = cache.get(case).image.copy()
+    entry = cache.folder / case.id
+
+    def rewrite(name, content):
+        (entry / name).unlink()
+        (entry / name).write_bytes(content)
+
+    facts = json.loads((entry / "facts.json").read_text())
+    del facts["arrays"]
+    image = (entry / "image.npy").read_bytes()
+    damages = [
+        ("image.npy", image[:-8]),
+        ("image.npy", b""),
+        ("image.npy", (entry / "label.npy").read_bytes()),
+        ("label.npy", pickle.dumps([1, 2])),
+        ("facts.json", b"{"),
+        ("facts.json", json.dumps(facts).encode()),
+        ("facts.json", b"[]"),
+    ]
+    for count, (name, content) in enumerate(damages, 2):
+        rewrite(name, content)
+        np.testing.assert_array_equal(cache.get(case).image, good)
+        assert len(computed) == count
+    (entry / "foreground.npy").unlink()
+    cache.fill([case])
+    assert len(computed) == len(damages) + 2
+
+
+def test_mistakes_are_all_named_and_the_rest_is_kept(cache, random_cases, computed):
+    cases = random_cases(4)
+    cases[1].images[0].write_bytes(b"")
+    cases[2].label.unlink()
+    with pytest.raises(
+        InputError, match=r"(?s)2 of 4 cases.*case_1_0000.nii.gz is empty.*case_2.nii.gz cannot be read"
+    ):
+        cache.fill(cases)
+    assert sorted(path.name for path in cache.folder.iterdir()) == ["case_0", "case_3"]
+
+
+def test_another_process_was_faster(cache, random_cases, monkeypatch):
+    (case,) = random_cases(1)
+
+    def beaten(*args):
+        monkeypatch.setattr(cache_module, "prepare", prepare)
+        PreparedCache(cache.folder.parent, SETTINGS, ["MRI"], LABELS).fill([case])
+        monkeypatch.setattr(cache_module.shutil, "rmtree", lambda *args, **options: None)
+        return prepare(*args)
+
+    monkeypatch.setattr(cache_module, "prepare", beaten)
+    cache.fill([case])
+    assert cache.get(case).image.size
+
+
+def test_no_permission_to_write(random_cases, tmp_path):
+    (tmp_path / "file").touch()
+    cache = PreparedCache(tmp_path / "file" / "cache", SETTINGS, ["MRI"], LABELS)
+    with pytest.raises(InputError, match="cannot write to the folder"):
+        cache.fill(random_cases(1))
+
+
+def test_a_case_needs_its_files(cache, tmp_path):
+    with pytest.raises(InputError, match=r"gone.nii.gz cannot be read \(No such file"):
+        cache.get(Case("gone", (tmp_path / "gone.nii.gz",)))

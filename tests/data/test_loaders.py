@@ -1,0 +1,169 @@
+import numpy as np
+import pytest
+import torch
+
+from dlka_med.config.schema import Augmentation, Intensity, Preprocessing
+from dlka_med.data.cache import PreparedCache
+from dlka_med.data.loaders import PatchDataset, cut, patch_loader
+from dlka_med.errors import InputError
+
+LABELS = {"background": 0, "body": 1, "core": 5}
+SETTINGS = Preprocessing(intensity=(Intensity(kind="none"),))
+OPTIONS = {"patch_size": (6, 8, 6), "batch_size": 2, "steps": 3, "oversampling": 0.5, "seed": 5}
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return PreparedCache(tmp_path / "cache", SETTINGS, ["MRI"], LABELS)
+
+
+def batches(loader, epoch: int) -> list[dict[str, torch.Tensor]]:
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(first, second) -> bool:
+    return len(first) == len(second) and all(
+        torch.equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in ("image", "label")
+    )
+
+
+def test_workers_do_not_change_the_batches(cache, random_cases):
+    cases = random_cases(4)
+    cache.fill(cases)
+    alone, helped = (
+        patch_loader(cache, cases, augmentation=Augmentation(), workers=workers, **OPTIONS) for workers in (0, 2)
+    )
+    expected = [batches(alone, epoch) for epoch in range(3)]
+    assert [len(epoch) for epoch in expected] == [3, 3, 3]
+    assert not same(expected[0], expected[1])
+    for epoch in (0, 1, 2, 1):
+        assert same(batches(helped, epoch), expected[epoch])
+    resumed = patch_loader(cache, cases, augmentation=Augmentation(), epoch=2, **OPTIONS)
+    assert same(list(resumed), expected[2])
+    other = patch_loader(cache, cases, augmentation=Augmentation(), **OPTIONS | {"seed": 6})
+    assert not same(list(other), expected[0])
+    batch = expected[0][0]
+    assert (batch["image"].shape, batch["image"].dtype) == ((2, 1, 6, 8, 6), torch.float32)
+    assert (batch["label"].shape, batch["label"].dtype) == ((2, 1, 6, 8, 6), torch.uint8)
+
+
+@pytest.mark.slow
+def test_spawned_workers(cache, random_cases):
+    cases = random_cases(2)
+    cache.fill(cases)
+    alone, spawned = (
+        patch_loader(cache, cases, augmentation=Augmentation(), workers=workers, **OPTIONS) for workers in (0, 1)
+    )
+    spawned.multiprocessing_context = "spawn"
+    assert same(batches(spawned, 1), batches(alone, 1))
+
+
+def test_ranks_share_the_epoch(cache, random_cases):
+    cases = random_cases(4)
+    one = list(patch_loader(cache, cases, augmentation=None, **OPTIONS | {"batch_size": 4}))
+    ranks = [list(patch_loader(cache, cases, augmentation=None, rank=rank, world=2, **OPTIONS)) for rank in range(2)]
+    for whole, *parts in zip(one, *ranks, strict=True):
+        assert torch.equal(whole["image"], torch.cat([part["image"] for part in parts]))
+
+
+def test_the_random_state_of_the_training_is_left_alone(cache, random_cases):
+    state = torch.get_rng_state()
+    list(patch_loader(cache, random_cases(2), augmentation=Augmentation(), workers=1, **OPTIONS))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_case_equally_often(cache, random_cases):
+    cases = random_cases(5)
+    dataset = PatchDataset(cache, cases, (3, 3, 3), 10, 0, None, seed=0)
+    values = {case.id: set(cache.get(case).image.ravel().tolist()) for case in cases}
+
+    def drawn(epoch):
+        firsts = [dataset[epoch, index]["image"].flatten()[0].item() for index in range(10)]
+        return [next(name for name, own in values.items() if first in own) for first in firsts]
+
+    assert sorted(drawn(0)) == sorted([*values] * 2)
+    assert drawn(0)[:5] != drawn(0)[5:] or drawn(0) != drawn(1)
+    assert sorted(drawn(1)) == sorted([*values] * 2)
+
+
+def test_oversampled_patches_are_centred_on_each_class(cache, make_case):
+    label = np.zeros((30, 30, 30), dtype=np.uint8)
+    label[4:24, 4:24, 4:24] = 1
+    label[11, 17, 9] = 5
+    case = make_case("a", np.random.default_rng(0).normal(size=label.shape), label)
+    dataset = PatchDataset(cache, [case], (5, 5, 5), 200, 1, None, seed=0)
+    centres = [dataset[0, index]["label"][0, 2, 2, 2].item() for index in range(200)]
+    assert set(centres) == {1, 2}
+    assert 70 < centres.count(2) < 130
+    plain = PatchDataset(cache, [case], (5, 5, 5), 200, 0, None, seed=0)
+    assert sum(bool((plain[0, index]["label"] == 2).any()) for index in range(200)) < 20
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0, 0), (0.33, 33), (0.5, 50), (1, 100)])
+def test_the_share_of_oversampled_patches(cache, random_cases, share, expected):
+    dataset = PatchDataset(cache, random_cases(1), (5, 5, 5), 100, share, None, seed=0)
+    chosen = [dataset._is_oversampled(index) for index in range(100)]
+    assert sum(chosen) == expected
+    assert abs(sum(chosen[:50]) - expected / 2) <= 1
+
+
+def test_patches_lie_anywhere_inside(cache, make_case):
+    image = np.arange(1, 7 * 8 * 9 + 1, dtype=np.float32).reshape(7, 8, 9)
+    case = make_case("a", image, np.zeros((7, 8, 9), dtype=np.uint8))
+    dataset = PatchDataset(cache, [case], (6, 6, 8), 300, 0.5, None, seed=0)
+    starts = set()
+    for index in range(300):
+        patch = dataset[0, index]["image"][0].numpy()
+        start = np.unravel_index(int(patch[0, 0, 0]) - 1, image.shape)
+        np.testing.assert_array_equal(patch, cut(image[None], start, (6, 6, 8))[0])
+        starts.add(start)
+    assert len(starts) == 2 * 3 * 2
+
+
+def test_small_cases_are_centred_in_zeros(cache, make_case):
+    image = np.random.default_rng(0).normal(5, 1, (4, 9, 5)).astype(np.float32)
+    label = np.ones((4, 9, 5), dtype=np.uint8)
+    case = make_case("a", image, label)
+    for share in (0, 1):
+        patch = PatchDataset(cache, [case], (7, 6, 8), 10, share, None, seed=0)[0, 3]
+        mask = np.zeros((7, 6, 8), dtype=bool)
+        mask[1:5, :, 1:6] = True
+        np.testing.assert_array_equal(patch["label"][0].numpy(), mask)
+        np.testing.assert_array_equal(patch["image"][0].numpy() != 0, mask)
+
+
+def test_warped_patches_see_the_case_around_them(cache, make_case):
+    shape = (40, 40, 40)
+    case = make_case("a", np.full(shape, 3.0), np.ones(shape, dtype=np.uint8))
+    off = {name: 0 for name in Augmentation.model_fields if name.endswith("probability")}
+    options = Augmentation(**off | {"rotate_probability": 1, "scale_probability": 1, "scale_range": (0.8, 0.9)})
+    dataset = PatchDataset(cache, [case], (9, 10, 11), 40, 0.5, options, seed=0)
+    full = [bool((dataset[0, index]["label"] == 1).all()) for index in range(40)]
+    assert sum(full) > 15, "only at the border of the case a warped patch needs padding"
+
+
+def test_mistakes(cache, make_case, random_cases):
+    with pytest.raises(InputError, match="there are no training cases"):
+        patch_loader(cache, [], augmentation=None, **OPTIONS)
+    flat = PatchDataset(cache, random_cases(1), (5, 5), 4, 0, None, seed=0)
+    with pytest.raises(InputError, match=r"patch_size \(5, 5\) does not fit case case_0"):
+        flat[0, 0]
+    bare = make_case("bare", np.ones((6, 6, 6)))
+    with pytest.raises(InputError, match="case bare has no label"):
+        PatchDataset(cache, [bare], (5, 5, 5), 4, 0, None, seed=0)[0, 0]
+
+
+def test_the_traceback_of_the_worker_reaches_the_user(cache, make_case):
+    case = make_case("bare", np.ones((6, 6, 6)))
+    loader = patch_loader(cache, [case], augmentation=None, workers=1, **OPTIONS)
+    with pytest.raises(InputError, match=r"(?s)worker process 0.*Traceback.*__getitem__.*case bare has no label"):
+        list(loader)
+
+
+@pytest.mark.parametrize("start", [(-3, 0), (2, 5), (-9, 1), (7, 7), (-2, -2)])
+def test_cut(start):
+    array = np.random.default_rng(0).normal(size=(2, 5, 6))
+    padded = np.pad(array, ((0, 0), (20, 20), (20, 20)))
+    x, y = start[0] + 20, start[1] + 20
+    np.testing.assert_array_equal(cut(array, start, (8, 4)), padded[:, x : x + 8, y : y + 4])

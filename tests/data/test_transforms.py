@@ -1,0 +1,185 @@
+import numpy as np
+import pytest
+import torch
+from monai.data import get_track_meta
+from scipy.ndimage import affine_transform
+from scipy.spatial.transform import Rotation
+
+from dlka_med.config.schema import Augmentation
+from dlka_med.data.transforms import TrainingTransform
+
+SIZE = {2: (24, 19), 3: (16, 13, 20)}
+OFF = {name: 0 for name in Augmentation.model_fields if name.endswith("probability")}
+EQUAL = {2: (1, 1), 3: (1, 1, 1)}
+
+
+def only(**options: object) -> Augmentation:
+    return Augmentation(**OFF | options)
+
+
+def patch(size: tuple[int, ...], channels: int = 1, seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn((channels, *size), generator=generator)
+    return {"image": image, "label": torch.randint(0, 4, (1, *size), generator=generator, dtype=torch.uint8)}
+
+
+def changed(options: Augmentation, dims: int, seed: int, channels: int = 1):
+    transform = TrainingTransform(SIZE[dims], options).set_random_state(seed)
+    before = patch(transform.source_size(EQUAL[dims]), channels)
+    return before, transform({key: value.clone() for key, value in before.items()})
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nothing_drawn_changes_nothing(dims):
+    before, after = changed(only(), dims, 0)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert (type(after["image"]), after["label"].dtype) == (torch.Tensor, torch.uint8)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_seed_decides(dims):
+    everything = Augmentation(**dict.fromkeys(OFF, 0.5))
+    results = [changed(everything, dims, seed, channels=2)[1] for seed in (1, 1, 2)]
+    for key in ("image", "label"):
+        assert torch.equal(results[0][key], results[1][key])
+        assert not torch.equal(results[0][key], results[2][key])
+        assert results[0][key].shape[1:] == SIZE[dims]
+    assert results[0]["image"].isfinite().all()
+
+
+def test_global_settings_are_left_alone():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    np_state = np.random.get_state()[1].copy()
+    changed(Augmentation(**dict.fromkeys(OFF, 1)), 3, 0)
+    assert get_track_meta()
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(np.random.get_state()[1], np_state)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_warp_equals_scipy(dims, seed):
+    options = only(rotate_probability=1, scale_probability=1)
+    transform = TrainingTransform(SIZE[dims], options).set_random_state(seed)
+    before = patch(transform.source_size(EQUAL[dims]))
+    after = transform(before)
+    source = np.array(before["image"].shape[1:])
+    offset = (source - 1) / 2 - transform.matrix @ (np.array(SIZE[dims]) - 1) / 2
+    for key, order, tolerance in (("image", 1, 1e-4), ("label", 0, 0)):
+        expected = affine_transform(
+            before[key][0].numpy(), transform.matrix, offset, SIZE[dims], order=order, mode="grid-constant"
+        )
+        wrong = np.abs(after[key][0].numpy() - expected) > tolerance
+        assert wrong.mean() < 0.002, "but for ties of the nearest voxel"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_corners_are_filled_and_no_more_is_read_than_needed(dims):
+    options = only(rotate_probability=1, scale_probability=1, rotate_degrees=45)
+    for seed in range(10):
+        transform = TrainingTransform(SIZE[dims], options).set_random_state(seed)
+        size = transform.source_size(EQUAL[dims])
+        ones = {"image": torch.ones(1, *size), "label": torch.ones(1, *size, dtype=torch.uint8)}
+        after = transform(ones)
+        torch.testing.assert_close(after["image"], torch.ones(1, *SIZE[dims]))
+        assert (after["label"] == 1).all()
+        reach = np.abs(transform.matrix) @ (np.array(SIZE[dims]) - 1) / 2
+        grown = np.array(size) > SIZE[dims]
+        assert (((np.array(size) - 1) / 2 - reach)[grown] < 1 + 1e-6).all()
+
+
+def test_rotation_is_rigid_in_millimetres():
+    spacing = np.array([1, 2, 1.5])
+    transform = TrainingTransform((8, 8, 8), only(rotate_probability=1, rotate_degrees=30))
+    angles = []
+    for seed in range(200):
+        transform.set_random_state(seed).source_size(spacing)
+        turn = np.diag(spacing) @ transform.matrix @ np.diag(1 / spacing)
+        np.testing.assert_allclose(turn @ turn.T, np.eye(3), atol=1e-9)
+        angles.append(Rotation.from_matrix(turn).as_euler("XYZ", degrees=True))
+    assert (np.abs(angles) <= 30 + 1e-6).all()
+    assert (np.min(angles, axis=0) < -27).all()
+    assert (np.max(angles, axis=0) > 27).all()
+
+
+def test_thick_slices_turn_within_their_plane():
+    transform = TrainingTransform((8, 8, 8), only(rotate_probability=1, scale_probability=0))
+    transform.set_random_state(0).source_size((5, 1, 1.2))
+    np.testing.assert_allclose(transform.matrix[0], [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(transform.matrix[:, 0], [1, 0, 0], atol=1e-12)
+    assert abs(transform.matrix[1, 2]) > 0.01
+
+
+def test_scale_range():
+    transform = TrainingTransform((10, 10, 10), only(scale_probability=1, scale_range=(0.5, 2)))
+    zooms = []
+    for seed in range(100):
+        transform.set_random_state(seed).source_size((1, 1, 1))
+        zooms.append(1 / transform.matrix[0, 0])
+        np.testing.assert_allclose(transform.matrix, np.eye(3) / zooms[-1])
+    assert 0.5 <= min(zooms) < 0.6
+    assert 1.8 < max(zooms) <= 2
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_flips_move_image_and_label_together(dims):
+    before, after = changed(only(flip_probability=1, flip_axes=(1,)), dims, 0)
+    for key in before:
+        assert torch.equal(after[key], before[key].flip(2))
+    _, after = changed(only(flip_probability=1, flip_axes=(0, 1, 2)), dims, 0)
+    assert torch.equal(after["image"], before["image"].flip(tuple(range(1, dims + 1))))
+
+
+INTENSITY = [
+    "noise_probability",
+    "blur_probability",
+    "brightness_probability",
+    "contrast_probability",
+    "gamma_probability",
+    "low_resolution_probability",
+]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", INTENSITY)
+def test_intensity_changes_the_image_only_and_each_channel_by_itself(dims, name):
+    options = only(**{name: 1})
+    transform = TrainingTransform(SIZE[dims], options).set_random_state(0)
+    transform.source_size(EQUAL[dims])
+    before = patch(SIZE[dims])
+    image = before["image"].expand(2, *SIZE[dims]).clone()
+    after = transform({"image": image.clone(), "label": before["label"]})
+    assert torch.equal(after["label"], before["label"])
+    assert not torch.allclose(after["image"][0], image[0])
+    assert not torch.equal(after["image"][0], after["image"][1])
+    assert after["image"].dtype == torch.float32
+
+
+def test_sizes_of_the_intensity_changes():
+    for seed in range(20):
+        before, after = changed(only(brightness_probability=1), 3, seed)
+        factor = after["image"] / before["image"]
+        torch.testing.assert_close(factor, torch.full_like(factor, factor.mean().item()))
+        assert 0.75 <= factor.mean() <= 1.25
+        before, after = changed(only(contrast_probability=1), 3, seed)
+        mean, inner = before["image"].mean(), before["image"].abs() < 1.5
+        slope = ((after["image"] - mean) / (before["image"] - mean))[inner & ((before["image"] - mean).abs() > 0.1)]
+        assert 0.7 < slope.min() <= slope.max() < 1.3
+        assert slope.std() < 0.02
+        assert before["image"].min() <= after["image"].min()
+        assert after["image"].max() <= before["image"].max()
+        before, after = changed(only(gamma_probability=1), 3, seed)
+        torch.testing.assert_close(after["image"].mean(), before["image"].mean(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(after["image"].std(), before["image"].std(), atol=1e-3, rtol=0)
+        order = before["image"].flatten().argsort()
+        assert (after["image"].flatten()[order].diff() >= -1e-5).all(), "gamma keeps the order of grey values"
+        before, after = changed(only(noise_probability=1, noise_std=0.2), 3, seed)
+        assert 0 < (after["image"] - before["image"]).std() < 0.21
+
+
+def test_padding_only_patches_stay_finite():
+    transform = TrainingTransform(SIZE[3], Augmentation(**dict.fromkeys(OFF, 1))).set_random_state(0)
+    size = transform.source_size(EQUAL[3])
+    empty = {"image": torch.zeros(1, *size), "label": torch.zeros(1, *size, dtype=torch.uint8)}
+    assert transform(empty)["image"].isfinite().all()
