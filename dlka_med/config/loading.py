@@ -1,7 +1,6 @@
 """YAML to checked records and back, with errors that name the file, the line and the nearest known key."""
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,9 +76,9 @@ def save_config(config: RunConfig, path: str | Path) -> None:
         temporary.write_text("".join(_lines(config, 0)), encoding="utf-8")
 
 
-def json_schema() -> str:
+def json_schema() -> dict[str, Any]:
     """JSON Schema of a config file, for the completion and checks of an editor."""
-    return json.dumps(RunConfig.model_json_schema(), indent=2)
+    return RunConfig.model_json_schema()
 
 
 def _lines(record: BaseModel, depth: int) -> list[str]:

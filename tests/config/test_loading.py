@@ -1,6 +1,5 @@
 """Configs: what is accepted, what is refused and with which words."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -133,6 +132,6 @@ def test_shipped_configs_are_valid_and_complete(path):
 
 
 def test_json_schema_describes_every_section():
-    schema = json.loads(json_schema())
+    schema = json_schema()
     assert {"dataset", "network", "training"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False

@@ -1,0 +1,68 @@
+"""Which config a resumed run goes on with."""
+
+from typing import Any
+
+from dlka_med.config.schema import RunConfig
+from dlka_med.errors import InputError
+from dlka_med.run_folder import RunFolder
+
+CHANGEABLE = {
+    "dataset.root",
+    "dataset.cache",
+    "training.epochs",
+    "training.minutes",
+    "training.validate_every",
+    "training.validation_cases",
+    "training.accelerator",
+    "training.workers",
+    "inference.batch_size",
+}
+"""Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
+
+
+def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
+    """The run's own config with what may be changed taken from `asked`.
+
+    What `asked` leaves open (null channels and labels, intensity auto, CT statistics) is as the run resolved it.
+
+    Raises:
+        InputError: another difference, each named with both values.
+    """
+    old, new = _flat(run.config.model_dump()), _flat(asked.model_dump())
+    differences = []
+    for key in old.keys() | new.keys():
+        before, after = old.get(key), new.get(key)
+        if before == after or key in CHANGEABLE:
+            continue
+        if after is None or (key == "preprocessing.intensity" and _left_open(before, after)):
+            continue
+        differences.append(f"{key}: {after!r} asked, {before!r} in the run")
+    if differences:
+        raise InputError(
+            f"cannot resume {run.path} with another config, train into another folder instead: "
+            + "; ".join(sorted(differences))
+        )
+    merged = run.config.model_dump()
+    for key in CHANGEABLE:
+        section, name = key.split(".")
+        merged[section][name] = new[key]
+    return RunConfig.model_validate(merged)
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and prefix + key != "dataset.labels":
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _left_open(resolved: Any, asked: Any) -> bool:
+    if asked == "auto":
+        return True
+    return len(asked) == len(resolved) and all(
+        all(value is None or value == entry[key] for key, value in wish.items())
+        for wish, entry in zip(asked, resolved, strict=True)
+    )

@@ -1,0 +1,47 @@
+"""Progress of a run and the learning rate that follows from it."""
+
+import math
+
+import pytest
+
+from dlka_med.training.schedule import Budget, learning_rate_factor
+
+
+@pytest.mark.parametrize(
+    ("epochs", "minutes", "step", "seconds", "progress"),
+    [
+        (10, None, 25, 1e9, 0.25),
+        (None, 2, 10**6, 30, 0.25),
+        (10, 2, 25, 90, 0.75),
+        (10, 2, 90, 12, 0.9),
+        (10, 2, 101, 0, 1.0),
+    ],
+)
+def test_progress_is_the_largest_share(epochs, minutes, step, seconds, progress):
+    assert Budget(epochs, minutes, steps_per_epoch=10).progress(step, seconds) == pytest.approx(progress)
+
+
+def test_time_left_follows_the_pace():
+    budget = Budget(epochs=4, minutes=None, steps_per_epoch=10)
+    assert budget.seconds_left(10, 60) == pytest.approx(180)
+    assert budget.seconds_left(0, 3) == math.inf
+    assert Budget(4, 1.5, 10).seconds_left(10, 60) == pytest.approx(30)
+
+
+@pytest.mark.parametrize("schedule", ["polynomial", "cosine"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_rate_rises_in_the_warmup_then_falls_to_zero(schedule, warmup):
+    rates = [learning_rate_factor(i / 1000, schedule, warmup) for i in range(1001)]
+    top = max(range(1001), key=rates.__getitem__)
+    assert rates[top] == pytest.approx(1)
+    assert top == pytest.approx(1000 * warmup, abs=1)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[0] > 0
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+
+
+def test_known_values():
+    assert learning_rate_factor(0.5, "cosine") == pytest.approx(0.5)
+    assert learning_rate_factor(0.5, "polynomial") == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(0.05, "cosine", 0.1) == pytest.approx(0.5)
