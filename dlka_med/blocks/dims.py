@@ -6,10 +6,6 @@ from torch import Tensor, nn
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
-NORM = {
-    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
-    "instance": {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d},
-}
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 

@@ -17,7 +17,8 @@ from dlka_med.blocks.dims import (
     per_channel,
 )
 from dlka_med.blocks.large_kernel_attention import Deformation, LargeKernelAttention
-from dlka_med.blocks.residual_conv import Norm, ResidualConv
+from dlka_med.blocks.norm import ChannelNorm, Norm
+from dlka_med.blocks.residual_conv import ResidualConv
 
 FeedForward = Literal["residual_conv", "conv_mlp"]
 
@@ -108,13 +109,6 @@ class DLKABlock(nn.Module):
         if self.mlp_scale is None:
             return x + branch
         return torch.addcmul(x, per_channel(self.mlp_scale, dims), branch)
-
-
-class ChannelNorm(nn.LayerNorm):
-    """LayerNorm over the channels of x `(B, C, *S)`; without a copy where x is channels-last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class DropPath(nn.Module):

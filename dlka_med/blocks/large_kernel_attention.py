@@ -5,6 +5,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlka_med.blocks.depthwise import DepthwiseConv
 from dlka_med.blocks.dims import CONV, check_choice, check_spatial_dims
 from dlka_med.layers import DeformConv
 
@@ -36,9 +37,7 @@ class LargeKernelGate(nn.Module):
         sizes = {"kernel_size": kernel_size, "dilated_kernel_size": dilated_kernel_size}
         for name, size in (sizes | {"dense_kernel_size": dense_kernel_size}).items():
             if size < 1 or size % 2 == 0:
-                raise ValueError(
-                    f"{name} must be odd, so that the output is as large as the input, got {size}"
-                )
+                raise ValueError(f"{name} must be odd, so that the output is as large as the input, got {size}")
         deform = deformation == "depthwise"
         self.depthwise = _depthwise(spatial_dims, channels, kernel_size, 1, bias, deform)
         self.dilated = _depthwise(spatial_dims, channels, dilated_kernel_size, dilation, bias, deform)
@@ -107,7 +106,6 @@ class LargeKernelAttention(nn.Module):
 def _depthwise(
     spatial_dims: int, channels: int, kernel_size: int, dilation: int, bias: bool, deform: bool
 ) -> nn.Module:
-    arguments = {"dilation": dilation, "groups": channels, "bias": bias}
     if deform:
-        return DeformConv(spatial_dims, channels, channels, kernel_size, **arguments)
-    return CONV[spatial_dims](channels, channels, kernel_size, padding="same", **arguments)
+        return DeformConv(spatial_dims, channels, channels, kernel_size, dilation=dilation, groups=channels, bias=bias)
+    return DepthwiseConv(spatial_dims, channels, kernel_size, dilation=dilation, bias=bias)

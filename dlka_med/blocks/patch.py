@@ -18,9 +18,7 @@ class PatchDownsample(nn.Module):
         ValueError: if `spatial_dims` is not 2 or 3.
     """
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, stride: int | Sequence[int]
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         stride = stride if isinstance(stride, int) else tuple(stride)
@@ -40,9 +38,7 @@ class PatchUpsample(nn.Module):
         ValueError: if `spatial_dims` is not 2 or 3.
     """
 
-    def __init__(
-        self, spatial_dims: int, in_channels: int, out_channels: int, stride: int | Sequence[int]
-    ) -> None:
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: int | Sequence[int]) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
         stride = stride if isinstance(stride, int) else tuple(stride)

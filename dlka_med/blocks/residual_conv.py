@@ -1,13 +1,10 @@
 """Residual conv block."""
 
-from typing import Literal
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlka_med.blocks.dims import CONV, NORM, channels_last, check_choice, check_spatial_dims
-
-Norm = Literal["batch", "instance"]
+from dlka_med.blocks.dims import CONV, channels_last, check_spatial_dims
+from dlka_med.blocks.norm import Norm, norm_layer
 
 
 class ResidualConv(nn.Module):
@@ -38,20 +35,23 @@ class ResidualConv(nn.Module):
     ) -> None:
         super().__init__()
         check_spatial_dims(spatial_dims)
-        check_choice("norm", norm, tuple(NORM))
-        conv, norm_layer = CONV[spatial_dims], NORM[norm][spatial_dims]
+        conv = CONV[spatial_dims]
         self.conv1 = conv(in_channels, out_channels, 3, padding=1, bias=False)
-        self.norm1 = norm_layer(out_channels)
+        self.norm1 = norm_layer(norm, spatial_dims, out_channels)
         self.conv2 = conv(out_channels, out_channels, 3, padding=1, bias=False)
-        self.norm2 = norm_layer(out_channels)
+        self.norm2 = norm_layer(norm, spatial_dims, out_channels)
         self.shortcut = (
             nn.Identity()
             if in_channels == out_channels
-            else nn.Sequential(conv(in_channels, out_channels, 1, bias=False), norm_layer(out_channels))
+            else nn.Sequential(
+                conv(in_channels, out_channels, 1, bias=False), norm_layer(norm, spatial_dims, out_channels)
+            )
         )
         self.negative_slope = negative_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.leaky_relu(self.norm1(self.conv1(channels_last(x))), self.negative_slope)
-        y = self.norm2(self.conv2(y)) + self.shortcut(x)
-        return F.leaky_relu(y, self.negative_slope)
+        # In place where autograd allows it: the norms keep their inputs, not their outputs.
+        x = channels_last(x)
+        y = F.leaky_relu(self.norm1(self.conv1(x)), self.negative_slope, inplace=True)
+        y = self.norm2(self.conv2(y)).add_(self.shortcut(x))
+        return F.leaky_relu(y, self.negative_slope, inplace=True)

@@ -19,9 +19,7 @@ def build_network(name: str, **arguments: Any) -> nn.Module:
     """
     if name not in NETWORKS:
         nearest = get_close_matches(name, NETWORKS, n=3, cutoff=0.3) or list(NETWORKS)
-        raise ValueError(
-            f"there is no network called {name!r}; did you mean {' or '.join(map(repr, nearest))}?"
-        )
+        raise ValueError(f"there is no network called {name!r}; did you mean {' or '.join(map(repr, nearest))}?")
     return NETWORKS[name](**arguments)
 
 

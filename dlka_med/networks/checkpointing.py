@@ -16,9 +16,7 @@ def run_checkpointed(module: nn.Module, x: Tensor) -> Tensor:
     """
     if not (module.training and torch.is_grad_enabled()):
         return module(x)
-    return checkpoint(
-        module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(module))
-    )
+    return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen_statistics(module)))
 
 
 @contextmanager

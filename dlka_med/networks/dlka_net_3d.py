@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dlka_med.blocks import DLKABlock, PatchDownsample, PatchUpsample, ResidualConv
 from dlka_med.blocks.dims import check_choice
 from dlka_med.blocks.large_kernel_attention import Deformation
-from dlka_med.blocks.residual_conv import Norm
+from dlka_med.blocks.norm import Norm
 from dlka_med.networks.checkpointing import run_checkpointed
 
 Stride = tuple[int, int, int]
@@ -72,9 +72,7 @@ class DLKANet3d(nn.Module):
         if len(img_size) != 3 or min(img_size) < 1:
             raise ValueError(f"img_size needs three positive sizes, got {tuple(img_size)}")
         if not 1 <= supervised_scales <= len(channels):
-            raise ValueError(
-                f"supervised_scales must be 1 to {len(channels)} (the stages), got {supervised_scales}"
-            )
+            raise ValueError(f"supervised_scales must be 1 to {len(channels)} (the stages), got {supervised_scales}")
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.checkpointing = checkpointing
@@ -103,9 +101,7 @@ class DLKANet3d(nn.Module):
         stages = range(len(channels))
         inputs = (in_channels, *channels)
         outputs = (full_resolution_channels, *channels)
-        self.downsamplers = nn.ModuleList(
-            PatchDownsample(3, inputs[i], channels[i], strides[i]) for i in stages
-        )
+        self.downsamplers = nn.ModuleList(PatchDownsample(3, inputs[i], channels[i], strides[i]) for i in stages)
         self.encoder = nn.ModuleList(stage(i) for i in stages)
         self.upsamplers = nn.ModuleList(PatchUpsample(3, channels[i], outputs[i], strides[i]) for i in stages)
         self.decoder = nn.ModuleList(stage(i) for i in stages[:-1])

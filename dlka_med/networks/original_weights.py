@@ -57,9 +57,7 @@ class LoadReport:
     skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [
-            f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed, {len(self.skipped)} skipped"
-        ]
+        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed, {len(self.skipped)} skipped"]
         lines += [f"  {old} -> {new}" for old, new in self.renamed.items()]
         lines += [f"  {name} skipped" for name in self.skipped]
         return "\n".join(lines)
