@@ -15,7 +15,7 @@ def per_axis(name: str, value: int | Sequence[int], spatial_dims: int, minimum: 
         TypeError: an entry is not an integer.
         ValueError: the number of entries is not `spatial_dims`, or an entry is less than `minimum`.
     """
-    values = (value,) * spatial_dims if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * spatial_dims
     if not all(isinstance(entry, int) and not isinstance(entry, bool) for entry in values):
         raise TypeError(f"{name}: expected an integer or {spatial_dims} integers, got {value!r}")
     if len(values) != spatial_dims:
