@@ -1,0 +1,181 @@
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+
+from dlka_med.config.schema import DLKANet3dArguments
+from dlka_med.networks import NETWORKS, DLKANet3d, build_network
+
+SMALL = {
+    "in_channels": 2,
+    "out_channels": 3,
+    "img_size": (8, 12, 8),
+    "channels": (4, 6),
+    "depths": (1, 2),
+    "strides": ((2, 2, 2), (2, 2, 2)),
+    "full_resolution_channels": 4,
+    "supervised_scales": 2,
+}
+
+
+def network(**arguments):
+    torch.manual_seed(0)
+    return DLKANet3d(**(SMALL | arguments))
+
+
+def image(*size, channels=2, batch=2):
+    return torch.randn(batch, channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_published_size_and_the_defaults_of_the_config():
+    with torch.device("meta"):
+        published = DLKANet3d(in_channels=1, out_channels=14, img_size=(64, 128, 128))
+    assert sum(parameter.numel() for parameter in published.parameters()) == 42_353_327
+    arguments = DLKANet3dArguments(name="dlka_net_3d").model_dump(exclude={"name"})
+    with torch.device("meta"):
+        configured = build_network("dlka_net_3d", **arguments)
+    assert {name: value.shape for name, value in configured.state_dict().items()} == {
+        name: value.shape for name, value in published.state_dict().items()
+    }
+    assert str(configured) == str(published)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "size", "scales"),
+    [
+        ({}, (8, 12, 8), [(8, 12, 8), (4, 6, 4)]),
+        ({}, (7, 5, 9), [(7, 5, 9), (4, 3, 5)]),
+        ({"in_channels": 1, "deformation": "none"}, (4, 4, 4), [(4, 4, 4), (2, 2, 2)]),
+        ({"position_embedding": False, "deformation": "depthwise"}, (8, 4, 8), [(8, 4, 8), (4, 2, 4)]),
+        ({"strides": ((1, 1, 1), (1, 2, 2))}, (3, 5, 6), [(3, 5, 6), (3, 5, 6)]),
+        ({"strides": ((1, 2, 2), (2, 2, 3))}, (3, 10, 13), [(3, 10, 13), (3, 5, 7)]),
+        ({"supervised_scales": 1, "norm": "instance"}, (5, 6, 7), [(5, 6, 7)]),
+        (
+            {"channels": (4, 5, 7), "depths": (1, 1, 1), "strides": ((2, 2, 2),) * 3, "supervised_scales": 3},
+            (9, 8, 17),
+            [(9, 8, 17), (5, 4, 9), (3, 2, 5)],
+        ),
+    ],
+)
+def test_shapes(arguments, size, scales):
+    net = network(**arguments).eval()
+    x = image(*size, channels=net.in_channels)
+    with torch.no_grad():
+        pyramid = net.forward_pyramid(x)
+        logits = net(x)
+    assert [tuple(y.shape) for y in pyramid] == [(2, 3, *scale) for scale in scales]
+    assert torch.equal(logits, pyramid[0])
+    assert all(y.isfinite().all() for y in pyramid)
+
+
+def test_a_padded_image_gives_the_logits_of_the_image_with_zeros_at_the_far_end():
+    net, x = network().eval(), image(7, 10, 5)
+    padded = torch.zeros(2, 2, 8, 12, 8)
+    padded[..., :7, :10, :5] = x
+    for got, want in zip(net.forward_pyramid(x), net.forward_pyramid(padded), strict=True):
+        crop = tuple(slice(n) for n in got.shape[2:])
+        torch.testing.assert_close(got, want[(..., *crop)])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"deformation": "depthwise"}, {"norm": "instance"}])
+def test_every_parameter_gets_a_gradient(arguments):
+    net = network(**arguments)
+    sum(y.square().mean() for y in net.forward_pyramid(image(16, 12, 16))).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_forward_runs_the_finest_head_only():
+    net = network(supervised_scales=2)
+    net(image(8, 8, 8)).sum().backward()
+    assert net.heads[0].weight.grad is not None
+    assert net.heads[1].weight.grad is None
+
+
+def test_evaluation_is_deterministic_and_training_is_not():
+    net, x = network(dropout=0.5), image(8, 8, 8)
+    assert not torch.equal(net(x), net(x))
+    net.eval()
+    assert torch.equal(net(x), net(x))
+    torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_maps_stay_channels_last_between_blocks():
+    net = network(in_channels=1)
+    layouts = []
+    for name, module in net.named_modules():
+        if name.startswith(("downsamplers", "upsamplers", "encoder", "decoder")) and name.count(".") <= 2:
+            module.register_forward_hook(
+                lambda _module, _inputs, y, name=name: layouts.append((name, y.stride(1) == 1))
+            )
+    net(image(8, 12, 8, channels=1))
+    assert layouts
+    assert [name for name, channels_last in layouts if not channels_last] == []
+
+
+@pytest.mark.parametrize("deformation", ["none", "dense"])
+def test_checkpointing_changes_nothing(deformation):
+    x, results = image(8, 12, 8), []
+    for checkpointing in (False, True):
+        net = network(dropout=0.3, deformation=deformation, checkpointing=checkpointing)
+        torch.manual_seed(1)
+        pyramid = net.forward_pyramid(x)
+        sum(y.square().mean() for y in pyramid).backward()
+        grads = {name: parameter.grad for name, parameter in net.named_parameters()}
+        results.append((pyramid, grads, dict(net.named_buffers())))
+        momenta = {m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm3d)}
+        assert momenta == {0.1}
+    buffers = results[0][2]
+    assert any(name.endswith("num_batches_tracked") and value == 1 for name, value in buffers.items())
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("deformation", ["none", "dense"])
+def test_export(deformation):
+    net, x = network(deformation=deformation).eval(), image(7, 12, 8, batch=1)
+    exported = torch.export.export(net, (x,)).module()
+    torch.testing.assert_close(exported(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_survive_safetensors():
+    net, other = network(), network()
+    nn.init.normal_(net.heads[0].weight)
+    other.load_state_dict(load(save(net.state_dict())))
+    x = image(8, 8, 8)
+    assert torch.equal(net.eval()(x), other.eval()(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"channels": (4, 6, 8)}, "one entry per stage each, got {'channels': 3, 'depths': 2, 'strides': 2}"),
+        ({"channels": (4,), "depths": (1,), "strides": ((2, 2, 2),)}, "at least two stages"),
+        ({"channels": (4, 0)}, r"channels must be positive, got \(4, 0\)"),
+        ({"depths": (0, 1)}, "depths must be positive"),
+        ({"strides": ((2, 2), (2, 2, 2))}, r"three positive steps, got \(2, 2\)"),
+        ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
+        ({"full_resolution_channels": 0}, "full_resolution_channels must be at least 1"),
+        ({"img_size": (8, 8)}, "img_size needs three positive sizes"),
+        ({"supervised_scales": 3}, "supervised_scales must be 1 to 2"),
+        ({"deformation": "sparse"}, "deformation must be one of"),
+        ({"norm": "layer"}, "norm must be one of"),
+        ({"dropout": 1.5}, "dropout"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        network(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 8), (1, 3, 8, 8, 8), (1, 8, 8, 8, 2)])
+def test_bad_images(shape):
+    with pytest.raises(ValueError, match=r"expected an image of shape \(batch, 2, x, y, z\), got \("):
+        network()(torch.zeros(shape))
+
+
+def test_build_network_knows_its_names():
+    assert isinstance(build_network("dlka_net_3d", **SMALL), NETWORKS["dlka_net_3d"])
+    with pytest.raises(ValueError, match="no network called 'dlkanet3d'; did you mean 'dlka_net_3d'"):
+        build_network("dlkanet3d")
+    with pytest.raises(ValueError, match="'dlka_net_3d'"):
+        build_network("zzz")
