@@ -67,9 +67,7 @@ def _train(options: argparse.Namespace) -> None:
     path, out = options.config, options.out
     if path.is_dir():
         if not options.resume:
-            raise InputError(
-                f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it"
-            )
+            raise InputError(f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it")
         out = out or path
     config = load_config(path, options.overrides)
 
@@ -133,9 +131,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         verbs[name].set_defaults(function=function)
         return verbs[name].add_argument
 
-    add = add_verb(
-        "demo", _demo, "make a small brain MRI dataset, then train, predict and evaluate (4 minutes)"
-    )
+    add = add_verb("demo", _demo, "make a small brain MRI dataset, then train, predict and evaluate (4 minutes)")
     add("--out", "-o", type=Path, required=True, metavar="DIR", help="new folder for all of it")
     add("--seed", type=int, default=0, metavar="N", help="seed of the dataset and of the training")
 

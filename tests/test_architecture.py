@@ -68,9 +68,7 @@ def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parents = name.split(".")[
-                    : None if is_package and node.level == 1 else -node.level + is_package
-                ]
+                parents = name.split(".")[: None if is_package and node.level == 1 else -node.level + is_package]
                 base = ".".join([*parents, *filter(None, [base])])
             for alias in node.names:
                 full = f"{base}.{alias.name}"
@@ -107,20 +105,14 @@ def wrong_import(module: str, imported: str) -> str | None:
 
 def wrong_imports(sources: dict[str, str]) -> list[str]:
     known = set(sources)
-    found = (
-        wrong_import(name, other)
-        for name, source in sources.items()
-        for other in imports(name, source, known)
-    )
+    found = (wrong_import(name, other) for name, source in sources.items() for other in imports(name, source, known))
     return [problem for problem in found if problem]
 
 
 def circle(sources: dict[str, str]) -> list[str] | None:
     """Names of modules that import each other in a ring, or None."""
     known = set(sources)
-    graph = {
-        name: {i for i in imports(name, source, known) if i in known} for name, source in sources.items()
-    }
+    graph = {name: {i for i in imports(name, source, known) if i in known} for name, source in sources.items()}
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -185,9 +177,7 @@ def test_no_path_of_a_machine():
         "*.md",
         ".ci/*",
     )
-    found = {
-        str(p.relative_to(PROJECT)) for p in places if MACHINE_PATH.search(p.read_text(encoding="utf-8"))
-    }
+    found = {str(p.relative_to(PROJECT)) for p in places if MACHINE_PATH.search(p.read_text(encoding="utf-8"))}
     assert found == set()
 
 
