@@ -113,9 +113,10 @@ def weighted_sums(rows: Tensor, index: Tensor, share: Tensor) -> Tensor:
 
 
 def product(sampled: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """`(..., K, C)` sampled values times the weight `(O, C/groups, *kernel)`: `(..., O)`."""
+    """`(B, *S', K, C)` sampled values times the weight `(O, C/groups, *kernel)`, with `O` last."""
     weight = weight.flatten(2)
     if geometry.groups == sampled.shape[-1] == weight.shape[0]:
         return (sampled * weight[:, 0].T).sum(-2)
-    sampled = sampled.unflatten(-1, (geometry.groups, -1))
-    return torch.einsum("...kgc,gock->...go", sampled, weight.unflatten(0, (geometry.groups, -1)))
+    sampled = sampled.unflatten(-1, (geometry.groups, -1)).movedim(-2, 0).flatten(-2).flatten(1, -2)
+    weight = weight.transpose(1, 2).unflatten(0, (geometry.groups, -1)).flatten(2)
+    return (sampled @ weight.mT).transpose(0, 1).flatten(1)
