@@ -145,8 +145,7 @@ def check_shapes(
         require_shape("weight", weight, (features, channels // groups, *geometry.kernel_size))
         if features == 0 or features % groups:
             raise ValueError(
-                f"weight: expected output channels divisible by groups={groups}, "
-                f"got shape {tuple(weight.shape)}"
+                f"weight: expected output channels divisible by groups={groups}, got shape {tuple(weight.shape)}"
             )
     points = offset_groups * geometry.points
     require_shape("offset", offset, (batch, points * geometry.spatial_dims, *out))

@@ -78,9 +78,7 @@ class Geometry:
     @property
     def kernel_points(self) -> tuple[tuple[int, ...], ...]:
         """Position of each kernel point relative to the first one, dilated; the last axis runs fastest."""
-        axes = (
-            range(0, size * step, step) for size, step in zip(self.kernel_size, self.dilation, strict=True)
-        )
+        axes = (range(0, size * step, step) for size, step in zip(self.kernel_size, self.dilation, strict=True))
         return tuple(itertools.product(*axes))
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:

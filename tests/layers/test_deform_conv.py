@@ -126,9 +126,7 @@ def test_compile_in_one_graph(dims):
     x = torch.randn(2, 4, *SIZE[:dims])
     y = torch.compile(layer, backend="eager", fullgraph=True)(x)
     torch.testing.assert_close(y, layer(x))
-    ours, expected = (
-        torch.autograd.grad(out.square().sum(), list(layer.parameters())) for out in (y, layer(x))
-    )
+    ours, expected = (torch.autograd.grad(out.square().sum(), list(layer.parameters())) for out in (y, layer(x)))
     torch.testing.assert_close(ours, expected)
 
 

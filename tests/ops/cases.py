@@ -69,9 +69,7 @@ class Case:
 CASES = {
     "1d": Case((9,), (4, 6), bias=True, mask=True, groups=2, offset_groups=4),
     "2d dense": Case((5, 7), (3, 4)),
-    "2d dense strided": Case(
-        (7, 6), (3, 2), stride=(2, 1), padding=(0, 2), dilation=(1, 2), bias=True, mask=True
-    ),
+    "2d dense strided": Case((7, 6), (3, 2), stride=(2, 1), padding=(0, 2), dilation=(1, 2), bias=True, mask=True),
     "2d even kernel": Case((5, 4), (2, 2), kernel=(2, 4), padding=(1, 2)),
     "2d grouped": Case((5, 4), (6, 4), groups=2, bias=True),
     "2d groups that cross": Case((4, 5), (6, 9), groups=3, offset_groups=2, mask=True),

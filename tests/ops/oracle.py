@@ -13,15 +13,11 @@ def sample(images, point):
         return value
     for voxel in itertools.product(*((math.floor(p), math.floor(p) + 1) for p in point)):
         if all(0 <= v < size for v, size in zip(voxel, images.shape[1:], strict=True)):
-            value += (
-                math.prod(1 - abs(p - v) for p, v in zip(point, voxel, strict=True)) * images[(..., *voxel)]
-            )
+            value += math.prod(1 - abs(p - v) for p, v in zip(point, voxel, strict=True)) * images[(..., *voxel)]
     return value
 
 
-def deform_conv_loops(
-    x, offset, weight, bias, mask, kernel, stride, padding, dilation, groups, offset_groups
-):
+def deform_conv_loops(x, offset, weight, bias, mask, kernel, stride, padding, dilation, groups, offset_groups):
     """The operator on float64 arrays; everything per axis is a tuple."""
     dims = len(kernel)
     kernel_points = list(itertools.product(*(range(k) for k in kernel)))

@@ -40,14 +40,9 @@ def test_gradients_are_those_of_the_nested_loops(case, solve_or_skip):
     tensors = trained(case.tensors())
     y = solve_or_skip(case, tensors)
     draw, step = torch.Generator().manual_seed(1), 1e-6
-    nudges = {
-        name: torch.randn(t.shape, generator=draw).double() for name, t in tensors.items() if t is not None
-    }
+    nudges = {name: torch.randn(t.shape, generator=draw).double() for name, t in tensors.items() if t is not None}
     values = [
-        (
-            direction(y)
-            * case.solve(tensors | {name: tensors[name] + side * nudges[name] for name in nudges})
-        ).sum()
+        (direction(y) * case.solve(tensors | {name: tensors[name] + side * nudges[name] for name in nudges})).sum()
         for side in (step, -step)
     ]
     slope = sum((gradient * nudges[name]).sum() for name, gradient in gradients(y, tensors).items())
@@ -78,9 +73,7 @@ def test_torchvision_agrees(case, solve_or_skip):
     ours, theirs = trained(case.tensors()), trained(case.tensors())
     y = solve_or_skip(case, ours)
     weight, settings = theirs["weight"], (case.stride, case.padding, case.dilation)
-    z = torchvision.ops.deform_conv2d(
-        theirs["x"], theirs["offset"], weight, theirs["bias"], *settings, theirs["mask"]
-    )
+    z = torchvision.ops.deform_conv2d(theirs["x"], theirs["offset"], weight, theirs["bias"], *settings, theirs["mask"])
     torch.testing.assert_close(y, z, rtol=0, atol=1e-12)
     torch.testing.assert_close(gradients(y, ours), gradients(z, theirs), rtol=0, atol=1e-12)
 
@@ -98,9 +91,7 @@ def test_float32_agrees_with_float64(case, solve_or_skip):
     single_gradients = gradients(y, single)
     for name, expected in gradients(z, double).items():
         got = single_gradients[name].double()
-        torch.testing.assert_close(
-            got, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item(), msg=name
-        )
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item(), msg=name)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -140,9 +131,7 @@ def test_integer_offsets_shift_along_the_tensors_own_axes(size, backend):
         offset[:, axis] = axis + 1
         y = deform_conv(x, offset, None, kernel_size=1, backend=backend)
         shifted = torch.zeros_like(x)
-        shifted.narrow(2 + axis, 0, size[axis] - axis - 1).copy_(
-            x.narrow(2 + axis, axis + 1, size[axis] - axis - 1)
-        )
+        shifted.narrow(2 + axis, 0, size[axis] - axis - 1).copy_(x.narrow(2 + axis, axis + 1, size[axis] - axis - 1))
         assert torch.equal(y, shifted)
 
 

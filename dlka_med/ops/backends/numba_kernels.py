@@ -1,0 +1,335 @@
+"""Loops of the CPU backend, compiled by Numba; all arrays are flat and every place is checked before it is read.
+
+Output positions are handled `BLOCK` at a time. For one kernel point of one offset group, `locate` finds the
+cell of every position in the block, vectorised over the positions; the loops over channels, vectorised over
+the channels, then share it. Spatial axes are three throughout: fewer are preceded by axes of size 1, and a
+cell has one plane of four corners in 1D and 2D, two planes in 3D.
+
+Kernels release the interpreter's lock and start no threads of their own, so that a forked process may call
+them whatever its parent did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+BLOCK = 64
+
+
+class Grid(NamedTuple):
+    """Voxels per axis of input and output, the kernel's geometry, and the numbers of groups and channels."""
+
+    spatial_dims: int
+    size: tuple[int, int, int]
+    out: tuple[int, int, int]
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int]
+    padding: tuple[int, int, int]
+    dilation: tuple[int, int, int]
+    offset_groups: int
+    channels: int
+
+
+class Strided(NamedTuple):
+    """The memory of a tensor `(channels, positions)`: flat values, the first one's place, and the strides."""
+
+    values: np.ndarray
+    first: int
+    channel: int
+    position: int
+
+
+def compiled(function: Callable) -> Callable:
+    """`function` compiled at its first call, kept on disk where a folder for that can be written.
+
+    Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
+    """
+    options = {"nogil": True, "noalias": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return numba.njit(function, cache=True, **options)
+    except RuntimeError:
+        return numba.njit(function, **options)
+
+
+@compiled
+def buffers(like):
+    """Scratch of one block: start, side, exists, factor, share, dots (floats), place, row, inside (integers)."""
+    dtype = like.dtype
+    return (
+        np.empty(3 * BLOCK, dtype),
+        np.empty(6 * BLOCK, dtype),
+        np.empty(6 * BLOCK, dtype),
+        np.ones(BLOCK, dtype),
+        np.empty(8 * BLOCK, dtype),
+        np.empty(8 * BLOCK, dtype),
+        np.empty(6 * BLOCK, np.int32),
+        np.empty(8 * BLOCK, np.int32),
+        np.empty(BLOCK, np.int32),
+    )
+
+
+@compiled
+def set_start(grid, first, count, start):
+    """Place of the first kernel point, without its offset, of `count` output positions."""
+    for i in range(count):
+        rest = first + i
+        for axis in (2, 1, 0):
+            index = rest % grid.out[axis]
+            rest //= grid.out[axis]
+            start[axis * BLOCK + i] = index * grid.stride[axis] - grid.padding[axis]
+
+
+@compiled
+def locate(grid, group, point, offset, mask, first, count, scratch):
+    """Rows and linear weights (times the mask) of the corners around one kernel point of a block of positions.
+
+    A point that touches no voxel is not `inside`; a corner outside has no weight and repeats its neighbour.
+    """
+    start, side, exists, factor, share, _, place, row, inside = scratch
+    zero, one = start.dtype.type(0), start.dtype.type(1)
+    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    channel = (group * points + point) * grid.spatial_dims
+    pitch, rest = 1, point
+    for i in range(count):
+        inside[i] = 1
+    for axis in (2, 1, 0):
+        size = np.int32(grid.size[axis])
+        end = start.dtype.type(size) if size > 0 else -one
+        step = np.int32(pitch)
+        tap = start.dtype.type(rest % grid.kernel_size[axis] * grid.dilation[axis])
+        rest //= grid.kernel_size[axis]
+        pitch *= grid.size[axis]
+        own = axis + grid.spatial_dims - 3
+        begin = np.uint64(offset.first + (channel + own) * offset.channel + first * offset.position)
+        stride = np.uint64(offset.position)
+        low_side = axis * 2 * BLOCK
+        high_side = low_side + BLOCK
+        for i in range(count):
+            position = start[axis * BLOCK + i] + tap
+            if own >= 0:
+                position = offset.values[begin + np.uint64(i) * stride] + position
+            touches = (position > -one) & (position < end)
+            position = position if touches else zero
+            low = np.int32(position) if position >= zero else np.int32(-1)
+            behind = position - start.dtype.type(low)
+            has_low = one if low >= 0 else zero
+            has_high = one if low + np.int32(1) < size else zero
+            exists[low_side + i] = has_low
+            exists[high_side + i] = has_high
+            side[low_side + i] = has_low * (one - behind)
+            side[high_side + i] = has_high * behind
+            place[low_side + i] = max(low, np.int32(0)) * step
+            place[high_side + i] = min(low + np.int32(1), size - np.int32(1)) * step
+            inside[i] &= np.int32(touches)
+    if mask.values.size:
+        begin = np.uint64(mask.first + (group * points + point) * mask.channel + first * mask.position)
+        stride = np.uint64(mask.position)
+        for i in range(count):
+            factor[i] = mask.values[begin + np.uint64(i) * stride]
+    for corner in range(8 if grid.spatial_dims == 3 else 4):
+        z, y, x = (corner >> 2) * BLOCK, (2 + (corner >> 1 & 1)) * BLOCK, (4 + (corner & 1)) * BLOCK
+        for i in range(count):
+            share[corner * BLOCK + i] = side[z + i] * side[y + i] * side[x + i] * factor[i]
+            row[corner * BLOCK + i] = place[z + i] + place[y + i] + place[x + i]
+
+
+@compiled
+def blend(x, channels, begin, width, plane, i, row, share, weight, weight_begin, y, target):
+    """Add the sum over one plane's corners of one kernel point, times the weight, to `y`; per channel."""
+    at = plane * 4 * BLOCK + i
+    a = np.uint64(row[at] * channels + begin)
+    b = np.uint64(row[at + BLOCK] * channels + begin)
+    c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
+    d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
+    s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
+    factor, into = np.uint64(weight_begin), np.uint64(target)
+    for n in range(np.uint64(width)):
+        y[into + n] += weight[factor + n] * (s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n])
+
+
+@compiled
+def weighted_sum(grid, x, offset, mask, weight, first, last, y):
+    """Depthwise: add the weighted sums at positions first..last of one image to `y` (positions, channels).
+
+    `x` is (voxels, channels), `weight` (points, channels).
+    """
+    scratch = buffers(x)
+    start, row, share, inside = scratch[0], scratch[7], scratch[4], scratch[8]
+    channels = grid.channels
+    width = channels // grid.offset_groups
+    planes = 2 if grid.spatial_dims == 3 else 1
+    for begin in range(first, last, BLOCK):
+        count = min(BLOCK, last - begin)
+        set_start(grid, begin, count, start)
+        for group in range(grid.offset_groups):
+            for point in range(grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]):
+                locate(grid, group, point, offset, mask, begin, count, scratch)
+                lead = group * width
+                for i in range(count):
+                    if inside[i]:
+                        for plane in range(planes):
+                            blend(
+                                x, channels, lead, width, plane, i, row, share,
+                                weight, point * channels + lead, y, (begin + i) * channels + lead,
+                            )  # fmt: skip
+
+
+@compiled
+def fill_columns(grid, x, offset, mask, ones, first, last, columns):
+    """The sampled values (times the mask) at positions first..last of one image: (positions, points, channels)."""
+    scratch = buffers(x)
+    start, row, share, inside = scratch[0], scratch[7], scratch[4], scratch[8]
+    channels = grid.channels
+    width = channels // grid.offset_groups
+    planes = 2 if grid.spatial_dims == 3 else 1
+    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    for n in range((last - first) * points * channels):
+        columns[n] = 0
+    for begin in range(first, last, BLOCK):
+        count = min(BLOCK, last - begin)
+        set_start(grid, begin, count, start)
+        for group in range(grid.offset_groups):
+            for point in range(points):
+                locate(grid, group, point, offset, mask, begin, count, scratch)
+                lead = group * width
+                for i in range(count):
+                    if inside[i]:
+                        target = ((begin - first + i) * points + point) * channels + lead
+                        for plane in range(planes):
+                            blend(x, channels, lead, width, plane, i, row, share, ones, 0, columns, target)
+
+
+@compiled
+def pull(x, channels, begin, width, planes, i, scratch, gradient, source, value, target, grad_x):
+    """Backward of one sampled point, given its gradient per channel.
+
+    Adds the sampled value to `value`, spreads the gradient over the corners in `grad_x`, and leaves in `dots`
+    each corner's inner product of voxel and gradient.
+    """
+    share, dots, row = scratch[4], scratch[5], scratch[7]
+    given, into = np.uint64(source), np.uint64(target)
+    for plane in range(planes):
+        at = plane * 4 * BLOCK + i
+        a = np.uint64(row[at] * channels + begin)
+        b = np.uint64(row[at + BLOCK] * channels + begin)
+        c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
+        d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
+        s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
+        dot_a = dot_b = dot_c = dot_d = share.dtype.type(0)
+        for n in range(np.uint64(width)):
+            g = gradient[given + n]
+            dot_a += g * x[a + n]
+            dot_b += g * x[b + n]
+            dot_c += g * x[c + n]
+            dot_d += g * x[d + n]
+            value[into + n] += s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n]
+        dots[at], dots[at + BLOCK], dots[at + 2 * BLOCK], dots[at + 3 * BLOCK] = dot_a, dot_b, dot_c, dot_d
+        for n in range(np.uint64(width)):
+            grad_x[a + n] += s * gradient[given + n]
+        for n in range(np.uint64(width)):
+            grad_x[b + n] += t * gradient[given + n]
+        for n in range(np.uint64(width)):
+            grad_x[c + n] += u * gradient[given + n]
+        for n in range(np.uint64(width)):
+            grad_x[d + n] += v * gradient[given + n]
+
+
+@compiled
+def set_slopes(grid, group, point, first, count, scratch, slopes, grad_offset, grad_mask):
+    """From the inner products at all corners, the gradients of one kernel point's offset and mask."""
+    _, side, exists, factor, _, dots, _, _, _ = scratch
+    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    for n in range(4 * BLOCK):
+        slopes[n] = 0
+    for corner in range(8 if grid.spatial_dims == 3 else 4):
+        z, y, x = (corner >> 2) * BLOCK, (2 + (corner >> 1 & 1)) * BLOCK, (4 + (corner & 1)) * BLOCK
+        up_z = side.dtype.type(2 * (corner >> 2) - 1)
+        up_y = side.dtype.type(2 * (corner >> 1 & 1) - 1)
+        up_x = side.dtype.type(2 * (corner & 1) - 1)
+        for i in range(count):
+            dot = dots[corner * BLOCK + i]
+            slopes[i] += up_z * exists[z + i] * side[y + i] * side[x + i] * dot
+            slopes[BLOCK + i] += up_y * side[z + i] * exists[y + i] * side[x + i] * dot
+            slopes[2 * BLOCK + i] += up_x * side[z + i] * side[y + i] * exists[x + i] * dot
+            slopes[3 * BLOCK + i] += side[z + i] * side[y + i] * side[x + i] * dot
+    place = group * points + point
+    for own in range(grid.spatial_dims):
+        axis = own + 3 - grid.spatial_dims
+        begin = np.uint64(
+            grad_offset.first
+            + (place * grid.spatial_dims + own) * grad_offset.channel
+            + first * grad_offset.position
+        )
+        for i in range(count):
+            slope = slopes[axis * BLOCK + i] * factor[i]
+            grad_offset.values[begin + np.uint64(i) * np.uint64(grad_offset.position)] = slope
+    if grad_mask.values.size:
+        begin = np.uint64(grad_mask.first + place * grad_mask.channel + first * grad_mask.position)
+        for i in range(count):
+            grad_mask.values[begin + np.uint64(i) * np.uint64(grad_mask.position)] = slopes[3 * BLOCK + i]
+
+
+@compiled
+def weighted_sum_backward(
+    grid, x, offset, mask, weight, grad_y, first, last, grad_x, grad_offset, grad_mask, grad_weight
+):
+    """Depthwise: gradients of `weighted_sum`; those of x and weight are added to what is there."""
+    scratch = buffers(x)
+    start, dots, inside = scratch[0], scratch[5], scratch[8]
+    slopes = np.empty(4 * BLOCK, x.dtype)
+    channels = grid.channels
+    width = channels // grid.offset_groups
+    gradient, value = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    planes = 2 if grid.spatial_dims == 3 else 1
+    for begin in range(first, last, BLOCK):
+        count = min(BLOCK, last - begin)
+        set_start(grid, begin, count, start)
+        for group in range(grid.offset_groups):
+            lead = group * width
+            for point in range(grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]):
+                locate(grid, group, point, offset, mask, begin, count, scratch)
+                dots[:] = 0
+                row = np.uint64(point * channels + lead)
+                for i in range(count):
+                    if inside[i]:
+                        source = np.uint64((begin + i) * channels + lead)
+                        for n in range(np.uint64(width)):
+                            gradient[n] = grad_y[source + n] * weight[row + n]
+                            value[n] = 0
+                        pull(x, channels, lead, width, planes, i, scratch, gradient, 0, value, 0, grad_x)
+                        for n in range(np.uint64(width)):
+                            grad_weight[row + n] += grad_y[source + n] * value[n]
+                set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
+
+
+@compiled
+def columns_backward(
+    grid, x, offset, mask, grad_columns, first, last, grad_x, grad_offset, grad_mask, columns
+):
+    """Gradients of `fill_columns`, and the columns again; the gradient of x is added to what is there."""
+    scratch = buffers(x)
+    start, dots, inside = scratch[0], scratch[5], scratch[8]
+    slopes = np.empty(4 * BLOCK, x.dtype)
+    channels = grid.channels
+    width = channels // grid.offset_groups
+    planes = 2 if grid.spatial_dims == 3 else 1
+    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    for n in range((last - first) * points * channels):
+        columns[n] = 0
+    for begin in range(first, last, BLOCK):
+        count = min(BLOCK, last - begin)
+        set_start(grid, begin, count, start)
+        for group in range(grid.offset_groups):
+            lead = group * width
+            for point in range(points):
+                locate(grid, group, point, offset, mask, begin, count, scratch)
+                dots[:] = 0
+                for i in range(count):
+                    if inside[i]:
+                        at = ((begin - first + i) * points + point) * channels + lead
+                        pull(x, channels, lead, width, planes, i, scratch, grad_columns, at, columns, at, grad_x)
+                set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
