@@ -203,7 +203,7 @@ def _config(dataset: Path, minutes: float, seed: int) -> RunConfig:
                 "validate_every": 2,
                 "optimizer": {
                     "name": "adamw",
-                    "learning_rate": 2e-3,
+                    "learning_rate": 4e-3,
                     "weight_decay": 1e-2,
                     "schedule": "cosine",
                     "warmup": 0.05,
@@ -211,9 +211,11 @@ def _config(dataset: Path, minutes: float, seed: int) -> RunConfig:
                 "augmentation": {
                     "rotate_probability": 0.0,
                     "scale_probability": 0.0,
+                    "blur_probability": 0.0,
+                    "gamma_probability": 0.0,
                     "low_resolution_probability": 0.0,
                 },
-                "workers": 1,
+                "workers": 0,
             },
         }
     )
