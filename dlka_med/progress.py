@@ -1,4 +1,4 @@
-"""Progress over many cases: a bar on a terminal, timed lines in the log elsewhere."""
+"""Progress of long work: a bar on a terminal, timed lines in the log elsewhere."""
 
 import logging
 import sys
@@ -7,30 +7,37 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-LINE_EVERY = 15  # seconds between two lines
+BAR = "{desc} {percentage:3.0f}% |{bar}| {n:.0f}/{total} {unit}s {elapsed}<{remaining}"
 
 log = logging.getLogger("dlka_med")
 
 
-def case_progress(what: str) -> Callable[[int, int], None]:
-    """A callback `(done, total)` that shows how far `what` has come."""
+def progress(
+    what: str, unit: str = "case", line_every: float = 15, closing_line: bool = True
+) -> Callable[[float, int], None]:
+    """A callback `(done, total)` that shows how far `what` has come; `done` may be a fraction of a unit.
+
+    Args:
+        line_every: seconds between two lines where there is no terminal.
+        closing_line: whether the end is worth a line.
+    """
     started = said = time.monotonic()
     bar: tqdm | None = None
 
-    def show(done: int, total: int) -> None:
+    def show(done: float, total: int) -> None:
         nonlocal bar, said
         now = time.monotonic()
         if sys.stderr.isatty():
-            bar = bar or tqdm(total=total, desc=what, unit="case", leave=False)
+            if bar is None:
+                bar = tqdm(total=total, desc=what, unit=unit, leave=False, bar_format=BAR)
             bar.update(done - bar.n)
             if done == total:
                 bar.close()
-        elif now - said > LINE_EVERY and done < total:
+        elif now - said > line_every and done < total:
             said = now
-            log.info(
-                "%s: %d of %d, %.1f min left", what, done, total, (now - started) / done * (total - done) / 60
-            )
-        if done == total:
-            log.info("%s: %d cases in %.1f s", what, total, now - started)
+            left = (now - started) / done * (total - done) / 60
+            log.info("%s: %d of %d %ss, %.1f min left", what, done, total, unit, left)
+        if done == total and closing_line:
+            log.info("%s: %d %ss in %.1f s", what, total, unit, now - started)
 
     return show

@@ -19,7 +19,7 @@ from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, fin
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.files import refuse_existing, whole_folder, writable_folder
 from dlka_med.metrics import EMPTY_MASK_RULE
-from dlka_med.progress import case_progress
+from dlka_med.progress import progress
 
 logger = logging.getLogger("dlka_med")
 
@@ -127,7 +127,7 @@ def evaluate(
         )
     names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
     jobs = [partial(score_case, case, *paths, names, tolerance_mm) for case, paths in sorted(pairs.items())]
-    rows, show = [], case_progress("evaluate")
+    rows, show = [], progress("evaluate")
     for done, scores in enumerate(_run(jobs, workers), 1):
         rows += scores
         show(done, len(jobs))

@@ -16,7 +16,7 @@ from dlka_med.errors import InputError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import write_label_map
-from dlka_med.progress import case_progress
+from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder
 
 logger = logging.getLogger("dlka_med")
@@ -74,7 +74,7 @@ def predict_images(
     predictor = _predictor(folder, place, mirror, overlap)
     writable_folder(out)
     _write_names(out / "labels.json", labels, replace=overwrite)
-    written, mistakes, show = [], [], case_progress("predicting")
+    written, mistakes, show = [], [], progress("predicting")
     for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
         try:
             classes = predictor.segment(ready.result(), partial(_show_windows, show, done, len(cases)))

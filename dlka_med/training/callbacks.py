@@ -14,6 +14,7 @@ import torch
 from dlka_med.errors import InputError
 from dlka_med.evaluation.figures import plot_curve
 from dlka_med.files import whole_file
+from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.schedule import Budget
 from dlka_med.training.task import SegmentationTask
@@ -128,6 +129,15 @@ class Recorder(pl.Callback):
             log.removeHandler(self.handler)
             self.handler.close()
             self.handler = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
+        self.show = progress(f"epoch {trainer.current_epoch + 1}", "step", line_every=60, closing_line=False)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: SegmentationTask, outputs: Any, batch: Any, index: int
+    ) -> None:
+        if trainer.is_global_zero:
+            self.show(trainer.num_training_batches if trainer.should_stop else index + 1, trainer.num_training_batches)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         loss = task.mean_loss()

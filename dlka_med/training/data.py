@@ -15,7 +15,7 @@ from dlka_med.data.intensity import resolve_intensity
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
-from dlka_med.progress import case_progress
+from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
 
 log = logging.getLogger("dlka_med")
@@ -79,12 +79,12 @@ class RunData(pl.LightningDataModule):
                 channels,
                 labels,
                 workers=workers,
-                progress=case_progress("measuring intensities"),
+                progress=progress("measuring intensities"),
             )
             preprocessing = config.preprocessing.model_copy(update={"intensity": intensity})
             RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
         cases = self.part("train") + self.part("validation")
-        self._cache().fill(cases, workers, case_progress("preparing cases"))
+        self._cache().fill(cases, workers, progress("preparing cases"))
 
     def setup(self, stage: str) -> None:
         """Open what `prepare_data` made; called in every process."""
