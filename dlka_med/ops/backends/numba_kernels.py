@@ -48,7 +48,7 @@ def compiled(function: Callable) -> Callable:
 
     Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
     """
-    options = {"nogil": True, "noalias": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:
@@ -260,9 +260,7 @@ def set_slopes(grid, group, point, first, count, scratch, slopes, grad_offset, g
     for own in range(grid.spatial_dims):
         axis = own + 3 - grid.spatial_dims
         begin = np.uint64(
-            grad_offset.first
-            + (place * grid.spatial_dims + own) * grad_offset.channel
-            + first * grad_offset.position
+            grad_offset.first + (place * grid.spatial_dims + own) * grad_offset.channel + first * grad_offset.position
         )
         for i in range(count):
             slope = slopes[axis * BLOCK + i] * factor[i]
@@ -307,9 +305,7 @@ def weighted_sum_backward(
 
 
 @compiled
-def columns_backward(
-    grid, x, offset, mask, grad_columns, first, last, grad_x, grad_offset, grad_mask, columns
-):
+def columns_backward(grid, x, offset, mask, grad_columns, first, last, grad_x, grad_offset, grad_mask, columns):
     """Gradients of `fill_columns`, and the columns again; the gradient of x is added to what is there."""
     scratch = buffers(x)
     start, dots, inside = scratch[0], scratch[5], scratch[8]

@@ -1,0 +1,190 @@
+"""What is particular to the CPU backend: threads, processes, the disk, tracing, tiles."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from dlka_med.ops.backends import numba_cpu, reference
+
+from .cases import Case
+
+LARGE = {
+    "2d dense": Case((33, 41), (19, 21), bias=True, mask=True),
+    "2d depthwise": Case((40, 37), (48, 48), kernel=5, padding=6, dilation=3, groups=48, offset_groups=2, bias=True),
+    "2d grouped": Case((31, 30), (24, 36), groups=3, offset_groups=4, mask=True, stride=(2, 1)),
+    "3d dense": Case((11, 14, 13), (32, 24), bias=True),
+    "3d depthwise": Case((13, 9, 12), (40, 40), groups=40, padding=2, dilation=2, mask=True),
+    "3d grouped": Case((7, 12, 10), (16, 32), groups=4, offset_groups=2, stride=(1, 2, 1)),
+    "3d no weight": Case((9, 11, 10), (36, 0), offset_groups=3, mask=True, bias=True),
+}
+
+
+@pytest.fixture
+def threads():
+    """`torch.set_num_threads`, put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def run(case, tensors, backend=numba_cpu):
+    return backend.run(*(tensors[name] for name in ("x", "offset", "weight", "bias", "mask")), case.geometry)
+
+
+def results(case, tensors, backend=numba_cpu):
+    """The output and the gradients of all tensors."""
+    tensors = {name: None if t is None else t.clone().requires_grad_() for name, t in tensors.items()}
+    y = run(case, tensors, backend)
+    present = [t for t in tensors.values() if t is not None]
+    return [y.detach(), *torch.autograd.grad(y, present, torch.arange(y.numel()).reshape(y.shape).sin())]
+
+
+def assert_close(ours, expected, tolerance):
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance * other.abs().max().item())
+
+
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE)
+def test_large_problems_agree_with_the_reference(case):
+    tensors = case.tensors(torch.float32)
+    assert_close(results(case, tensors), results(case, tensors, reference), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["2d depthwise", "3d dense"])
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_the_number_of_threads_changes_no_more_than_rounding(name, batch, threads):
+    tensors = LARGE[name].tensors(torch.float32, batch=batch)
+    threads(1)
+    expected = results(LARGE[name], tensors)
+    for number in (2, 3):
+        threads(number)
+        ours = results(LARGE[name], tensors)
+        assert_close(ours, expected, 1e-5)
+        assert all(map(torch.equal, ours, results(LARGE[name], tensors)))
+        assert torch.get_num_threads() == number
+
+
+def test_memory_for_columns_is_bounded(monkeypatch):
+    made = []
+    monkeypatch.setattr(numba_cpu, "TILE_BYTES", 20000)
+    monkeypatch.setattr(numba_cpu.np, "empty", lambda *a, make=numba_cpu.np.empty: made.append(make(*a)) or made[-1])
+    case = LARGE["3d dense"]
+    tensors = case.tensors(torch.float32)
+    assert_close(results(case, tensors), results(case, tensors, reference), 1e-5)
+    assert 10000 < max(columns.nbytes for columns in made) <= 20000
+
+
+def test_several_python_threads_at_once(threads):
+    threads(2)
+    problems = [(case, case.tensors(torch.float32)) for case in LARGE.values()] * 2
+    expected = [results(*problem) for problem in problems]
+    with ThreadPoolExecutor(4) as executor:
+        for ours, theirs in zip(executor.map(lambda problem: results(*problem), problems), expected, strict=True):
+            assert_close(ours, theirs, 1e-5)
+
+
+FORK = """
+import os, warnings, torch
+from dlka_med.ops.backends import numba_cpu
+from dlka_med.ops.geometry import Geometry
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+tensors = [torch.randn(*shape, requires_grad=True) for shape in [(2, 4, 9, 9), (2, 18, 9, 9), (4, 4, 3, 3)]]
+def answer():
+    y = numba_cpu.run(*tensors, None, None, Geometry.of(2, 3, padding=1))
+    return [y, *torch.autograd.grad(y.sum(), tensors)]
+expected = answer()
+child = os.fork()
+if child == 0:
+    os._exit(0 if all(map(torch.allclose, answer(), expected)) else 1)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+ONCE = """
+import torch
+from dlka_med.ops.backends import numba_cpu
+from dlka_med.ops.geometry import Geometry
+numba_cpu.run(torch.randn(1, 1, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 1), None, None, Geometry.of(1, 1))
+"""
+
+
+def test_a_forked_child_can_go_on():
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path):
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(nowhere / "folder")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", ONCE], env=environment, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_compiled_whole():
+    case = Case((5, 6), (4, 3))
+    tensors = {name: t if t is None else t.requires_grad_() for name, t in case.tensors().items()}
+
+    def loss(x, offset, weight):
+        return run(case, tensors | {"x": x, "offset": offset, "weight": weight}).square().sum()
+
+    present = [tensors["x"], tensors["offset"], tensors["weight"]]
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    ours, expected = (torch.autograd.grad(function(*present), present) for function in (compiled, loss))
+    assert_close(ours, expected, 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_registration():
+    x, offset = torch.randn(1, 3, 4, 4, dtype=torch.float64), torch.randn(1, 2 * 2, 3, 3, dtype=torch.float64)
+    weight, mask = torch.randn(2, 4, 1, 2, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64)
+    tensors = [t.requires_grad_() for t in (x, offset, weight)] + [None, mask.requires_grad_()]
+    torch.library.opcheck(torch.ops.dlka_med.deform_conv_cpu, (*tensors, [1, 2], [1, 1], [0, 0], [1, 1], 1, 1))
+
+
+class Watched(torch.nn.Module):
+    """The identity, which calls `watch` with its input."""
+
+    def __init__(self, watch):
+        super().__init__()
+        self.watch = watch
+
+    def forward(self, x):
+        self.watch(x)
+        return x.clone()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_what_it_leaves_to_the_reference():
+    case = Case((5, 6), (4, 3))
+    tensors = case.tensors()
+    arguments = (tensors["offset"], tensors["weight"], None, None, case.geometry)
+
+    def reason(x):
+        return numba_cpu.why_not(x, *arguments)
+
+    assert reason(tensors["x"]) is None
+    reasons = []
+    torch.func.grad(lambda x: reasons.append(reason(x)) or x.sum())(tensors["x"])
+    with forward_ad.dual_level():
+        reasons.append(reason(forward_ad.make_dual(tensors["x"], tensors["x"])))
+    torch.export.export(Watched(lambda x: reasons.append(reason(x))), (tensors["x"],), strict=False)
+    reasons.append(reason(tensors["x"].to("meta")))
+    for said, expected in zip(reasons, ("torch.func", "forward-mode", "exported", "cpu"), strict=True):
+        assert expected in said
+
+
+def test_no_second_derivative():
+    case = Case((5, 6), (4, 3))
+    tensors = case.tensors()
+    x = tensors["x"].requires_grad_()
+    (slope,) = torch.autograd.grad(run(case, tensors).sum(), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivative"):
+        slope.sum().backward()
