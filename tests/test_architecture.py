@@ -183,7 +183,7 @@ def test_no_path_of_a_machine():
 
 def test_tests_mirror_the_package():
     """A test in a room's folder is named after a file or folder of that room."""
-    names = {room: {p.stem for p in (PROJECT / PACKAGE / room).glob("*")} for room in FLOOR_OF}
+    names = {room: {p.stem for p in (PROJECT / PACKAGE / room).rglob("*")} for room in FLOOR_OF}
     strangers = [
         str(path.relative_to(PROJECT))
         for path in files("tests/*/test_*.py")
