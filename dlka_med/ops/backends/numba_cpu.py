@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -151,17 +150,10 @@ forward.register_autograd(differentiate, setup_context=keep)
 backward.register_autograd(refuse)
 
 
-def geometry_of(
-    kernel_size: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-    offset_groups: int,
-) -> Geometry:
+def geometry_of(*settings: list[int] | int) -> Geometry:
     """The record, from the arguments of an operator."""
-    axes = (kernel_size, stride, padding, dilation)
-    return Geometry.of(len(kernel_size), *map(tuple, axes), groups, offset_groups)
+    *axes, groups, offset_groups = settings
+    return Geometry.of(len(axes[0]), *map(tuple, axes), groups, offset_groups)
 
 
 def outputs(x: Tensor, weight: Tensor | None) -> int:
@@ -185,7 +177,7 @@ class Problem:
         self.x, self.offset, self.mask = x, with_one_stride(offset), with_one_stride(mask)
         self.weight, self.groups, self.points = weight, geometry.groups, geometry.points
         self.positions = math.prod(offset.shape[2:])
-        self.kernels = kernels()
+        self.kernels = importlib.import_module("dlka_med.ops.backends.numba_kernels")
         lead = (1,) * (3 - len(size))
         self.grid = self.kernels.Grid(
             geometry.spatial_dims,
@@ -325,12 +317,6 @@ def with_one_stride(tensor: Tensor | None) -> Tensor | None:
     if all(tensor.stride(a) == tensor.stride(b) * tensor.shape[b] for a, b in axes):
         return tensor
     return tensor.contiguous()
-
-
-@functools.cache
-def kernels() -> ModuleType:
-    """The compiled loops, imported at the first call that needs them."""
-    return importlib.import_module("dlka_med.ops.backends.numba_kernels")
 
 
 def parallel(work: Callable, spans: list[tuple], *arguments: object) -> None:

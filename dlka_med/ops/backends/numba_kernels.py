@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
+from numba.core.compiler import Compiler
 
 BLOCK = 64
 
@@ -43,12 +44,26 @@ class Strided(NamedTuple):
     position: int
 
 
+class NoAlias(Compiler):
+    """Promises that no two arrays among a function's arguments overlap, so that loops need not check it."""
+
+    def define_pipelines(self):
+        """As always, after the promise."""
+        self.state.flags.noalias = True
+        return super().define_pipelines()
+
+
 def compiled(function: Callable) -> Callable:
     """`function` compiled at its first call, kept on disk where a folder for that can be written.
 
     Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+    options = {
+        "nogil": True,
+        "pipeline_class": NoAlias,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract", "nsz"},
+    }
     try:
         return numba.njit(function, cache=True, **options)
     except RuntimeError:
@@ -73,6 +88,12 @@ def buffers(like):
 
 
 @compiled
+def points_of(grid):
+    """Number of kernel points."""
+    return grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+
+
+@compiled
 def set_start(grid, first, count, start):
     """Place of the first kernel point, without its offset, of `count` output positions."""
     for i in range(count):
@@ -91,7 +112,7 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
     """
     start, side, exists, factor, share, _, place, row, inside = scratch
     zero, one = start.dtype.type(0), start.dtype.type(1)
-    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    points = points_of(grid)
     channel = (group * points + point) * grid.spatial_dims
     pitch, rest = 1, point
     for i in range(count):
@@ -138,17 +159,23 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
 
 
 @compiled
-def blend(x, channels, begin, width, plane, i, row, share, weight, weight_begin, y, target):
-    """Add the sum over one plane's corners of one kernel point, times the weight, to `y`; per channel."""
-    at = plane * 4 * BLOCK + i
-    a = np.uint64(row[at] * channels + begin)
-    b = np.uint64(row[at + BLOCK] * channels + begin)
-    c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
-    d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
-    s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
-    factor, into = np.uint64(weight_begin), np.uint64(target)
-    for n in range(np.uint64(width)):
-        y[into + n] += weight[factor + n] * (s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n])
+def blend(grid, x, group, count, scratch, weight, weight_begin, y, y_begin, y_step):
+    """Add one sampled point, times the weight, to `y`, per channel of the group, for a block of positions."""
+    share, row, inside = scratch[4], scratch[7], scratch[8]
+    channels, width = grid.channels, np.uint64(grid.channels // grid.offset_groups)
+    lead, factor = group * (channels // grid.offset_groups), np.uint64(weight_begin)
+    for i in range(count):
+        if not inside[i]:
+            continue
+        into = np.uint64(y_begin + i * y_step)
+        for at in range(i, 8 * BLOCK if grid.spatial_dims == 3 else 4 * BLOCK, 4 * BLOCK):
+            a = np.uint64(row[at] * channels + lead)
+            b = np.uint64(row[at + BLOCK] * channels + lead)
+            c = np.uint64(row[at + 2 * BLOCK] * channels + lead)
+            d = np.uint64(row[at + 3 * BLOCK] * channels + lead)
+            s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
+            for n in range(width):
+                y[into + n] += weight[factor + n] * (s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n])
 
 
 @compiled
@@ -158,91 +185,79 @@ def weighted_sum(grid, x, offset, mask, weight, first, last, y):
     `x` is (voxels, channels), `weight` (points, channels).
     """
     scratch = buffers(x)
-    start, row, share, inside = scratch[0], scratch[7], scratch[4], scratch[8]
     channels = grid.channels
-    width = channels // grid.offset_groups
-    planes = 2 if grid.spatial_dims == 3 else 1
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, start)
+        set_start(grid, begin, count, scratch[0])
         for group in range(grid.offset_groups):
-            for point in range(grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]):
+            lead = group * (channels // grid.offset_groups)
+            for point in range(points_of(grid)):
                 locate(grid, group, point, offset, mask, begin, count, scratch)
-                lead = group * width
-                for i in range(count):
-                    if inside[i]:
-                        for plane in range(planes):
-                            blend(
-                                x, channels, lead, width, plane, i, row, share,
-                                weight, point * channels + lead, y, (begin + i) * channels + lead,
-                            )  # fmt: skip
+                row = point * channels + lead
+                blend(grid, x, group, count, scratch, weight, row, y, begin * channels + lead, channels)
 
 
 @compiled
 def fill_columns(grid, x, offset, mask, ones, first, last, columns):
     """The sampled values (times the mask) at positions first..last of one image: (positions, points, channels)."""
     scratch = buffers(x)
-    start, row, share, inside = scratch[0], scratch[7], scratch[4], scratch[8]
-    channels = grid.channels
-    width = channels // grid.offset_groups
-    planes = 2 if grid.spatial_dims == 3 else 1
-    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
-    for n in range((last - first) * points * channels):
-        columns[n] = 0
+    step = points_of(grid) * grid.channels
+    columns[: (last - first) * step] = 0
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, start)
+        set_start(grid, begin, count, scratch[0])
         for group in range(grid.offset_groups):
-            for point in range(points):
+            for point in range(points_of(grid)):
                 locate(grid, group, point, offset, mask, begin, count, scratch)
-                lead = group * width
-                for i in range(count):
-                    if inside[i]:
-                        target = ((begin - first + i) * points + point) * channels + lead
-                        for plane in range(planes):
-                            blend(x, channels, lead, width, plane, i, row, share, ones, 0, columns, target)
+                lead = point * grid.channels + group * (grid.channels // grid.offset_groups)
+                blend(grid, x, group, count, scratch, ones, 0, columns, (begin - first) * step + lead, step)
 
 
 @compiled
-def pull(x, channels, begin, width, planes, i, scratch, gradient, source, value, target, grad_x):
-    """Backward of one sampled point, given its gradient per channel.
+def pull(grid, x, group, count, scratch, gradient, value, lead, step, grad_x):
+    """Backward of one sampled point, given its gradient per channel, for a block of positions.
 
     Adds the sampled value to `value`, spreads the gradient over the corners in `grad_x`, and leaves in `dots`
     each corner's inner product of voxel and gradient.
     """
-    share, dots, row = scratch[4], scratch[5], scratch[7]
-    given, into = np.uint64(source), np.uint64(target)
-    for plane in range(planes):
-        at = plane * 4 * BLOCK + i
-        a = np.uint64(row[at] * channels + begin)
-        b = np.uint64(row[at + BLOCK] * channels + begin)
-        c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
-        d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
-        s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
-        dot_a = dot_b = dot_c = dot_d = share.dtype.type(0)
-        for n in range(np.uint64(width)):
-            g = gradient[given + n]
-            dot_a += g * x[a + n]
-            dot_b += g * x[b + n]
-            dot_c += g * x[c + n]
-            dot_d += g * x[d + n]
-            value[into + n] += s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n]
-        dots[at], dots[at + BLOCK], dots[at + 2 * BLOCK], dots[at + 3 * BLOCK] = dot_a, dot_b, dot_c, dot_d
-        for n in range(np.uint64(width)):
-            grad_x[a + n] += s * gradient[given + n]
-        for n in range(np.uint64(width)):
-            grad_x[b + n] += t * gradient[given + n]
-        for n in range(np.uint64(width)):
-            grad_x[c + n] += u * gradient[given + n]
-        for n in range(np.uint64(width)):
-            grad_x[d + n] += v * gradient[given + n]
+    share, dots, row, inside = scratch[4], scratch[5], scratch[7], scratch[8]
+    channels, width = grid.channels, np.uint64(grid.channels // grid.offset_groups)
+    begin = group * (channels // grid.offset_groups)
+    dots[:] = 0
+    for i in range(count):
+        if not inside[i]:
+            continue
+        place = np.uint64(lead + i * step)
+        for at in range(i, 8 * BLOCK if grid.spatial_dims == 3 else 4 * BLOCK, 4 * BLOCK):
+            a = np.uint64(row[at] * channels + begin)
+            b = np.uint64(row[at + BLOCK] * channels + begin)
+            c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
+            d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
+            s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
+            dot_a = dot_b = dot_c = dot_d = share.dtype.type(0)
+            for n in range(width):
+                g = gradient[place + n]
+                dot_a += g * x[a + n]
+                dot_b += g * x[b + n]
+                dot_c += g * x[c + n]
+                dot_d += g * x[d + n]
+                value[place + n] += s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n]
+            dots[at], dots[at + BLOCK], dots[at + 2 * BLOCK], dots[at + 3 * BLOCK] = dot_a, dot_b, dot_c, dot_d
+            for n in range(width):
+                grad_x[a + n] += s * gradient[place + n]
+            for n in range(width):
+                grad_x[b + n] += t * gradient[place + n]
+            for n in range(width):
+                grad_x[c + n] += u * gradient[place + n]
+            for n in range(width):
+                grad_x[d + n] += v * gradient[place + n]
 
 
 @compiled
 def set_slopes(grid, group, point, first, count, scratch, slopes, grad_offset, grad_mask):
     """From the inner products at all corners, the gradients of one kernel point's offset and mask."""
     _, side, exists, factor, _, dots, _, _, _ = scratch
-    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+    points = points_of(grid)
     for n in range(4 * BLOCK):
         slopes[n] = 0
     for corner in range(8 if grid.spatial_dims == 3 else 4):
@@ -272,60 +287,58 @@ def set_slopes(grid, group, point, first, count, scratch, slopes, grad_offset, g
 
 
 @compiled
+def times(grad_y, begin, step, count, width, weight, row, gradient):
+    """Depthwise: gradient of one sampled point, (positions, width), for a block of positions."""
+    for i in range(count):
+        source, into = np.uint64(begin + i * step), np.uint64(i * width)
+        for n in range(np.uint64(width)):
+            gradient[into + n] = grad_y[source + n] * weight[np.uint64(row) + n]
+
+
+@compiled
+def add_products(grad_y, begin, step, count, width, value, grad_weight, row):
+    """Depthwise: add the gradient of one kernel point's weight, from a block of positions."""
+    for i in range(count):
+        source, into = np.uint64(begin + i * step), np.uint64(i * width)
+        for n in range(np.uint64(width)):
+            grad_weight[np.uint64(row) + n] += grad_y[source + n] * value[into + n]
+
+
+@compiled
 def weighted_sum_backward(
     grid, x, offset, mask, weight, grad_y, first, last, grad_x, grad_offset, grad_mask, grad_weight
 ):
     """Depthwise: gradients of `weighted_sum`; those of x and weight are added to what is there."""
-    scratch = buffers(x)
-    start, dots, inside = scratch[0], scratch[5], scratch[8]
-    slopes = np.empty(4 * BLOCK, x.dtype)
-    channels = grid.channels
-    width = channels // grid.offset_groups
-    gradient, value = np.empty(width, x.dtype), np.empty(width, x.dtype)
-    planes = 2 if grid.spatial_dims == 3 else 1
+    scratch, slopes = buffers(x), np.empty(4 * BLOCK, x.dtype)
+    channels, width = grid.channels, grid.channels // grid.offset_groups
+    gradient, value = np.empty(BLOCK * width, x.dtype), np.empty(BLOCK * width, x.dtype)
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, start)
+        set_start(grid, begin, count, scratch[0])
         for group in range(grid.offset_groups):
-            lead = group * width
-            for point in range(grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]):
+            for point in range(points_of(grid)):
                 locate(grid, group, point, offset, mask, begin, count, scratch)
-                dots[:] = 0
-                row = np.uint64(point * channels + lead)
-                for i in range(count):
-                    if inside[i]:
-                        source = np.uint64((begin + i) * channels + lead)
-                        for n in range(np.uint64(width)):
-                            gradient[n] = grad_y[source + n] * weight[row + n]
-                            value[n] = 0
-                        pull(x, channels, lead, width, planes, i, scratch, gradient, 0, value, 0, grad_x)
-                        for n in range(np.uint64(width)):
-                            grad_weight[row + n] += grad_y[source + n] * value[n]
+                row, source = point * channels + group * width, begin * channels + group * width
+                times(grad_y, source, channels, count, width, weight, row, gradient)
+                value[:] = 0
+                pull(grid, x, group, count, scratch, gradient, value, 0, width, grad_x)
+                add_products(grad_y, source, channels, count, width, value, grad_weight, row)
                 set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
 
 
 @compiled
 def columns_backward(grid, x, offset, mask, grad_columns, first, last, grad_x, grad_offset, grad_mask, columns):
     """Gradients of `fill_columns`, and the columns again; the gradient of x is added to what is there."""
-    scratch = buffers(x)
-    start, dots, inside = scratch[0], scratch[5], scratch[8]
-    slopes = np.empty(4 * BLOCK, x.dtype)
-    channels = grid.channels
-    width = channels // grid.offset_groups
-    planes = 2 if grid.spatial_dims == 3 else 1
-    points = grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
-    for n in range((last - first) * points * channels):
-        columns[n] = 0
+    scratch, slopes = buffers(x), np.empty(4 * BLOCK, x.dtype)
+    step = points_of(grid) * grid.channels
+    columns[: (last - first) * step] = 0
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, start)
+        set_start(grid, begin, count, scratch[0])
         for group in range(grid.offset_groups):
-            lead = group * width
-            for point in range(points):
+            for point in range(points_of(grid)):
                 locate(grid, group, point, offset, mask, begin, count, scratch)
-                dots[:] = 0
-                for i in range(count):
-                    if inside[i]:
-                        at = ((begin - first + i) * points + point) * channels + lead
-                        pull(x, channels, lead, width, planes, i, scratch, grad_columns, at, columns, at, grad_x)
+                lead = point * grid.channels + group * (grid.channels // grid.offset_groups)
+                at = (begin - first) * step + lead
+                pull(grid, x, group, count, scratch, grad_columns, columns, at, step, grad_x)
                 set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
