@@ -130,9 +130,9 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
         low_side = axis * 2 * BLOCK
         high_side = low_side + BLOCK
         for i in range(count):
-            position = start[axis * BLOCK + i] + tap
-            if own >= 0:
-                position = offset.values[begin + np.uint64(i) * stride] + position
+            side[low_side + i] = offset.values[begin + np.uint64(i) * stride] if own >= 0 else zero
+        for i in range(count):
+            position = side[low_side + i] + (start[axis * BLOCK + i] + tap)
             touches = (position > -one) & (position < end)
             position = position if touches else zero
             low = np.int32(position) if position >= zero else np.int32(-1)
