@@ -55,6 +55,12 @@ def test_large_problems_agree_with_the_reference(case):
     assert_close(results(case, tensors), results(case, tensors, reference), 1e-5)
 
 
+def test_positions_are_rounded_as_in_the_reference():
+    case = Case((17, 19, 16), (8, 8), kernel=5, padding=6, dilation=3, groups=8)
+    tensors = case.tensors(torch.float32)
+    assert_close(results(case, tensors), results(case, tensors, reference), 1e-5)
+
+
 @pytest.mark.parametrize("name", ["2d depthwise", "3d dense"])
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_the_number_of_threads_changes_no_more_than_rounding(name, batch, threads):

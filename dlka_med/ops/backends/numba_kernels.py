@@ -72,10 +72,10 @@ def compiled(function: Callable) -> Callable:
 
 @compiled
 def buffers(like):
-    """Scratch of one block: start, side, exists, factor, share, dots (floats), place, row, inside (integers)."""
+    """Scratch of one block: start, side, exists, factor, share, dots, place, row, inside (see `locate`)."""
     dtype = like.dtype
     return (
-        np.empty(3 * BLOCK, dtype),
+        np.empty(3 * BLOCK, np.int32),
         np.empty(6 * BLOCK, dtype),
         np.empty(6 * BLOCK, dtype),
         np.ones(BLOCK, dtype),
@@ -111,7 +111,7 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
     A point that touches no voxel is not `inside`; a corner outside has no weight and repeats its neighbour.
     """
     start, side, exists, factor, share, _, place, row, inside = scratch
-    zero, one = start.dtype.type(0), start.dtype.type(1)
+    zero, one = side.dtype.type(0), side.dtype.type(1)
     points = points_of(grid)
     channel = (group * points + point) * grid.spatial_dims
     pitch, rest = 1, point
@@ -119,9 +119,9 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
         inside[i] = 1
     for axis in (2, 1, 0):
         size = np.int32(grid.size[axis])
-        end = start.dtype.type(size) if size > 0 else -one
+        end = side.dtype.type(size) if size > 0 else -one
         step = np.int32(pitch)
-        tap = start.dtype.type(rest % grid.kernel_size[axis] * grid.dilation[axis])
+        tap = np.int32(rest % grid.kernel_size[axis] * grid.dilation[axis])
         rest //= grid.kernel_size[axis]
         pitch *= grid.size[axis]
         own = axis + grid.spatial_dims - 3
@@ -132,11 +132,11 @@ def locate(grid, group, point, offset, mask, first, count, scratch):
         for i in range(count):
             side[low_side + i] = offset.values[begin + np.uint64(i) * stride] if own >= 0 else zero
         for i in range(count):
-            position = side[low_side + i] + (start[axis * BLOCK + i] + tap)
+            position = side[low_side + i] + side.dtype.type(np.int32(start[axis * BLOCK + i] + tap))
             touches = (position > -one) & (position < end)
             position = position if touches else zero
             low = np.int32(position) if position >= zero else np.int32(-1)
-            behind = position - start.dtype.type(low)
+            behind = position - side.dtype.type(low)
             has_low = one if low >= 0 else zero
             has_high = one if low + np.int32(1) < size else zero
             exists[low_side + i] = has_low
