@@ -1,5 +1,6 @@
 """Endless patches of training cases; every draw is a function of (seed, epoch, index) and nothing else."""
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -145,9 +146,16 @@ def patch_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_signals_to_the_training,
         # Its own generator keeps the loader from moving the random state of the training.
         generator=torch.Generator().manual_seed(seed),
     )
+
+
+def _leave_signals_to_the_training(worker: int) -> None:
+    """Ctrl-C and SIGTERM often reach the whole process group; the training ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:

@@ -23,10 +23,14 @@ log = logging.getLogger("dlka_med")
 
 
 class Clock(pl.Callback):
-    """Measures the training time, tells the task its progress and ends the run; all devices agree on it."""
+    """Measures the training time, tells the task its progress and ends the run; all devices agree on it.
+
+    `reserve` is the length of the latest validation in seconds: the last one, too, has to fit into the minutes.
+    """
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+        self.reserve = 0.0
         self.seconds = 0.0
         self._resumed_at = 0.0
 
@@ -44,7 +48,7 @@ class Clock(pl.Callback):
 
     def _tick(self, trainer: pl.Trainer) -> float:
         self.seconds = trainer.strategy.broadcast(time.monotonic() - self._resumed_at)
-        return self.budget.progress(trainer.global_step, self.seconds)
+        return self.budget.progress(trainer.global_step, self.seconds, self.reserve)
 
     def seconds_now(self) -> float:
         """Seconds of training so far, validation included, over all resumed parts."""
@@ -52,10 +56,10 @@ class Clock(pl.Callback):
         return self.seconds
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds_now()}
+        return {"seconds": self.seconds_now(), "reserve": self.reserve}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds = state["seconds"]
+        self.seconds, self.reserve = state["seconds"], state["reserve"]
 
 
 class Validation(pl.Callback):
@@ -66,6 +70,8 @@ class Validation(pl.Callback):
         cases: ids to validate; they are dealt out over the devices.
         labels: names of the foreground labels, in the order of the scores.
         every: epochs between validations; the last epoch always validates.
+        run: gets the best weights.
+        clock: is told how long a validation takes.
     """
 
     def __init__(
@@ -75,8 +81,10 @@ class Validation(pl.Callback):
         labels: Sequence[str],
         every: int,
         run: RunFolder,
+        clock: Clock,
     ) -> None:
-        self.score, self.cases, self.labels, self.every, self.run = score, cases, labels, every, run
+        self.score, self.cases, self.labels, self.every = score, cases, labels, every
+        self.run, self.clock = run, clock
         self.best = -1.0
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
@@ -92,7 +100,8 @@ class Validation(pl.Callback):
         mean = sum(present) / len(present) if present else 0.0
         task.row["dice"] = mean
         task.row |= {f"dice {name}": value for name, value in means.items() if value is not None}
-        task.row["validation_seconds"] = time.monotonic() - started
+        self.clock.reserve = trainer.strategy.broadcast(time.monotonic() - started)
+        task.row["validation_seconds"] = self.clock.reserve
         if mean > self.best:
             self.best = mean
             if trainer.is_global_zero:

@@ -13,13 +13,17 @@ class Budget:
     minutes: float | None
     steps_per_epoch: int
 
-    def progress(self, step: int, seconds: float) -> float:
-        """Share of the run that is over after `step` steps and `seconds` of training, in [0, 1]."""
+    def progress(self, step: int, seconds: float, reserve: float = 0.0) -> float:
+        """Share of the run that is over after `step` steps and `seconds` of training, in [0, 1].
+
+        Args:
+            reserve: seconds of the minutes that are kept for the last validation.
+        """
         shares = [0.0]
         if self.epochs is not None:
             shares.append(step / (self.epochs * self.steps_per_epoch))
         if self.minutes is not None:
-            shares.append(seconds / (60 * self.minutes))
+            shares.append(seconds / max(60 * self.minutes - reserve, 1e-9))
         return min(max(shares), 1.0)
 
     def seconds_left(self, step: int, seconds: float) -> float:

@@ -66,6 +66,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
         [name for name, value in sorted((config.dataset.labels or {}).items(), key=lambda i: i[1]) if value],
         training.validate_every,
         data.run,
+        clock,
     )
     interruption = Interruption()
     with _quiet_lightning():

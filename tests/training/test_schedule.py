@@ -21,6 +21,13 @@ def test_progress_is_the_largest_share(epochs, minutes, step, seconds, progress)
     assert Budget(epochs, minutes, steps_per_epoch=10).progress(step, seconds) == pytest.approx(progress)
 
 
+def test_the_last_validation_fits_into_the_minutes():
+    budget = Budget(None, 2, steps_per_epoch=10)
+    assert budget.progress(1, 50, reserve=20) == pytest.approx(0.5)
+    assert budget.progress(1, 100, reserve=20) == 1
+    assert budget.progress(1, 1, reserve=300) == 1
+
+
 def test_time_left_follows_the_pace():
     budget = Budget(epochs=4, minutes=None, steps_per_epoch=10)
     assert budget.seconds_left(10, 60) == pytest.approx(180)

@@ -180,13 +180,15 @@ def command(config_file, out, *more):
 def test_a_signal_leaves_a_folder_that_resumes(config_file, tmp_path, number, code):
     out = tmp_path / "run"
     endless = ["-s", "training.epochs=100000", "-s", "training.validate_every=1000"]
-    process = subprocess.Popen(command(config_file, out, *endless), stderr=subprocess.PIPE, text=True)
+    workers = ["-s", "training.workers=1"]
+    arguments = command(config_file, out, *endless, *workers)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (out / "checkpoint.ckpt").exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "--resume goes on" in errors
