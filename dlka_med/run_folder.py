@@ -180,7 +180,7 @@ class RunFolder:
         """
         weights = self.load_weights()
         network = build_run_network(self.config)
-        _check_fit(self.weights_file, network.state_dict(), weights)
+        check_fit(self.weights_file, network.state_dict(), weights)
         network.load_state_dict(weights, strict=True)
         return network.to(device).eval()
 
@@ -217,7 +217,8 @@ def build_run_network(config: RunConfig) -> nn.Module:
         raise InputError(f"the network of the run {config.name} cannot be built: {error}") from error
 
 
-def _check_fit(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def check_fit(file: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` with the first differing tensors unless `file` holds those of the config's network."""
     differences = [
         f"{name}: {_shape(found, name)} in the file, {_shape(expected, name)} in the network"
         for name in [*expected, *(name for name in found if name not in expected)]

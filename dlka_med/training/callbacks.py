@@ -32,27 +32,30 @@ class Clock(pl.Callback):
         self.budget = budget
         self.reserve = 0.0
         self.seconds = 0.0
-        self._resumed_at = 0.0
+        self._zero = self._started_with = 0.0
+        self._first_step = True
 
     def on_train_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
-        self._resumed_at = time.monotonic() - self.seconds
-
-    def on_train_batch_start(self, trainer: pl.Trainer, task: SegmentationTask, batch: Any, index: int) -> None:
-        task.progress = self._tick(trainer)
+        self._started_with = self.seconds
+        self._zero = time.monotonic() - self.seconds
+        self._first_step = True
+        task.progress = self.budget.progress(trainer.global_step, self.seconds, self.reserve)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, task: SegmentationTask, outputs: Any, batch: Any, index: int
     ) -> None:
-        if self._tick(trainer) >= 1:
+        if self._first_step:
+            # The first step compiles kernels and starts workers: preparation, like the filling of the cache.
+            self._first_step = False
+            self._zero = time.monotonic() - self._started_with
+        self.seconds = trainer.strategy.broadcast(time.monotonic() - self._zero)
+        task.progress = self.budget.progress(trainer.global_step, self.seconds, self.reserve)
+        if task.progress >= 1:
             trainer.should_stop = True
-
-    def _tick(self, trainer: pl.Trainer) -> float:
-        self.seconds = trainer.strategy.broadcast(time.monotonic() - self._resumed_at)
-        return self.budget.progress(trainer.global_step, self.seconds, self.reserve)
 
     def seconds_now(self) -> float:
         """Seconds of training so far, validation included, over all resumed parts."""
-        self.seconds = time.monotonic() - self._resumed_at
+        self.seconds = time.monotonic() - self._zero
         return self.seconds
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +142,9 @@ class Recorder(pl.Callback):
             self.handler.close()
             self.handler = None
 
+    def on_exception(self, trainer: pl.Trainer, task: SegmentationTask, exception: BaseException) -> None:
+        self.teardown(trainer, task, "fit")
+
     def on_train_epoch_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         self.show = progress(f"epoch {trainer.current_epoch + 1}", "step", line_every=60, closing_line=False)
 
@@ -163,7 +169,8 @@ class Recorder(pl.Callback):
         trainer.save_checkpoint(self.run.checkpoint_file)
         if trainer.is_global_zero:
             _write_csv(self.rows, self.run.metrics_file)
-            plot_curve(self.rows, self.run.curve_file)
+            if "dice" in row:
+                plot_curve(self.rows, self.run.curve_file)
             left = 0.0 if trainer.should_stop else self.clock.budget.seconds_left(trainer.global_step, seconds)
             log.info(_line(row, self.clock.budget.epochs, left))
 

@@ -1,14 +1,20 @@
 """Checkpoints of training: written whole, read without unpickling code."""
 
+import logging
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
+from torch import nn
 
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.run_folder import RunFolder, check_fit
+from dlka_med.training.schedule import Budget
+
+log = logging.getLogger("dlka_med")
 
 
 class SafeCheckpointIO(CheckpointIO):
@@ -29,3 +35,26 @@ class SafeCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         Path(path).unlink(missing_ok=True)
+
+
+def usable_checkpoint(run: RunFolder, task: nn.Module) -> Path | None:
+    """The checkpoint that a run resumes from; None if it never finished an epoch.
+
+    Raises:
+        InputError: the file is missing although epochs were finished, damaged, or that of another network.
+    """
+    file = run.checkpoint_file
+    if not file.is_file():
+        if run.metrics_file.is_file():
+            raise InputError(f"cannot resume {run.path}: {file} is missing; copy it back, or train into another folder")
+        log.warning("%s holds no finished epoch: the training starts from its beginning", run.path)
+        return None
+    check_fit(file, task.state_dict(), SafeCheckpointIO().load_checkpoint(file).get("state_dict", {}))
+    return file
+
+
+def is_finished(file: Path, budget: Budget) -> bool:
+    """Whether the run of this checkpoint has used up its epochs or minutes."""
+    state = SafeCheckpointIO().load_checkpoint(file)
+    clock = state["callbacks"]["Clock"]
+    return budget.progress(state["global_step"], clock["seconds"], clock["reserve"]) >= 1

@@ -8,9 +8,10 @@ import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from dlka_med.config.loading import save_config
+from dlka_med.config.schema import Dataset as DatasetConfig
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, read_dataset
+from dlka_med.data.cases import Case, Dataset, read_dataset
 from dlka_med.data.intensity import resolve_intensity
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.splits import split_cases
@@ -39,9 +40,7 @@ class RunData(pl.LightningDataModule):
         self.first_epoch = 0
         dataset = read_dataset(config.dataset.root, channels=config.dataset.channels, labels=config.dataset.labels)
         self.config = config.model_copy(
-            update={
-                "dataset": config.dataset.model_copy(update={"channels": dataset.channels, "labels": dataset.labels})
-            }
+            update={"dataset": config.dataset.model_copy(update=_resolved(config.dataset, dataset))}
         )
         self.run = RunFolder(out)
         self.cases = {case.id: case for case in dataset.cases}
@@ -122,3 +121,10 @@ class RunData(pl.LightningDataModule):
             config.dataset.channels or (),
             config.dataset.labels or {},
         )
+
+
+def _resolved(config: DatasetConfig, dataset: Dataset) -> dict[str, Any]:
+    """What the run has to know of its dataset; folders absolute, so that it resumes from anywhere."""
+    cache = None if config.cache is None else str(Path(config.cache).absolute())
+    root = str(Path(config.root).absolute())
+    return {"root": root, "cache": cache, "channels": dataset.channels, "labels": dataset.labels}

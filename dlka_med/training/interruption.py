@@ -36,8 +36,9 @@ class Interruption(pl.Callback):
         try:
             yield
         except (SystemExit, KeyboardInterrupt) as end:
-            state = "after its last finished epoch" if run.checkpoint_file.is_file() else "from its beginning"
-            log.warning("interrupted: dlka train %s --resume goes on %s", run.path, state)
+            if run.config_file.is_file():
+                where = "after its last finished epoch" if run.checkpoint_file.is_file() else "from its beginning"
+                log.warning("interrupted: dlka train %s --resume goes on %s", run.path, where)
             if isinstance(self.cause or end, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             if isinstance(self.cause or end, SIGTERMException):

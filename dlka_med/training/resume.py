@@ -19,6 +19,9 @@ CHANGEABLE = {
 }
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
 
+LEFT_OPEN = {"dataset.channels", "dataset.labels"}
+"""Settings whose null means: as the dataset says."""
+
 
 def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
     """The run's own config with what may be changed taken from `asked`.
@@ -34,7 +37,7 @@ def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
         before, after = old.get(key), new.get(key)
         if before == after or key in CHANGEABLE:
             continue
-        if after is None or (key == "preprocessing.intensity" and _left_open(before, after)):
+        if (after is None and key in LEFT_OPEN) or (key == "preprocessing.intensity" and _left_open(before, after)):
             continue
         differences.append(f"{key}: {after!r} asked, {before!r} in the run")
     if differences:

@@ -81,7 +81,8 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optim
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True)
+        momentum = settings.momentum
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
     return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 

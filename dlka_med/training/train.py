@@ -20,7 +20,7 @@ from dlka_med.inference.predictor import Predictor
 from dlka_med.metrics import dice
 from dlka_med.run_folder import RunFolder, build_run_network
 from dlka_med.training.callbacks import Clock, Recorder, Validation
-from dlka_med.training.checkpoint import SafeCheckpointIO
+from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, usable_checkpoint
 from dlka_med.training.data import RunData
 from dlka_med.training.interruption import Interruption
 from dlka_med.training.resume import resumed_config
@@ -69,7 +69,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
         clock,
     )
     interruption = Interruption()
-    with _quiet_lightning():
+    with _our_words():
         trainer = pl.Trainer(
             max_epochs=training.epochs if training.epochs is not None else -1,
             accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[training.accelerator],
@@ -87,9 +87,10 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        checkpoint = data.run.checkpoint_file if data.run.checkpoint_file.is_file() else None
-        if resume and checkpoint is None:
-            log.warning("%s holds no finished epoch: the training starts from its beginning", out)
+        checkpoint = usable_checkpoint(data.run, task) if resume else None
+        if checkpoint is not None and is_finished(checkpoint, clock.budget):
+            log.info("%s is finished: raise training.minutes or training.epochs to go on", out)
+            return RunFolder.open(out)
         with interruption.told(data.run):
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
     return RunFolder.open(out)
@@ -103,6 +104,7 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
             network,
             patch_size=config.training.patch_size,
             overlap=config.inference.overlap,
+            mirror_axes=config.inference.mirror_axes,
             batch_size=config.inference.batch_size,
         )
         prediction = predictor.segment(data.cache.get(data.cases[case]))
@@ -113,18 +115,22 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's advice on workers, devices and checkpoints stays off the screen; its errors do not."""
+def _our_words() -> Iterator[None]:
+    """Lightning's advice stays off the screen, its errors do not; our lines show even if nobody set up logging."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
+    shown = logging.StreamHandler()
+    if not log.hasHandlers():
+        log.addHandler(shown)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=PossibleUserWarning)
             warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
             yield
     finally:
+        log.removeHandler(shown)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
@@ -139,13 +145,14 @@ def _refuse_started(out: Path) -> None:
 
 
 def _check_hardware(config: RunConfig) -> None:
-    training = config.training
-    if training.accelerator == "cuda" and torch.cuda.device_count() < training.devices:
+    training, found = config.training, torch.cuda.device_count()
+    on_gpu = training.accelerator == "cuda" or (training.accelerator == "auto" and found > 0)
+    if on_gpu and found < training.devices:
         raise InputError(
-            f"training.devices is {training.devices}, but PyTorch finds {torch.cuda.device_count()} CUDA devices: "
+            f"training.devices is {training.devices}, but PyTorch finds {found} CUDA devices: "
             "lower it, or set training.accelerator to cpu"
         )
-    if training.devices * training.nodes > 1 and training.strategy == "auto" and training.accelerator == "cpu":
-        raise InputError("training.strategy: several CPU processes need ddp")
-    if training.precision == "fp16" and not torch.cuda.is_available():
-        raise InputError("training.precision fp16 needs a CUDA device: use bf16 or fp32")
+    if not on_gpu and training.devices * training.nodes > 1 and training.strategy == "auto":
+        raise InputError("training.strategy is auto, but several CPU processes need ddp")
+    if not on_gpu and training.precision == "fp16":
+        raise InputError("training.precision is fp16, which needs a CUDA device: use bf16 or fp32")

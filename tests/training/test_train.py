@@ -1,12 +1,15 @@
 """Runs: what they leave behind, exact resuming, interruptions, several processes."""
 
 import csv
+import itertools
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.callbacks import Recorder
+from dlka_med.training.schedule import learning_rate_factor
+from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 
 
@@ -84,15 +89,39 @@ def test_a_resumed_run_ends_exactly_as_an_unbroken_one(config, tmp_path, stop_af
             assert one[key] == other[key], key
 
 
-def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path):
-    config = changed(config, epochs=None, minutes=0.05, steps_per_epoch=4, validate_every=1000)
+def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path, monkeypatch):
+    now = itertools.count(step=0.25)
+    monkeypatch.setattr("dlka_med.training.callbacks.time.monotonic", lambda: next(now))
+    seen = []
+    start = SegmentationTask.on_train_batch_start
+
+    def start_and_look(self, batch, index):
+        start(self, batch, index)
+        seen.append((self.progress, self.row["learning_rate"]))
+
+    monkeypatch.setattr(SegmentationTask, "on_train_batch_start", start_and_look)
+    config = changed(config, epochs=None, minutes=0.1, steps_per_epoch=4, validate_every=1000)
     run = train(config, tmp_path / "run")
+    assert rows_of(run)[-1]["dice"], "the last epoch validates"
+    shares = [share for share, _ in seen]
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert 0.7 < shares[-1] < 1
+    assert [rate for _, rate in seen] == pytest.approx([0.01 * learning_rate_factor(s, "cosine") for s in shares])
+
+    steps = len(seen)
+    train(config, tmp_path / "run", resume=True)
+    assert len(seen) == steps, "a finished run has nothing to do"
+    train(changed(config, minutes=0.15), tmp_path / "run", resume=True)
+    assert len(seen) > steps
+    assert 0.5 < seen[steps][0] < 0.95
+
+
+def test_reduced_precision_trains(config, tmp_path):
+    run = train(changed(config, precision="bf16", epochs=2), tmp_path / "run")
     rows = rows_of(run)
-    assert float(rows[-1]["minutes"]) >= 0.05
-    assert float(rows[-1]["learning_rate"]) < 0.01
-    assert rows[-1]["dice"]
-    longer = changed(config, minutes=0.08)
-    assert len(rows_of(train(longer, tmp_path / "run", resume=True))) > len(rows)
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert all(t.dtype != torch.bfloat16 for t in run.load_weights().values())
 
 
 def test_best_weights_are_those_of_the_best_epoch(config, tmp_path, monkeypatch):
@@ -138,11 +167,46 @@ def test_resume_refuses_another_config_and_names_it(config, tmp_path):
         train(other, tmp_path / "run", resume=True)
 
 
-def test_resume_refuses_what_is_no_checkpoint(config, tmp_path):
+def test_resume_refuses_to_switch_a_setting_off(config, tmp_path):
+    train(changed(config, epochs=1), tmp_path / "run")
+    with pytest.raises(InputError, match=r"training\.ema: None asked, 0\.9 in the run"):
+        train(changed(config, ema=None), tmp_path / "run", resume=True)
+
+
+def test_resume_refuses_what_is_no_checkpoint_of_this_run(config, tmp_path):
     run = train(changed(config, epochs=1), tmp_path / "run")
-    run.checkpoint_file.write_bytes(run.checkpoint_file.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"checkpoint\.ckpt: it is damaged"):
-        train(config, tmp_path / "run", resume=True)
+    whole = run.checkpoint_file.read_bytes()
+    wider = config.network.model_copy(update={"channels": (4, 12)})
+    other = train(changed(config.model_copy(update={"network": wider}), epochs=1), tmp_path / "other")
+    weights = run.weights_file.read_bytes()
+    for content, words in (
+        (whole[:1000], r"checkpoint\.ckpt: it is damaged"),
+        (other.checkpoint_file.read_bytes(), r"another network .* the first: network\.downsamplers\.1"),
+        (None, r"checkpoint\.ckpt is missing"),
+    ):
+        run.checkpoint_file.unlink()
+        if content is not None:
+            run.checkpoint_file.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            train(config, tmp_path / "run", resume=True)
+    assert run.weights_file.read_bytes() == weights
+
+
+def test_a_run_resumes_from_another_folder(config, tmp_path, monkeypatch):
+    root = Path(config.dataset.root)
+    monkeypatch.chdir(root.parent)
+    near = config.model_copy(update={"dataset": config.dataset.model_copy(update={"root": root.name})})
+    run = train(changed(near, epochs=1), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    saved = load_config(run.path, ["training.epochs=2"])
+    assert len(rows_of(train(saved, run.path, resume=True))) == 2
+
+
+def test_the_log_of_a_failed_run_is_closed(config, tmp_path, stop_after):
+    before = list(logging.getLogger("dlka_med").handlers)
+    with stop_after(epoch=1):
+        train(config, tmp_path / "run")
+    assert logging.getLogger("dlka_med").handlers == before
 
 
 def test_resume_of_no_run_is_refused(config, tmp_path):
@@ -200,13 +264,22 @@ def test_a_signal_leaves_a_folder_that_resumes(config_file, tmp_path, number, co
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_network(config_file, tmp_path):
-    out = tmp_path / "run"
-    two = ["-s", "training.devices=2", "-s", "training.strategy=ddp", "-s", "training.epochs=2"]
+def test_two_processes_train_as_one_with_the_batch_of_both(config_file, tmp_path):
+    # Without batch statistics, dropout and batch Dice the gradient of both halves is their mean.
+    same = ["network.norm=instance", "network.dropout=0", "training.loss.dice_weight=0", "training.epochs=2"]
+    same = [word for setting in same for word in ("-s", setting)]
+    two = ["-s", "training.devices=2", "-s", "training.strategy=ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(config_file, out, *two), check=True, timeout=300, env=environment)
-    run = RunFolder.open(out)
-    assert [int(row["step"]) for row in rows_of(run)] == [3, 6]
-    assert json.loads(run.split_file.read_text())["validation"]
-    assert load_config(out).training.devices == 2
-    run.load_network()
+    for name, more in (("one", ["-s", "training.batch_size=4"]), ("two", two)):
+        arguments = command(config_file, tmp_path / name, *same, *more)
+        subprocess.run(arguments, check=True, timeout=300, env=environment)
+    one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
+    assert [int(row["step"]) for row in rows_of(two)] == [3, 6]
+    assert json.loads(two.split_file.read_text())["validation"]
+    for key in ("loss", "dice"):
+        assert float(rows_of(two)[-1][key]) == pytest.approx(float(rows_of(one)[-1][key]), abs=1e-3)
+    weights = two.load_weights()
+    for name, tensor in one.load_weights().items():
+        torch.testing.assert_close(
+            weights[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name} {text}"
+        )
