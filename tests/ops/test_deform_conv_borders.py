@@ -73,6 +73,34 @@ def test_the_surroundings_of_a_view_are_not_read(name, spread, backend):
         assert torch.isfinite(gradient).all()
 
 
+THIN = {
+    "2d dense": Case((7, 1), (2, 3), mask=True),
+    "2d depthwise": Case((1, 6), (4, 4), groups=4, mask=True),
+    "3d dense": Case((5, 1, 1), (2, 3), mask=True),
+    "3d no weight": Case((1, 4, 1), (3, 0), mask=True),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("case", THIN.values(), ids=THIN)
+def test_strides_of_axes_of_size_one_mean_nothing(case, batch, backend):
+    """A transposed tensor may be contiguous and yet have any stride along an axis of one voxel."""
+    tensors = case.tensors(batch=batch)
+    buffers, views = {}, dict(tensors)
+    for key in ("offset", "mask"):
+        turned = tensors[key].movedim(2, -1).contiguous()
+        buffers[key] = torch.full((turned.numel() + 2000,), float("nan"), dtype=turned.dtype)
+        buffers[key][1000:-1000] = turned.flatten()
+        buffers[key].requires_grad_()
+        views[key] = buffers[key][1000:-1000].view(turned.shape).movedim(-1, 2)
+    y = case.run(views, backend)
+    torch.testing.assert_close(y, case.solve(tensors), rtol=0, atol=1e-12)
+    plain = [tensors[key].requires_grad_() for key in buffers]
+    expected = torch.autograd.grad(case.run(tensors, "reference").sin().sum(), plain)
+    for ours, theirs in zip(torch.autograd.grad(y.sin().sum(), list(buffers.values())), expected, strict=True):
+        torch.testing.assert_close(ours[1000:-1000].view_as(theirs.movedim(2, -1)).movedim(-1, 2), theirs)
+
+
 @pytest.mark.parametrize("name", ["2d dense strided", "3d depthwise", "3d no weight"])
 def test_an_empty_batch(name, solve_or_skip):
     case = CASES[name]

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.autograd import forward_ad
 
 from dlka_med.ops.backends import numba_cpu, reference
@@ -122,7 +123,7 @@ numba_cpu.run(torch.randn(1, 1, 3), torch.zeros(1, 1, 3), torch.ones(1, 1, 1), N
 
 
 def test_a_forked_child_can_go_on():
-    assert subprocess.run([sys.executable, "-c", FORK], timeout=60, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", FORK], timeout=300, check=False).returncode == 0
 
 
 @pytest.mark.slow
@@ -150,11 +151,39 @@ def test_compiled_whole():
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-def test_registration():
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+def test_registration(form):
     x, offset = torch.randn(1, 3, 4, 4, dtype=torch.float64), torch.randn(1, 2 * 2, 3, 3, dtype=torch.float64)
     weight, mask = torch.randn(2, 4, 1, 2, dtype=torch.float64), torch.rand(1, 2, 3, 3, dtype=torch.float64)
-    tensors = [t.requires_grad_() for t in (x, offset, weight)] + [None, mask.requires_grad_()]
+    x, offset, weight, mask = (t.contiguous(memory_format=form).requires_grad_() for t in (x, offset, weight, mask))
+    tensors = (x, offset, weight, None, mask)
     torch.library.opcheck(torch.ops.dlka_med.deform_conv_cpu, (*tensors, [1, 2], [1, 1], [0, 0], [1, 1], 1, 1))
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t.contiguous(),
+    "channels-last": lambda t: t.movedim(1, -1).contiguous().movedim(-1, 1),
+    "transposed": lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+    "sliced": lambda t: torch.cat([t, t], 1)[:, : t.shape[1]],
+    "expanded": lambda t: t[..., :1, :1].expand(t.shape),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("name", ["2d dense", "2d depthwise", "3d grouped", "3d no weight"])
+def test_gradients_have_the_strides_that_are_foretold(name, layout):
+    case = LARGE[name]
+    tensors = {key: t if t is None else layout(t) if key != "bias" else t for key, t in case.tensors().items()}
+    x = tensors["x"].movedim(1, -1).contiguous()
+    geometry = case.geometry
+    axes = [list(axis) for axis in (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)]
+    inputs = [x, *(tensors[key] for key in ("offset", "weight", "mask")), *axes, case.groups, case.offset_groups]
+    grad_y = torch.ones(2, *tensors["offset"].shape[2:], case.channels[1] or case.channels[0], dtype=x.dtype)
+    real = numba_cpu.backward(grad_y, *inputs)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(t) if isinstance(t, torch.Tensor) else t for t in (grad_y, *inputs)]
+        fake = numba_cpu.backward(*fakes)
+    assert [(t.shape, t.stride()) for t in real] == [(t.shape, t.stride()) for t in fake]
 
 
 class Watched(torch.nn.Module):

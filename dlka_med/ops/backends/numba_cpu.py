@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import itertools
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -119,9 +118,11 @@ def backward(
 
 @backward.register_fake
 def _(grad_y, x, offset, weight, mask, kernel_size, stride, padding, dilation, groups, offset_groups):
-    absent = x.new_empty(0)
-    weight, mask = (absent if t is None else torch.empty_like(t) for t in (weight, mask))
-    return torch.empty_like(x), torch.empty_like(offset), weight, mask
+    grad_offset, grad_mask = (
+        x.new_empty(0) if t is None else torch.empty_like(with_one_stride(t)).unflatten(2, t.shape[2:])
+        for t in (offset, mask)
+    )
+    return x.new_empty(x.shape), grad_offset, x.new_empty(0 if weight is None else weight.shape), grad_mask
 
 
 def keep(ctx, inputs, output) -> None:
@@ -173,16 +174,17 @@ class Problem:
     ) -> None:
         x, offset, weight, mask = (None if t is None else t.detach() for t in (x, offset, weight, mask))
         batch, *size, channels = x.shape
+        self.out = offset.shape[2:]
         self.batch, self.channels, self.outputs = batch, channels, outputs(x, weight)
         self.x, self.offset, self.mask = x, with_one_stride(offset), with_one_stride(mask)
         self.weight, self.groups, self.points = weight, geometry.groups, geometry.points
-        self.positions = math.prod(offset.shape[2:])
+        self.positions = self.offset.shape[-1]
         self.kernels = importlib.import_module("dlka_med.ops.backends.numba_kernels")
         lead = (1,) * (3 - len(size))
         self.grid = self.kernels.Grid(
             geometry.spatial_dims,
             (*lead, *size),
-            (*lead, *offset.shape[2:]),
+            (*lead, *self.out),
             lead + geometry.kernel_size,
             lead + geometry.stride,
             (0,) * len(lead) + geometry.padding,
@@ -216,10 +218,10 @@ class Problem:
         return voxels, self.strided(self.offset, image), self.strided(self.mask, image)
 
     def strided(self, tensor: Tensor | None, image: int) -> tuple:
-        """One image of `tensor`, the memory of which has one stride over all positions."""
+        """One image of `tensor` `(B, channels, positions)`."""
         if tensor is None or tensor.numel() == 0:
             return self.kernels.Strided(np.empty(0, self.x.numpy().dtype), 0, 0, 0)
-        batch, channel, position = tensor.stride(0), tensor.stride(1), tensor.stride(-1)
+        batch, channel, position = tensor.stride()
         span = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
         values = tensor.as_strided((span,), (1,)).numpy()
         return self.kernels.Strided(values, image * batch, channel, position)
@@ -263,27 +265,26 @@ class Problem:
         grad_x = self.x.new_zeros(parts, *self.x.shape)
         tables = self.x.new_zeros(len(spans), *self.table.shape)
         grad_offset = torch.empty_like(self.offset)
-        grad_mask = self.x.new_empty(0) if self.mask is None else torch.empty_like(self.mask)
+        grad_mask = None if self.mask is None else torch.empty_like(self.mask)
         numbered = [(number, *span) for number, span in enumerate(spans)]
         parallel(self.backward, numbered, grad_y, grad_x, grad_offset, grad_mask, tables)
         grad_x = grad_x[0] if parts == 1 else grad_x.sum(0)
-        return grad_x, grad_offset, self.grad_weight(tables.sum(0)), grad_mask
+        grad_mask = self.x.new_empty(0) if grad_mask is None else grad_mask.unflatten(2, self.out)
+        return grad_x, grad_offset.unflatten(2, self.out), self.grad_weight(tables.sum(0)), grad_mask
 
     def grad_weight(self, table: Tensor) -> Tensor:
         """The gradient of `table` in the layout of the weight."""
         if self.weight is None:
             return table.new_empty(0)
-        if self.depthwise:
-            return table.T.reshape(self.weight.shape)
-        parts = table.unflatten(1, (self.points, -1)).permute(0, 3, 2, 1)
-        return parts.reshape(self.weight.shape)
+        parts = table.T if self.depthwise else table.unflatten(1, (self.points, -1)).permute(0, 3, 2, 1)
+        return self.weight.new_empty(self.weight.shape).copy_(parts.reshape(self.weight.shape))
 
     def backward(
         self,
         grad_y: Tensor,
         grad_x: Tensor,
         grad_offset: Tensor,
-        grad_mask: Tensor,
+        grad_mask: Tensor | None,
         tables: Tensor,
         number: int,
         part: int,
@@ -310,13 +311,8 @@ class Problem:
 
 
 def with_one_stride(tensor: Tensor | None) -> Tensor | None:
-    """`tensor` `(B, channels, *S')`, copied unless one stride leads from every position to the next."""
-    if tensor is None:
-        return None
-    axes = itertools.pairwise(range(2, tensor.ndim))
-    if all(tensor.stride(a) == tensor.stride(b) * tensor.shape[b] for a, b in axes):
-        return tensor
-    return tensor.contiguous()
+    """`tensor` `(B, channels, *S')` as `(B, channels, positions)`, copied only where no single stride leads through."""
+    return None if tensor is None else tensor.flatten(2)
 
 
 def parallel(work: Callable, spans: list[tuple], *arguments: object) -> None:
