@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dlka_med.errors import InputError
+
+ALMOST_NOTHING = 2**16  # bytes
 
 
 @contextmanager
@@ -18,6 +21,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: the folder cannot be written to.
+        OSError: with the path and ENOSPC, the disk is full.
     """
     path = Path(path)
     writable_folder(path.parent)
@@ -30,6 +34,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except Exception as error:
+        _name_full_disk(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -40,6 +47,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 
     Raises:
         InputError: `path` exists and is not an empty folder, or its parent cannot be written to.
+        OSError: with the path and ENOSPC, the disk is full.
     """
     path = Path(path)
     refuse_existing(path)
@@ -53,6 +61,9 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()
         temporary.replace(path)
+    except Exception as error:
+        _name_full_disk(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -61,9 +72,7 @@ def refuse_existing(path: str | Path) -> None:
     """Raise `InputError` if `path` is a file or a folder with something in it."""
     path = Path(path)
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise InputError(
-            f"{path} exists already and is not empty: name another folder, or move this one away"
-        )
+        raise InputError(f"{path} exists already and is not empty: name another folder, or move this one away")
 
 
 def writable_folder(path: str | Path) -> Path:
@@ -82,3 +91,12 @@ def writable_folder(path: str | Path) -> Path:
             f"cannot write to the folder {path} ({error.strerror}): name another one or change its rights"
         ) from error
     return path
+
+
+def _name_full_disk(error: Exception, path: Path) -> None:
+    # numpy, torch and safetensors each have a word of their own for it, mostly without an error number.
+    told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    if told or shutil.disk_usage(path.parent).free < ALMOST_NOTHING:
+        raise InputError(
+            f"the disk is full: {path} could not be written; make room, then go on or start again"
+        ) from error

@@ -1,4 +1,6 @@
+import errno
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,3 +87,18 @@ def test_a_folder_without_rights_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="change its rights"):
         writable_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [OSError("58800 requested and 52192 written"), RuntimeError("I/O error: No space left on device (os error 28)")],
+)
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_a_full_disk_is_named(tmp_path, monkeypatch, whole, failure):
+    # numpy's words do not name it, so the free space decides.
+    monkeypatch.setattr("dlka_med.files.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(OSError, match="No space left") as caught, whole(tmp_path / "new"):
+        raise failure
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
