@@ -97,6 +97,4 @@ def _name_full_disk(error: Exception, path: Path) -> None:
     # numpy, torch and safetensors each have a word of their own for it, mostly without an error number.
     told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     if told or shutil.disk_usage(path.parent).free < ALMOST_NOTHING:
-        raise InputError(
-            f"the disk is full: {path} could not be written; make room, then go on or start again"
-        ) from error
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
