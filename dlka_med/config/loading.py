@@ -1,7 +1,7 @@
 """YAML to checked records and back, with errors that name the file, the line and the nearest known key."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                problem = "a key must be a plain value; a value with braces needs quotes"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -58,16 +59,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         problem = getattr(error, "problem", None) or error
         raise InputError(f"{path}{line}: this is not valid YAML: {problem}") from error
     if not isinstance(data, dict):
-        raise InputError(
-            f"{path}: expected a mapping of sections (name, dataset, network, ...), found {_kind(data)}"
-        )
+        raise InputError(f"{path}: expected a mapping of sections (name, dataset, network, ...), found {_kind(data)}")
     overridden = [_override(data, entry) for entry in overrides]
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise InputError(
-            "\n".join(_explain(path, tree, overridden, item) for item in error.errors())
-        ) from None
+        raise InputError("\n".join(_explain(path, tree, overridden, item) for item in error.errors())) from None
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -131,9 +128,7 @@ def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
     if isinstance(error["input"], str) and "expected" in error.get("ctx", {}):
-        shown += _nearest(
-            error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        )
+        shown += _nearest(error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
     return f"{where}: {name or key}: {message}{shown}"
 
 

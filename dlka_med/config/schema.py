@@ -1,12 +1,30 @@
 """What a run is, as checked data: one record per section of the YAML file."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = PositiveFloat
-Range = tuple[PositiveFloat, PositiveFloat]
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"expected two numbers, the smaller one first, so [{values[1]:g}, {values[0]:g}]")
+    return values
+
+
+Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
 Spacing = Annotated[tuple[PositiveFloat, ...], Field(min_length=2, max_length=3)]
 
@@ -20,28 +38,18 @@ class Record(BaseModel):
 class Dataset(Record):
     """Where the cases are and which of them train, validate and test."""
 
-    root: str = Field(
-        description="folder of the dataset (Medical Segmentation Decathlon or nnU-Net v2 layout)"
-    )
-    channels: tuple[str, ...] | None = Field(
-        None, description="names of the image channels; null: as the dataset says"
-    )
-    labels: dict[str, int] | None = Field(
-        None, description="label names and values; null: as the dataset says"
-    )
+    root: str = Field(description="folder of the dataset (Medical Segmentation Decathlon or nnU-Net v2 layout)")
+    channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
+    labels: dict[str, int] | None = Field(None, description="label names and values; null: as the dataset says")
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
     fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
     test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
-    cache: str | None = Field(
-        None, description="folder for preprocessed cases, shared by runs; null: inside the run"
-    )
+    cache: str | None = Field(None, description="folder for preprocessed cases, shared by runs; null: inside the run")
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "Dataset":
         if self.fold >= self.folds:
-            raise ValueError(
-                f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}"
-            )
+            raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
         return self
 
 
@@ -58,9 +66,13 @@ class Intensity(Record):
         None, description="ct: clipped above; null: 99.5th percentile of the training foreground"
     )
     mean: float | None = Field(None, description="ct: subtracted; null: mean of the training foreground")
-    std: PositiveFloat | None = Field(
-        None, description="ct: divided by; null: deviation of the training foreground"
-    )
+    std: PositiveFloat | None = Field(None, description="ct: divided by; null: deviation of the training foreground")
+
+    @model_validator(mode="after")
+    def _bounds_ascend(self) -> "Intensity":
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower is {self.lower:g}, but must be less than upper, which is {self.upper:g}")
+        return self
 
 
 class Preprocessing(Record):
@@ -73,6 +85,13 @@ class Preprocessing(Record):
         "auto", description="one entry per channel; auto: ct where the channel is called CT, else zscore"
     )
 
+    @field_validator("orientation")
+    @classmethod
+    def _orientation_names_every_axis(cls, codes: str | None) -> str | None:
+        if codes is not None and any(len(set(codes) & set(pair)) != 1 for pair in ("RL", "AP", "SI")):
+            raise ValueError("expected one letter of each of the pairs R/L, A/P and S/I, for example RAS")
+        return codes
+
 
 class DLKANet3dArguments(Record):
     """Arguments of the 3D D-LKA U-Net; the defaults are the published network."""
@@ -83,26 +102,25 @@ class DLKANet3dArguments(Record):
     strides: tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...] = Field(
         ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)), description="downsampling in front of each stage"
     )
-    full_resolution_channels: PositiveInt = Field(
-        16, description="channels of the full-resolution conv block"
-    )
-    deformation: Literal["none", "depthwise", "dense"] = Field(
-        "dense", description="which convs of the gate deform"
-    )
+    full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
+    deformation: Literal["none", "depthwise", "dense"] = Field("dense", description="which convs of the gate deform")
     position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
     supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
     dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
     norm: Literal["batch", "instance"] = Field("batch", description="norm of the blocks' residual convs")
     layer_scale: PositiveFloat = Field(1e-6, description="start value of the factor of each attention branch")
-    checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass to save memory"
-    )
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
     @model_validator(mode="after")
     def _stage_lists_agree(self) -> "DLKANet3dArguments":
         lengths = {"channels": len(self.channels), "depths": len(self.depths), "strides": len(self.strides)}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"channels, depths and strides need one entry per stage each, got {lengths}")
+        stages = len(self.channels)
+        if stages < 2:
+            raise ValueError(f"channels, depths and strides need at least two stages, got {stages}")
+        if self.supervised_scales > stages:
+            raise ValueError(f"supervised_scales is {self.supervised_scales}, but the network has {stages} stages")
         return self
 
 
@@ -112,27 +130,29 @@ class Loss(Record):
     dice_weight: Annotated[float, Field(ge=0)] = 1.0
     cross_entropy_weight: Annotated[float, Field(ge=0)] = 1.0
     include_background: bool = Field(False, description="whether the background counts in the Dice term")
-    scale_weights: tuple[Positive, ...] | None = Field(
+    scale_weights: tuple[PositiveFloat, ...] | None = Field(
         None,
         description="weight of each supervised scale, normalised to sum 1; null: halved from scale to scale",
     )
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> "Loss":
+        if self.dice_weight == self.cross_entropy_weight == 0:
+            raise ValueError("dice_weight and cross_entropy_weight are both 0: one of them has to count")
+        return self
 
 
 class Augmentation(Record):
     """Random changes of a training patch; a probability of 0 turns one off."""
 
-    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
-        (0, 1, 2), description="axes that may be mirrored"
-    )
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field((0, 1, 2), description="axes that may be mirrored")
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.2
-    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = Field(
-        30.0, description="largest angle about each axis"
-    )
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = Field(30.0, description="largest angle about each axis")
     scale_probability: Probability = 0.2
     scale_range: Range = (0.7, 1.4)
     noise_probability: Probability = 0.1
-    noise_std: Positive = 0.1
+    noise_std: PositiveFloat = 0.1
     blur_probability: Probability = 0.2
     blur_sigma: Range = Field((0.5, 1.0), description="voxels")
     brightness_probability: Probability = 0.15
@@ -142,36 +162,32 @@ class Augmentation(Record):
     gamma_probability: Probability = 0.3
     gamma_range: Range = (0.7, 1.5)
     low_resolution_probability: Probability = 0.25
-    low_resolution_range: Range = Field((0.5, 1.0), description="zoom factor of the simulated coarse scan")
+    low_resolution_range: Annotated[tuple[Share, Share], AfterValidator(_ascending)] = Field(
+        (0.5, 1.0), description="zoom factor of the simulated coarse scan, at most 1"
+    )
 
 
 class Optimizer(Record):
     """How weights move."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd: Nesterov momentum")
-    learning_rate: Positive = 0.01
+    learning_rate: PositiveFloat = 0.01
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     momentum: Probability = Field(0.99, description="sgd only")
     schedule: Literal["polynomial", "cosine"] = "polynomial"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.0, description="share of the run with a rising learning rate"
-    )
-    gradient_clip: Positive | None = Field(12.0, description="largest norm of the gradient; null: no limit")
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="share of the run with a rising learning rate")
+    gradient_clip: PositiveFloat | None = Field(12.0, description="largest norm of the gradient; null: no limit")
 
 
 class Training(Record):
     """How long, how fast, on what."""
 
     epochs: PositiveInt | None = Field(1000, description="null: until the minutes are over")
-    minutes: Positive | None = Field(
-        None, description="wall-clock limit; the learning-rate schedule follows it"
-    )
+    minutes: PositiveFloat | None = Field(None, description="wall-clock limit; the learning-rate schedule follows it")
     steps_per_epoch: PositiveInt = 250
     batch_size: PositiveInt = 2
     patch_size: Size = Field(description="voxels of a training patch and of the inference window")
-    foreground_oversampling: Probability = Field(
-        0.33, description="share of patches centred on a labelled voxel"
-    )
+    foreground_oversampling: Probability = Field(0.33, description="share of patches centred on a labelled voxel")
     validate_every: PositiveInt = Field(1, description="epochs between validations")
     validation_cases: PositiveInt | None = Field(None, description="validate on the first so many; null: all")
     optimizer: Optimizer = Optimizer()
@@ -199,9 +215,7 @@ class Inference(Record):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch_size: PositiveInt = Field(1, description="windows per forward pass")
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
-        (), description="axes of test-time mirroring"
-    )
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field((), description="axes of test-time mirroring")
 
 
 class RunConfig(Record):
@@ -224,4 +238,28 @@ class RunConfig(Record):
         ):
             if value is not None and len(value) != dims:
                 raise ValueError(f"{key} has {len(value)} axes, but network.strides has {dims}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_scale_has_a_weight(self) -> "RunConfig":
+        weights, scales = self.training.loss.scale_weights, self.network.supervised_scales
+        if weights is not None and len(weights) != scales:
+            raise ValueError(
+                f"training.loss.scale_weights has {len(weights)} entries, "
+                f"but network.supervised_scales is {scales}: one each is needed"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _norm_has_values(self) -> "RunConfig":
+        """A norm needs two values per channel at the deepest stage: voxels, or images where it spans a batch."""
+        patch, batch = self.training.patch_size, self.training.batch_size
+        total = [math.prod(steps) for steps in zip(*self.network.strides, strict=True)]
+        voxels = math.prod(-(-size // step) for size, step in zip(patch, total, strict=True))
+        if voxels * (batch if self.network.norm == "batch" else 1) < 2:
+            raise ValueError(
+                f"training.patch_size {list(patch)} leaves one voxel at the deepest stage (network.strides "
+                f"multiply to {total}), too few for network.norm {self.network.norm} and training.batch_size "
+                f"{batch}: make an axis of the patch larger than its stride"
+            )
         return self

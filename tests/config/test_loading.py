@@ -16,6 +16,7 @@ network:
   channels: [8, 16]
   depths: [1, 1]
   strides: [[2, 2, 2], [2, 2, 2]]
+  supervised_scales: 2
 training:
   patch_size: [16, 16, 16]
 """
@@ -55,7 +56,7 @@ def test_overrides_replace_and_add_values(write):
         (
             "  patch_size:",
             "  pach_size:",
-            10,
+            11,
             ["unknown key 'training.pach_size'", "did you mean 'patch_size'"],
         ),
         ("dataset:\n", "datasets:\n", 2, ["unknown key 'datasets'", "did you mean 'dataset'"]),
@@ -64,9 +65,12 @@ def test_overrides_replace_and_add_values(write):
         ("[8, 16]", "[8, 16, 32]", 4, ["network", "one entry per stage"]),
         ("dlka_net_3d", "dlka_net_3", 5, ["network.name", "did you mean 'dlka_net_3d'"]),
         ("[16, 16, 16]", "[16, 16]", 1, ["training.patch_size has 2 axes"]),
-        ("[16, 16, 16]", "[16, 0, 16]", 10, ["training.patch_size.1", "greater than 0"]),
+        ("[16, 16, 16]", "[16, 0, 16]", 11, ["training.patch_size.1", "greater than 0"]),
         ("name: small", "name: small\nname: again", 2, ["'name' stands twice"]),
         ("  root: data", "  root: [", 5, ["not valid YAML"]),
+        ("  root: data", "  root: {{data}}", 3, ["not valid YAML", "key", "quotes"]),
+        ("supervised_scales: 2", "supervised_scales: 4", 4, ["network", "supervised_scales is 4", "2 stages"]),
+        ("[16, 16, 16]", "[4, 4, 4]\n  batch_size: 1", 1, ["training.patch_size [4, 4, 4]", "network.norm batch"]),
     ],
 )
 def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
@@ -86,6 +90,18 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("name.first=3", ["name is a value"]),
         ("training.minutes=-1", ["-s training.minutes", "greater than 0"]),
         ("training.precision=fp23", ["-s training.precision", "fp32"]),
+        ("dataset.root={{data}}", ["-s dataset.root", "not a YAML value"]),
+        ("training.loss={dice_weight: 0, cross_entropy_weight: 0}", ["training.loss", "dice_weight", "both 0"]),
+        ("training.loss.scale_weights=[1, 1, 1]", ["training.loss.scale_weights has 3", "supervised_scales is 2"]),
+        ("preprocessing.orientation=RLA", ["preprocessing.orientation", "one letter of each", "'RLA'"]),
+        ("preprocessing.orientation=RAA", ["preprocessing.orientation", "one letter of each"]),
+        ("preprocessing.intensity=[{kind: ct, lower: 5, upper: -5}]", ["preprocessing.intensity", "less than upper"]),
+        ("training.augmentation.scale_range=[1.4, 0.7]", ["training.augmentation.scale_range", "[0.7, 1.4]"]),
+        (
+            "training.augmentation.low_resolution_range=[0.5, 1.5]",
+            ["low_resolution_range.1", "less than or equal to 1"],
+        ),
+        ("training.augmentation.low_resolution_range=[0.9, 0.5]", ["low_resolution_range", "[0.5, 0.9]"]),
     ],
 )
 def test_a_wrong_override_is_named(write, override, words):
@@ -129,6 +145,13 @@ def test_shipped_configs_are_valid_and_complete(path):
     for section in ("dataset", "preprocessing", "network", "training", "inference"):
         for key in type(getattr(config, section)).model_fields:
             assert f"  {key}:" in shown, f"{section}.{key} is missing from {path.name}"
+
+
+def test_a_patch_of_one_deep_voxel_needs_a_batch(write):
+    text = MINIMAL.replace("[16, 16, 16]", "[4, 4, 4]")
+    assert load_config(write(text), ["training.batch_size=2"]).training.patch_size == (4, 4, 4)
+    with pytest.raises(InputError, match=r"network\.norm instance"):
+        load_config(write(text), ["training.batch_size=2", "network.norm=instance"])
 
 
 def test_json_schema_describes_every_section():
