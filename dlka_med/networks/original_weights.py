@@ -1,6 +1,7 @@
 """Original checkpoints put into our networks: rename tables, strictly checked."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from dlka_med.networks.dlka_net_3d import DLKANet3d
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
 DLKA_NET_3D: Rules = (
+    (r"^module\.", ""),
     (r"^d_lka_former_encoder\.downsample_layers\.(\d+)\.0\.conv\.", r"downsamplers.\1.conv."),
     (r"^d_lka_former_encoder\.downsample_layers\.(\d+)\.1\.", r"downsamplers.\1.norm."),
     (r"^d_lka_former_encoder\.stages\.", "encoder."),
@@ -49,17 +51,14 @@ class LoadReport:
     Attributes:
         loaded: our names of all tensors that were set.
         renamed: original name -> our name, where they differ.
-        skipped: original names that the network does not need.
     """
 
     loaded: tuple[str, ...]
     renamed: Mapping[str, str]
-    skipped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed, {len(self.skipped)} skipped"]
+        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed"]
         lines += [f"  {old} -> {new}" for old, new in self.renamed.items()]
-        lines += [f"  {name} skipped" for name in self.skipped]
         return "\n".join(lines)
 
 
@@ -72,8 +71,8 @@ def load_original(network: nn.Module, state_dict: Mapping[str, Any]) -> LoadRepo
             and the names may have the prefix `module.`.
 
     Raises:
-        ValueError: if names are missing or left over or shapes differ (the first ones are shown), or if there
-            is no rename table for this class of network.
+        ValueError: if names are missing or left over, two of them mean the same tensor or shapes differ (the
+            first ones are shown), or if there is no rename table for this class of network.
     """
     if type(network) not in TABLES:
         known = ", ".join(table.__name__ for table in TABLES)
@@ -81,8 +80,9 @@ def load_original(network: nn.Module, state_dict: Mapping[str, Any]) -> LoadRepo
     original = _unwrapped(state_dict)
     names = {name: _renamed(name, TABLES[type(network)]) for name in original}
     ours = network.state_dict()
-    found = set(names.values())
+    found = Counter(names.values())
     missing = [name for name in ours if name not in found]
+    ambiguous = [f"{old} -> {new}" for old, new in names.items() if found[new] > 1]
     unexpected = [old for old, new in names.items() if new not in ours]
     tensors = {new: torch.as_tensor(original[old]) for old, new in names.items() if new in ours}
     wrong = [
@@ -90,12 +90,13 @@ def load_original(network: nn.Module, state_dict: Mapping[str, Any]) -> LoadRepo
         for new, tensor in tensors.items()
         if tuple(tensor.shape) != _original_shape(new, ours[new])
     ]
-    if missing or unexpected or wrong:
+    if missing or unexpected or ambiguous or wrong:
         raise ValueError(
             f"the checkpoint is not one of this {type(network).__name__} "
             "(check channels, depths, strides, img_size and the number of classes)"
             + _shown("missing", missing)
             + _shown("unexpected", unexpected)
+            + _shown("for one place", ambiguous)
             + _shown("of wrong shape", wrong)
         )
     network.load_state_dict({name: tensor.reshape(ours[name].shape) for name, tensor in tensors.items()})
@@ -106,7 +107,7 @@ def _unwrapped(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
             return _unwrapped(checkpoint[key])
-    return {name.removeprefix("module."): value for name, value in checkpoint.items()}
+    return dict(checkpoint)
 
 
 def _renamed(name: str, rules: Rules) -> str:
