@@ -55,6 +55,12 @@ class Parser(argparse.ArgumentParser):
         return [near for word, known in pairs for near in difflib.get_close_matches(word, known, n=1)]
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer, 0 or more, got {text!r}")
+    return int(text)
+
+
 def _demo(options: argparse.Namespace) -> None:
     from dlka_med.demo import run_demo
 
@@ -133,7 +139,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
     add = add_verb("demo", _demo, "make a small brain MRI dataset, then train, predict and evaluate (4 minutes)")
     add("--out", "-o", type=Path, required=True, metavar="DIR", help="new folder for all of it")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the dataset and of the training")
+    add("--seed", type=_seed, default=0, metavar="N", help="seed of the dataset and of the training")
 
     add = add_verb("train", _train, "train the network that a YAML file describes")
     add("config", type=Path, metavar="CONFIG", help="YAML file; with --resume also the run folder")

@@ -87,6 +87,7 @@ def test_module_is_the_command():
         (["evaluate", "a", "b", "-o", "c", "--tolerence=2"], "did you mean --tolerance?"),
         (["predict", "a", "b", "-o", "c", "--split", "tst"], "did you mean test?"),
         (["predict", "a", "b", "-o", "c", "--overlap", "half"], "invalid float value"),
+        (["demo", "-o", "a", "--seed", "-1"], "--seed: expected an integer, 0 or more, got '-1'"),
         (["predict", "a"], "IMAGES"),
         ([], "VERB"),
     ],
