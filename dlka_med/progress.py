@@ -23,9 +23,12 @@ def progress(
     """
     started = said = time.monotonic()
     bar: tqdm | None = None
+    closed = False
 
     def show(done: float, total: int) -> None:
-        nonlocal bar, said
+        nonlocal bar, said, closed
+        if closed:
+            return
         now = time.monotonic()
         if sys.stderr.isatty():
             if bar is None:
@@ -33,11 +36,12 @@ def progress(
             bar.update(done - bar.n)
             if done == total:
                 bar.close()
-        elif now - said > line_every and done < total:
+        elif now - said > line_every and 0 < done < total:
             said = now
             left = (now - started) / done * (total - done) / 60
             log.info("%s: %d of %d %ss, %.1f min left", what, done, total, unit, left)
-        if done == total and closing_line:
+        closed = done == total
+        if closed and closing_line:
             log.info("%s: %d %ss in %.1f s", what, total, unit, now - started)
 
     return show

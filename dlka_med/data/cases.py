@@ -79,10 +79,11 @@ def read_dataset(
     )
 
 
-def find_cases(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
+def find_cases(path: str | Path, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> tuple[Case, ...]:
     """Cases to predict, without labels: of one NIfTI file, of a folder of them, or of a dataset.
 
-    Several channels are either one 4D file or files that end with `_0000`, `_0001` and so on.
+    Several channels are either one 4D file or files that end with `_0000`, `_0001` and so on. As in
+    `read_dataset`, `channels` and `labels` replace what a dataset says.
 
     Raises:
         InputError: there is nothing to predict or a channel is missing.
@@ -93,17 +94,12 @@ def find_cases(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
     if not path.is_dir():
         raise InputError(f"{path} does not exist: give a NIfTI file, a folder of them, or a dataset")
     if (path / "dataset.json").is_file():
-        dataset = read_dataset(path)
-        if len(dataset.channels) != len(channels):
-            raise InputError(
-                f"{path / 'dataset.json'} declares the channels {list(dataset.channels)}, "
-                f"but {len(channels)} are needed: {list(channels)}"
-            )
+        dataset = read_dataset(path, channels=channels, labels=labels)
         return tuple(replace(case, label=None) for case in (*dataset.cases, *dataset.test))
-    files = _nifti_files(path)
+    files = nifti_files(path)
     if not files:
         raise InputError(f"{path} has no image: expected files that end with .nii or .nii.gz")
-    if any(case_id(file) != _stem(file) for file in files):
+    if any(case_id(file) != stem(file) for file in files):
         return _cases_of_channels(files, channels)
     cases = tuple(Case(case_id(file), (file,)) for file in files)
     _refuse_twins(path, cases)
@@ -112,10 +108,11 @@ def find_cases(path: str | Path, channels: Sequence[str]) -> tuple[Case, ...]:
 
 def case_id(path: Path) -> str:
     """The file name without `.nii`, `.nii.gz` and the mark `_0000` of the first channel."""
-    return _stem(path).removesuffix("_0000")
+    return stem(path).removesuffix("_0000")
 
 
-def _stem(path: Path) -> str:
+def stem(path: Path) -> str:
+    """The file name without `.nii` or `.nii.gz`; `InputError` if it ends with neither."""
     return path.name[: -len(_ending(path))]
 
 
@@ -126,12 +123,13 @@ def _ending(path: Path) -> str:
     raise InputError(f"{path} is not a NIfTI file: expected a name that ends with .nii or .nii.gz")
 
 
-def _nifti_files(folder: Path) -> list[Path]:
+def nifti_files(folder: Path) -> list[Path]:
+    """The folder's NIfTI files by name, hidden ones left out."""
     return sorted(f for f in folder.glob("*") if f.name.endswith(NIFTI_ENDINGS) and not f.name.startswith("."))
 
 
 def _case_of_file(path: Path, channels: Sequence[str]) -> Case:
-    ending, numbered = _ending(path), re.fullmatch(r"(.+)_(\d{4})", _stem(path))
+    ending, numbered = _ending(path), re.fullmatch(r"(.+)_(\d{4})", stem(path))
     if len(channels) == 1 or not numbered:
         return Case(case_id(path), (path,))
     siblings = [path.with_name(f"{numbered[1]}_{index:04d}{ending}") for index in range(len(channels))]
@@ -141,9 +139,9 @@ def _case_of_file(path: Path, channels: Sequence[str]) -> Case:
 def _cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
     found: dict[str, dict[int, Path]] = {}
     for file in files:
-        numbered = re.fullmatch(r"(.+)_(\d{4})", _stem(file))
+        numbered = re.fullmatch(r"(.+)_(\d{4})", stem(file))
         if not numbered:
-            raise InputError(f"{file} has no channel number: expected a name like {_stem(file)}_0000{_ending(file)}")
+            raise InputError(f"{file} has no channel number: expected a name like {stem(file)}_0000{_ending(file)}")
         if int(numbered[2]) in found.setdefault(numbered[1], {}):
             raise InputError(f"{file} is there twice, as .nii and as .nii.gz: remove one of them")
         found[numbered[1]][int(numbered[2])] = file
@@ -242,16 +240,16 @@ def _nnunet_cases(root: Path, facts: dict[str, Any], channels: Sequence[str]) ->
     if not images.is_dir():
         raise InputError(f"{root} has no folder imagesTr: put the training images there")
     cases = []
-    for case in _cases_of_channels([f for f in _nifti_files(images) if f.name.endswith(ending)], channels):
+    for case in _cases_of_channels([f for f in nifti_files(images) if f.name.endswith(ending)], channels):
         label = labels / f"{case.id}{ending}"
         if not label.is_file():
             raise InputError(f"case {case.id} has no label: there is no {label}")
         cases.append(replace(case, label=label))
     known = {case.id for case in cases}
-    for label in _nifti_files(labels):
-        if _stem(label) not in known:
-            raise InputError(f"{label} has no image: there is no {images / f'{_stem(label)}_0000{ending}'}")
-    test = [f for f in _nifti_files(root / "imagesTs") if f.name.endswith(ending)]
+    for label in nifti_files(labels):
+        if stem(label) not in known:
+            raise InputError(f"{label} has no image: there is no {images / f'{stem(label)}_0000{ending}'}")
+    test = [f for f in nifti_files(root / "imagesTs") if f.name.endswith(ending)]
     return cases, list(_cases_of_channels(test, channels))
 
 

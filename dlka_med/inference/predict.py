@@ -60,17 +60,17 @@ def predict_images(
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     folder, out, place = RunFolder.open(run), Path(out), _device(device)
     labels = folder.config.dataset.labels or {}
-    cases = _chosen(find_cases(images, folder.config.dataset.channels or ()), folder, split, images)
+    cases = _chosen(find_cases(images, folder.config.dataset.channels or (), labels or None), folder, split, images)
     targets = {case.id: out / f"{case.id}.nii.gz" for case in cases}
     _spare_inputs(cases, targets)
-    existing = [case for case in cases if targets[case.id].exists()]
+    existing = {case.id: target for case in cases if (target := targets[case.id]).exists()}
     if existing and not (overwrite or skip_existing):
         raise InputError(
-            f"{targets[existing[0].id]} exists already ({len(existing)} of {len(cases)} predictions do): "
+            f"{next(iter(existing.values()))} exists already ({len(existing)} of {len(cases)} predictions do): "
             "name another folder, or choose to skip the existing ones"
         )
     if skip_existing:
-        cases = [case for case in cases if case not in existing]
+        cases = [case for case in cases if case.id not in existing]
     predictor = _predictor(folder, place, mirror, overlap)
     writable_folder(out)
     _write_names(out / "labels.json", labels, replace=overwrite)
@@ -120,7 +120,7 @@ def _predictor(
 def _show_windows(show: Callable[[float, int], None], cases_done: int, cases: int, done: int, total: int) -> None:
     """The windows of a case count as shares of it; the last one leaves the case to be restored and written."""
     if done < total:
-        show(round(cases_done + done / total, 2), cases)
+        show(cases_done + done / total, cases)
 
 
 def _prepare(run: RunFolder, case: Case) -> Prepared:

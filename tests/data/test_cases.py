@@ -181,5 +181,12 @@ def test_find_in_a_folder(tmp_path, save, nnunet):
     root = nnunet(["x"])
     assert [case.id for case in find_cases(root / "imagesTr", ["T1", "T2"])] == ["x"]
     assert [(case.id, case.label) for case in find_cases(root, ["T1", "T2"])] == [("x", None)]
-    with pytest.raises(InputError, match="but 1 are needed"):
+    with pytest.raises(InputError, match=r"declares 2 channels .* names \['T1'\]"):
         find_cases(root, ["T1"])
+
+
+def test_what_a_dataset_says_is_replaced_for_prediction_too(nnunet):
+    root = nnunet(["x"], labels={"background": 0, "organ": [1, 2]})
+    with pytest.raises(InputError, match="is a region"):
+        find_cases(root, ["T1", "T2"])
+    assert [case.id for case in find_cases(root, ["T1", "T2"], {"background": 0, "organ": 1})] == ["x"]

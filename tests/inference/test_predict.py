@@ -12,7 +12,9 @@ from torch import nn
 
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
+from dlka_med.inference import predict as predict_module
 from dlka_med.inference.predict import predict_images
+from dlka_med.inference.predictor import Predictor
 from dlka_med.run_folder import RunFolder, build_run_network
 
 SHAPE = (11, 8, 9)
@@ -252,3 +254,37 @@ def test_options_that_cannot_be_are_refused_before_anything_is_written(run, tmp_
         with pytest.raises(InputError, match=message):
             predict_images(run.path, tmp_path / "images", tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_fractions_of_a_case_are_not_rounded(run, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(predict_module, "progress", lambda what: lambda done, total: seen.append((done, total)))
+    write_folder(tmp_path / "images", 2)
+    monkeypatch.setattr(Predictor, "segment", lambda self, prepared, show: [show(n, 999) for n in (1, 998, 999)] and 0)
+    monkeypatch.setattr(predict_module, "write_label_map", lambda *args, **options: None)
+    predict_images(run.path, tmp_path / "images", tmp_path / "out")
+    assert seen == [(done, 2) for done in (1 / 999, 998 / 999, 1, 1 + 1 / 999, 1 + 998 / 999, 2)]
+
+
+def test_the_labels_of_the_run_replace_those_of_the_dataset(run, tmp_path):
+    write_dataset(tmp_path / "data")
+    facts = json.loads((tmp_path / "data" / "dataset.json").read_text())
+    facts["labels"] = {"background": 0, "any": [3, 7]}
+    (tmp_path / "data" / "dataset.json").write_text(json.dumps(facts))
+    assert len(predict_images(run.path, tmp_path / "data", tmp_path / "out")) == 3
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("micron", 1e3), ("meter", 1e-3)])
+def test_units_other_than_millimetres(run, tmp_path, unit, factor):
+    run = make_run(tmp_path / "other", spacing=(1.0, 1.2, 1.5))
+    array = write_image(tmp_path / "scan.nii")
+    (in_mm,) = predict_images(run.path, tmp_path / "scan.nii", tmp_path / "mm")
+    affine = oblique_affine()
+    affine[:3] *= factor
+    image = nib.Nifti1Image(array, affine)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "scan.nii")
+    (found,) = predict_images(run.path, tmp_path / "scan.nii", tmp_path / "out")
+    assert np.mean(read(found) == read(in_mm)) > 0.99
+    np.testing.assert_allclose(nib.load(found).affine, nib.load(tmp_path / "scan.nii").affine)
+    assert nib.load(found).header.get_xyzt_units()[0] == unit
