@@ -24,7 +24,8 @@ def split_cases(
     """One fold of a cross-validation in which no group sits on two sides.
 
     Groups are shuffled by `seed` and dealt, the largest first, to the fold with the fewest cases. The whole
-    group of a test case is kept out of training and validation; `test` holds the named cases only.
+    group of a test case, named or in `dataset.test`, is kept out of training and validation; `test` holds the
+    named cases only.
 
     Raises:
         InputError: a test case does not exist, or there are fewer groups than folds.
@@ -41,7 +42,10 @@ def split_cases(
         # A lone case must not meet a group that happens to carry its id.
         key = (True, case.group) if case.group is not None else (False, case.id)
         groups.setdefault(key, []).append(case.id)
-    free = [members for _, members in sorted(groups.items()) if not set(members) & set(test_cases)]
+    tested = {(True, case.group) for case in dataset.test if case.group is not None}
+    free = [
+        members for key, members in sorted(groups.items()) if key not in tested and not set(members) & set(test_cases)
+    ]
     if len(free) < folds:
         raise InputError(
             f"{dataset.root} has {len(free)} groups of cases outside the test, too few for {folds} folds: "

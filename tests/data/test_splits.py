@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_mistakes():
         split_cases(dataset(["a", "a", "b"]), folds=3)
     with pytest.raises(InputError, match="fold is 5 of 5"):
         split_cases(PAIRS, folds=5, fold=5)
+
+
+def test_unlabelled_test_cases_take_their_group_along():
+    tested = replace(PAIRS, test=(Case("t0", (), None, "p2"), Case("t1", ())))
+    for fold in range(5):
+        split = split_cases(tested, folds=5, fold=fold)
+        assert {*split.train, *split.validation} == {case.id for case in PAIRS.cases} - {"case_04", "case_05"}
+        assert split.test == ()
