@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +21,14 @@ from dlka_med.files import whole_folder, writable_folder
 
 FORMAT = 1
 FOREGROUND_VOXELS = 10_000
+DAY = 24 * 3600  # seconds
 
 
 class PreparedCache:
     """One folder per case with plain arrays, which are memory-mapped: nothing is held of any number of cases.
 
-    Settings have a folder of their own, so that runs may share `folder`. An entry appears whole or not at
+    Settings have a folder of their own, and so has a case of each source folder: runs and datasets may share
+    `folder`. An entry appears whole or not at
     all, and is computed anew if its files changed (path, size, time) or if it is damaged.
 
     Args:
@@ -50,10 +54,13 @@ class PreparedCache:
     def fill(self, cases: Sequence[Case], workers: int = 0, progress: Progress | None = None) -> None:
         """Compute what is missing, changed or damaged; `progress(done, total)` follows.
 
+        What a killed process left unfinished over a day ago is removed.
+
         Raises:
             InputError: cases that cannot be used, all of them named; or the folder cannot be written to.
         """
         writable_folder(self.folder)
+        self._remove_leftovers()
         for _ in in_workers(partial(_ensure, self), cases, workers, progress):
             pass
 
@@ -83,11 +90,11 @@ class PreparedCache:
             _ensure(self, case)
             entry = self._read(case)
         if entry is None:
-            raise InputError(f"{self.folder / case.id} cannot be kept: its files change while they are read")
+            raise InputError(f"{self._entry(case)} cannot be kept: its files change while they are read")
         return entry
 
     def _read(self, case: Case) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-        entry = self.folder / case.id
+        entry = self._entry(case)
         try:
             facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
             if facts["sources"] != _fingerprint(case):
@@ -101,6 +108,17 @@ class PreparedCache:
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None
         return facts, arrays
+
+    def _entry(self, case: Case) -> Path:
+        """Datasets that name their cases alike must not rewrite each other's entries."""
+        folders = sorted({str(path.parent.resolve()) for path in _files(case)})
+        return self.folder / f"{case.id}-{hashlib.sha256(json.dumps(folders).encode()).hexdigest()[:8]}"
+
+    def _remove_leftovers(self) -> None:
+        for unfinished in self.folder.glob(".writing-*"):
+            with suppress(FileNotFoundError):
+                if time.time() - unfinished.stat().st_mtime > DAY:
+                    shutil.rmtree(unfinished, ignore_errors=True)
 
     def _write(self, case: Case) -> None:
         sources = _fingerprint(case)
@@ -116,9 +134,9 @@ class PreparedCache:
             "native_affine": prepared.native_affine.tolist(),
             "foreground": counts,
         }
-        shutil.rmtree(self.folder / case.id, ignore_errors=True)
+        shutil.rmtree(self._entry(case), ignore_errors=True)
         try:
-            with whole_folder(self.folder / case.id) as folder:
+            with whole_folder(self._entry(case)) as folder:
                 for name, array in arrays.items():
                     np.save(folder / f"{name}.npy", array, allow_pickle=False)
                 (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
@@ -133,9 +151,13 @@ def _ensure(cache: PreparedCache, case: Case) -> None:
         cache._write(case)
 
 
+def _files(case: Case) -> tuple[Path, ...]:
+    return (*case.images, case.label) if case.label else case.images
+
+
 def _fingerprint(case: Case) -> list[list[str | int]]:
     files = []
-    for path in (*case.images, *([case.label] if case.label else [])):
+    for path in _files(case):
         try:
             stat = path.stat()
         except OSError as error:

@@ -1,6 +1,10 @@
 import json
 import os
 import pickle
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +36,11 @@ def computed(monkeypatch):
 
     monkeypatch.setattr(cache_module, "prepare", counted)
     return ids
+
+
+def ids(cache):
+    """Case ids of the entries, which end with a mark of the source folder."""
+    return sorted(path.name.rpartition("-")[0] for path in cache.folder.iterdir())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -118,7 +127,7 @@ def test_an_interrupted_fill_leaves_whole_entries_only(cache, random_cases, comp
     monkeypatch.setattr(np, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         cache.fill(cases)
-    assert [path.name for path in cache.folder.iterdir()] == ["case_0"]
+    assert ids(cache) == ["case_0"]
     monkeypatch.setattr(np, "save", save)
     cache.fill(cases)
     assert computed == ["case_0", "case_1", "case_1", "case_2"]
@@ -127,7 +136,7 @@ def test_an_interrupted_fill_leaves_whole_entries_only(cache, random_cases, comp
 def test_damaged_entries_are_computed_again(cache, random_cases, computed):
     (case,) = random_cases(1)
     good = cache.get(case).image.copy()
-    entry = cache.folder / case.id
+    (entry,) = cache.folder.iterdir()
 
     def rewrite(name, content):
         (entry / name).unlink()
@@ -162,7 +171,7 @@ def test_mistakes_are_all_named_and_the_rest_is_kept(cache, random_cases, comput
         InputError, match=r"(?s)2 of 4 cases.*case_1_0000.nii.gz is empty.*case_2.nii.gz cannot be read"
     ):
         cache.fill(cases)
-    assert sorted(path.name for path in cache.folder.iterdir()) == ["case_0", "case_3"]
+    assert ids(cache) == ["case_0", "case_3"]
 
 
 def test_another_process_was_faster(cache, random_cases, monkeypatch):
@@ -189,3 +198,29 @@ def test_no_permission_to_write(random_cases, tmp_path):
 def test_a_case_needs_its_files(cache, tmp_path):
     with pytest.raises(InputError, match=r"gone.nii.gz cannot be read \(No such file"):
         cache.get(Case("gone", (tmp_path / "gone.nii.gz",)))
+
+
+def test_datasets_that_name_their_cases_alike(cache, random_cases, computed, tmp_path):
+    (case,) = random_cases(1)
+    for part in ("images", "label"):
+        folder = tmp_path / part
+        folder.mkdir()
+        files = case.images if part == "images" else (case.label,)
+        copies = tuple(Path(shutil.copy(file, folder)) for file in files)
+        other = replace(case, images=copies) if part == "images" else replace(case, label=copies[0])
+        computed.clear()
+        for _ in range(2):
+            cache.get(case), cache.get(other)
+        assert len(computed) == 1 + (part == "images")
+
+
+def test_what_a_killed_process_left_is_removed(cache, random_cases):
+    old, new = cache.folder / ".writing-1-case", cache.folder / ".writing-2-case"
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+        (folder / "image.npy").touch()
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    cache.fill(random_cases(1))
+    assert not old.exists()
+    assert new.exists()
