@@ -1,7 +1,9 @@
 """Endless patches of training cases; every draw is a function of (seed, epoch, index) and nothing else."""
 
+import os
 import signal
 from collections.abc import Iterator, Sequence
+from threading import Thread
 
 import numpy as np
 import torch
@@ -153,9 +155,17 @@ def patch_loader(
 
 
 def _leave_signals_to_the_training(worker: int) -> None:
-    """Ctrl-C and SIGTERM often reach the whole process group; the training ends its workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C and SIGTERM often reach the whole process group; a worker heeds the SIGTERM of its parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:

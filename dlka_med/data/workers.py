@@ -1,5 +1,6 @@
 """The same function for every case, in this process or in several."""
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,7 +48,7 @@ def _outcomes(
     if workers < 2 or len(jobs) < 2:
         yield from map(attempt, jobs)
         return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), initializer=_start_worker)
     try:
         yield from pool.map(attempt, jobs)
     except BrokenProcessPool as error:
@@ -56,6 +57,12 @@ def _outcomes(
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the parent alone ends the work.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _attempt(function: Callable[[Job], Result], job: Job) -> Result | InputError:

@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +173,41 @@ def test_cut(start):
     padded = np.pad(array, ((0, 0), (20, 20), (20, 20)))
     x, y = start[0] + 20, start[1] + 20
     np.testing.assert_array_equal(cut(array, start, (8, 4)), padded[:, x : x + 8, y : y + 4])
+
+
+SCRIPT = """
+import signal, sys
+from pathlib import Path
+from dlka_med.config.schema import Preprocessing
+from dlka_med.data.cache import PreparedCache
+from dlka_med.data.cases import Case
+from dlka_med.data.loaders import patch_loader
+
+image, label, folder = map(Path, sys.argv[1:])
+cache = PreparedCache(folder, Preprocessing(), ["MRI"], {"background": 0, "body": 1, "core": 5})
+options = dict(patch_size=(4, 4, 4), batch_size=1, steps=9, oversampling=0, augmentation=None, seed=0)
+loader = patch_loader(cache, [Case("a", (image,), label)], workers=1, **options)
+batches = iter(loader)
+next(batches)
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+print("ready", flush=True)
+sys.stdin.readline()
+print(len(list(batches)), flush=True)
+"""
+
+
+def test_signals_to_the_group_leave_the_worker_and_the_end_of_a_script_does_not(random_cases, tmp_path):
+    (case,) = random_cases(1)
+    command = [sys.executable, "-c", SCRIPT, *map(str, (*case.images, case.label, tmp_path / "cache"))]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as script:
+        try:
+            assert script.stdout.readline() == "ready\n"
+            for number in (signal.SIGINT, signal.SIGTERM):
+                os.killpg(script.pid, number)
+            time.sleep(0.5)
+            assert script.communicate("go\n", timeout=20) == ("8\n", "")
+            assert script.returncode == 0
+        finally:
+            script.kill()

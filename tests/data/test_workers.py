@@ -1,4 +1,5 @@
 import os
+import signal
 
 import pytest
 import torch
@@ -47,3 +48,12 @@ def test_the_traceback_of_the_worker_is_kept():
 def test_a_killed_worker():
     with pytest.raises(RuntimeError, match="the system killed one of 2 worker processes"):
         list(in_workers(work, [1, 200], 2))
+
+
+def interrupt(job: int) -> int:
+    os.kill(os.getpid(), signal.SIGINT)
+    return job
+
+
+def test_ctrl_c_is_for_the_parent():
+    assert list(in_workers(interrupt, [1, 2], 2)) == [1, 2]
