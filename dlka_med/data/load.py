@@ -10,6 +10,7 @@ from typing import NamedTuple
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import HeaderDataError
 
 from dlka_med.data.cases import Case
@@ -17,12 +18,13 @@ from dlka_med.errors import InputError
 
 SPATIAL_DIMS = 3
 GRID_TOLERANCE = 0.1  # voxels
+MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 WHOLE_NUMBER_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, voxel -> world affine."""
+    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, voxel -> world (mm) affine."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -30,7 +32,7 @@ class LoadedCase:
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a file lie."""
+    """Where the voxels of a file lie; affine: voxel -> world (mm), 4x4."""
 
     path: Path
     shape: tuple[int, ...]
@@ -56,13 +58,13 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         _refuse_nonfinite(path, volume)
         volumes.append(volume)
         grids.append(Grid(path, volume.shape[1:], affine))
-        _refuse_other_grid(grids[0], grids[-1])
+        check_same_grid(grids[0], grids[-1])
     if len(volumes) not in (1, len(channels)):
         raise InputError(f"case {case.id} has {len(volumes)} images, expected {len(channels)}: {list(channels)}")
     label = None
     if case.label is not None and labels is not None:
         label, affine = _read_label(case.label, labels)
-        _refuse_other_grid(grids[0], Grid(case.label, label.shape, affine))
+        check_same_grid(grids[0], Grid(case.label, label.shape, affine))
     return LoadedCase(volumes[0] if len(volumes) == 1 else np.concatenate(volumes), label, grids[0].affine)
 
 
@@ -75,6 +77,30 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     """Millimetres per voxel along each array axis."""
     dims = affine.shape[0] - 1
     return np.linalg.norm(affine[:dims, :dims], axis=0)
+
+
+def affine_in_mm(image: Nifti1Pair) -> np.ndarray:
+    """Voxel -> world affine in mm, 4x4; a file without a unit is taken to be in mm."""
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    return affine
+
+
+def check_same_grid(first: Grid, second: Grid) -> None:
+    """Raise `InputError` unless shapes agree and voxels lie within 10 % of a voxel of their counterparts."""
+    if first.shape != second.shape:
+        raise InputError(
+            f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
+            "resample one onto the other's grid"
+        )
+    ends = ((0, size - 1) for size in (*first.shape, 1)[:SPATIAL_DIMS])
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
+    shift = np.linalg.norm((first.affine - second.affine) @ corners, axis=0).max()
+    if not shift <= GRID_TOLERANCE * spacing_of(first.affine).min():
+        raise InputError(
+            f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
+            "resample one onto the other's grid, or copy the affine if only the header is wrong"
+        )
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +126,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = affine_in_mm(image)
     linear = affine[:3, :3]
     extent = np.prod(spacing_of(affine)) if np.isfinite(affine).all() else 0
     if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
@@ -133,21 +159,6 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
         infinite = int(finite.size - finite.sum()) - nans
         raise InputError(
             f"{path} has {nans} NaN and {infinite} infinite voxels of {finite.size}: replace them, for example by 0"
-        )
-
-
-def _refuse_other_grid(first: Grid, second: Grid) -> None:
-    if first.shape != second.shape:
-        raise InputError(
-            f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
-            "resample one onto the other's grid"
-        )
-    corners = np.array([(*corner, 1) for corner in itertools.product(*((0, size - 1) for size in first.shape))]).T
-    shift = np.linalg.norm((first.affine - second.affine) @ corners, axis=0).max()
-    if shift > GRID_TOLERANCE * spacing_of(first.affine).min():
-        raise InputError(
-            f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
-            "resample one onto the other's grid, or copy the affine if only the header is wrong"
         )
 
 

@@ -5,15 +5,13 @@ import dataclasses
 import json
 import logging
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from dlka_med.data.workers import in_workers
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, foreground
 from dlka_med.evaluation.score import LabelScore, score_case
@@ -29,7 +27,7 @@ RULE = (
     "means, background left out."
 )
 
-Job = Callable[[], list[LabelScore]]
+Job = tuple[str, tuple[Path, Path]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Evaluation:
     labels: dict[str, LabelSummary]
     cases: int
     tolerance_mm: float
-    labels_without_prediction: tuple[str, ...]
+    cases_without_prediction: tuple[str, ...]
     scores: tuple[LabelScore, ...]
 
     def summary(self) -> dict[str, Any]:
@@ -76,7 +74,7 @@ class Evaluation:
         content = dataclasses.asdict(self)
         del content["scores"]
         return content | {
-            "labels_without_prediction": list(self.labels_without_prediction),
+            "cases_without_prediction": list(self.cases_without_prediction),
             "rule": RULE,
         }
 
@@ -107,7 +105,8 @@ def evaluate(
 
     Raises:
         InputError: nothing to compare, a prediction without reference, a damaged file, differing grids,
-            undeclared label values, or an output folder that exists or cannot be written to.
+            undeclared label values (all such cases are named), or an output folder that exists or cannot be
+            written to.
     """
     predictions, labels = Path(predictions), Path(labels)
     if not 0 <= tolerance_mm < float("inf"):
@@ -117,33 +116,32 @@ def evaluate(
     if out is not None:
         refuse_existing(out)
         writable_folder(Path(out).parent)
-    pairs, missing = pair(predictions, labels)
-    if missing:
-        logger.warning(
-            "%d of %d references have no prediction and are left out: %s",
-            len(missing),
-            len(missing) + len(pairs),
-            ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else ""),
-        )
     names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
-    jobs = [partial(score_case, case, *paths, names, tolerance_mm) for case, paths in sorted(pairs.items())]
-    rows, show = [], progress("evaluate")
-    for done, scores in enumerate(_run(jobs, workers), 1):
-        rows += scores
-        show(done, len(jobs))
+    pairs, missing = pair(predictions, labels, names)
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        total = len(missing) + len(pairs)
+        logger.warning("%d of %d references have no prediction and are left out: %s", len(missing), total, first)
+    score = partial(_score, names, tolerance_mm)
+    rows = [row for scores in in_workers(score, sorted(pairs.items()), workers, progress("evaluate")) for row in scores]
     result = summarise(rows, sorted(pairs), names, tolerance_mm, missing)
     if out is not None:
         write(result, out)
     return result
 
 
-def pair(predictions: Path, labels: Path) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
+def pair(
+    predictions: Path, labels: Path, names: Mapping[str, int] | None = None
+) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
     """(prediction, reference) by case id, and the ids of references without a prediction.
+
+    Args:
+        names: foreground label values by name, if they are known.
 
     Raises:
         InputError: a prediction has no reference, or there is nothing to pair.
     """
-    found, references = find_label_maps(predictions), find_references(labels)
+    found, references = find_label_maps(predictions), find_references(labels, names)
     if predictions.is_file() and labels.is_file():
         return {case: (predictions, labels) for case in found}, ()
     strangers = sorted(found.keys() - references.keys())
@@ -216,8 +214,8 @@ def format_summary(result: Evaluation) -> str:
         ).rstrip()
         for row in table
     ]
-    if result.labels_without_prediction:
-        lines.append(f"{len(result.labels_without_prediction)} references without a prediction are not counted")
+    if result.cases_without_prediction:
+        lines.append(f"{len(result.cases_without_prediction)} references without a prediction are not counted")
     return "\n".join(lines) + "\n"
 
 
@@ -253,14 +251,6 @@ def _checked(label_names: Mapping[str, int]) -> dict[str, int]:
         raise InputError(f"label_names: {error}") from error
 
 
-def _run(jobs: Sequence[Job], workers: int) -> Iterator[list[LabelScore]]:
-    if workers == 1 or len(jobs) == 1:
-        yield from (job() for job in jobs)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn"))
-    try:
-        yield from (future.result() for future in as_completed([pool.submit(job) for job in jobs]))
-    except BrokenProcessPool as error:
-        raise RuntimeError("a worker process was killed, perhaps for want of memory: use fewer workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _score(names: Mapping[str, int] | None, tolerance_mm: float, job: Job) -> list[LabelScore]:
+    case, paths = job
+    return score_case(case, *paths, names, tolerance_mm)

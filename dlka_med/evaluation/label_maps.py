@@ -8,16 +8,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from dlka_med.data.cases import read_dataset
+from dlka_med.data.cases import nifti_files, read_dataset, stem
+from dlka_med.data.load import Grid, affine_in_mm
 from dlka_med.errors import InputError
-
-SUFFIXES = (".nii.gz", ".nii")
-MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,11 @@ class LabelMap:
     path: Path
     array: NDArray[np.unsignedinteger]
     affine: NDArray[np.float64]
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels lie."""
+        return Grid(self.path, self.array.shape, self.affine)
 
     @property
     def voxel_ml(self) -> float:
@@ -57,7 +60,6 @@ def read_label_map(path: Path) -> LabelMap:
     """
     try:
         image = nib.load(path)
-        unit = image.header.get_xyzt_units()[0]
         array = np.asanyarray(image.dataobj)
     except (ImageFileError, HeaderDataError, KeyError, OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again") from error
@@ -65,9 +67,7 @@ def read_label_map(path: Path) -> LabelMap:
     if array.ndim < 2 or array.size == 0 or any(size > 1 for size in extra):
         raise InputError(f"{path}: a label map has two or three axes, this one has shape {array.shape}")
     array = array.reshape(array.shape[:3])
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= MM[unit]
-    return LabelMap(path, _as_labels(array, path), affine)
+    return LabelMap(path, _as_labels(array, path), affine_in_mm(image))
 
 
 def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:
@@ -88,23 +88,6 @@ def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:
     return labels
 
 
-def check_same_grid(prediction: LabelMap, reference: LabelMap) -> None:
-    """Raise `InputError` unless shapes agree and voxels lie within 1 % of a voxel of their counterparts."""
-    first, second = prediction.array.shape, reference.array.shape
-    if first != second:
-        raise InputError(
-            f"{prediction.path} has shape {first}, its reference {reference.path} has {second}: "
-            "predict on the grid of the reference's image"
-        )
-    corners = np.array(list(np.ndindex((2,) * 3))) * (np.array([*first, 1][:3]) - 1)
-    drift = np.linalg.norm(apply_affine(prediction.affine, corners) - apply_affine(reference.affine, corners), axis=1)
-    if not drift.max() <= 0.01 * voxel_sizes(reference.affine).min():
-        raise InputError(
-            f"{prediction.path} and its reference {reference.path} lie up to {drift.max():.3g} mm apart: "
-            "their affines (origin, spacing or orientation) differ"
-        )
-
-
 def find_label_maps(path: Path) -> dict[str, Path]:
     """Label maps of a folder, or one file, by case id: the file name without its suffix.
 
@@ -112,39 +95,34 @@ def find_label_maps(path: Path) -> dict[str, Path]:
         InputError: there is no such file or folder, it holds none, or two of one id.
     """
     if path.is_file():
-        if not path.name.endswith(SUFFIXES):
-            raise InputError(f"{path}: expected a label map, {' or '.join(SUFFIXES)}")
-        return {case_id(path): path}
+        return {stem(path): path}
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder")
     found: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        if file.name.startswith(".") or not file.name.endswith(SUFFIXES):
-            continue
-        if case_id(file) in found:
-            raise InputError(f"{file} and {found[case_id(file)].name} are two label maps of one case: remove one")
-        found[case_id(file)] = file
+    for file in nifti_files(path):
+        if stem(file) in found:
+            raise InputError(f"{file} and {found[stem(file)].name} are two label maps of one case: remove one")
+        found[stem(file)] = file
     if not found:
-        raise InputError(f"{path} holds no label map ({' or '.join(SUFFIXES)})")
+        raise InputError(f"{path} holds no label map: expected files that end with .nii or .nii.gz")
     return found
 
 
-def find_references(path: Path) -> dict[str, Path]:
-    """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id."""
+def find_references(path: Path, labels: Mapping[str, int] | None = None) -> dict[str, Path]:
+    """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id.
+
+    Args:
+        labels: foreground values by name, instead of those in a dataset's description.
+    """
     if is_dataset(path):
-        return {case.id: case.label for case in read_dataset(path).cases if case.label is not None}
+        dataset = read_dataset(path, labels=None if labels is None else {"background": 0, **labels})
+        return {case.id: case.label for case in dataset.cases if case.label is not None}
     return find_label_maps(path)
 
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
-    return (path / "dataset.json").is_file() and not any(file.name.endswith(SUFFIXES) for file in path.iterdir())
-
-
-def case_id(path: Path) -> str:
-    """The file name without its suffix."""
-    suffix = next(suffix for suffix in SUFFIXES if path.name.endswith(suffix))
-    return path.name.removesuffix(suffix)
+    return (path / "dataset.json").is_file() and not nifti_files(path)
 
 
 def declared_labels(predictions: Path, references: Path) -> dict[str, int] | None:

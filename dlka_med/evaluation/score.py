@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import LabelMap, check_same_grid, read_label_map
+from dlka_med.evaluation.label_maps import LabelMap, read_label_map
 from dlka_med.metrics import Status, compare
 
 
@@ -43,7 +44,7 @@ def score_case(
         InputError: a file is damaged, the grids differ, or a value is not among `labels`.
     """
     prediction, reference = read_label_map(prediction_path), read_label_map(reference_path)
-    check_same_grid(prediction, reference)
+    check_same_grid(prediction.grid, reference.grid)
     if labels is None:
         values = values_of(prediction) | values_of(reference)
         labels = {f"label_{value}": value for value in sorted(values - {0})}

@@ -146,3 +146,16 @@ def test_shapes_types_and_affines(save, tmp_path):
         nib.save(image, tmp_path / "singular.nii.gz")
         with pytest.raises(InputError, match=r"singular.nii.gz has a singular affine"):
             load_case(Case("singular", (tmp_path / "singular.nii.gz",)), ["MRI"])
+
+
+def test_grids_are_in_millimetres_whatever_the_unit(tmp_path):
+    paths = []
+    for unit, factor in (("mm", 1), ("micron", 1e3), ("meter", 1e-3), ("unknown", 1)):
+        image = nib.Nifti1Image(IMAGE, np.diag([*(np.array([1.0, 2, 3]) * factor), 1]))
+        image.header.set_xyzt_units(unit)
+        paths.append(tmp_path / f"{unit}.nii.gz")
+        nib.save(image, paths[-1])
+    loaded = load_case(Case("a", tuple(paths)), ["a", "b", "c", "d"])
+    np.testing.assert_allclose(loaded.affine, np.diag([1, 2, 3, 1]))
+    micron = load_case(Case("b", (paths[1],)), ["a"])
+    np.testing.assert_allclose(micron.affine, np.diag([1, 2, 3, 1]))

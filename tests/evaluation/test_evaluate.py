@@ -69,7 +69,7 @@ def test_numbers_files_and_the_honest_count(folders, tmp_path, caplog):
     assert summary["labels"]["tumour"]["missed"] == 1
     assert summary["cases"] == 3
     assert summary["tolerance_mm"] == 1
-    assert summary["labels_without_prediction"] == ["d"]
+    assert summary["cases_without_prediction"] == ["d"]
     assert "both_empty" in summary["rule"]
     assert "background left out" in summary["rule"]
     with (out / "cases.csv").open(newline="") as file:
@@ -165,7 +165,7 @@ def test_the_root_of_a_dataset_serves_as_labels(folders, tmp_path):
     (root / "dataset.json").write_text(json.dumps(description))
     result = evaluate(predictions, root)
     assert list(result.labels) == ["kidney", "tumour"]
-    assert result.labels_without_prediction == ("d",)
+    assert result.cases_without_prediction == ("d",)
 
 
 def test_two_files_are_a_pair_whatever_their_names(folders):
@@ -173,7 +173,7 @@ def test_two_files_are_a_pair_whatever_their_names(folders):
     result = evaluate(predictions / "a.nii.gz", labels / "d.nii.gz")
     assert (result.cases, result.scores[0].case) == (1, "a")
     assert result.labels["kidney"].dice == pytest.approx(5 / 6)
-    assert evaluate(predictions / "a.nii.gz", labels).labels_without_prediction == ("b_0001", "c.v2", "d")
+    assert evaluate(predictions / "a.nii.gz", labels).cases_without_prediction == ("b_0001", "c.v2", "d")
 
 
 def test_hippocampus_labels_against_themselves(shared_data):
@@ -182,7 +182,7 @@ def test_hippocampus_labels_against_themselves(shared_data):
     result = evaluate(file, root)
     assert list(result.labels) == ["Anterior", "Posterior"]
     assert (result.mean.dice, result.mean.hd95_mm, result.mean.nsd) == (1, 0, 1)
-    assert len(result.labels_without_prediction) == 206
+    assert len(result.cases_without_prediction) == 206
 
 
 def spoil_shape(predictions, labels):
@@ -218,8 +218,8 @@ def spoil_folder(predictions, labels):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (spoil_shape, r"a\.nii\.gz has shape \(20, 18, 11\)"),
-        (spoil_affine, r"a\.nii\.gz .* lie up to 38 mm apart"),
+        (spoil_shape, r"a\.nii\.gz has the shape \(20, 18, 11\)"),
+        (spoil_affine, r"a\.nii\.gz .* up to 38 mm apart"),
         (spoil_pairs, r"1 of 4 predictions have no reference.*stranger\.nii\.gz"),
         (spoil_values, r"labels.a\.nii\.gz holds the values 2, 6"),
         (spoil_bytes, r"a\.nii\.gz cannot be read"),
@@ -249,3 +249,32 @@ def test_wrong_options_are_refused_before_any_work(folders, tmp_path):
             evaluate(*folders, **arguments)
     with pytest.raises(InputError, match="no such file"):
         evaluate(tmp_path / "nowhere", folders[1])
+
+
+def test_all_bad_cases_are_named_together(folders, tmp_path):
+    spoil_shape(*folders)
+    save(folders[0] / "b_0001.nii.gz", np.full(SHAPE, 7))
+    for workers in (1, 2):
+        with pytest.raises(InputError, match=r"(?s)2 of 3 cases.*a\.nii\.gz has the shape.*b_0001\.nii\.gz holds"):
+            evaluate(*folders, workers=workers)
+
+
+def test_names_of_the_predictions_replace_those_of_the_dataset(folders, tmp_path):
+    predictions, labels = folders
+    root = tmp_path / "Dataset001_Test"
+    for case in ("a", "b_0001", "c.v2", "d"):
+        save(root / "imagesTr" / f"{case}_0000.nii.gz", np.ones(SHAPE))
+    labels.rename(root / "labelsTr")
+    regions = {"background": 0, "whole": [1, 3], "tumour": [3]}
+    facts = {"channel_names": {"0": "MRI"}, "labels": regions, "numTraining": 4, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(facts))
+    assert list(evaluate(predictions, root).labels) == ["kidney", "tumour"]
+
+
+def test_references_without_prediction_take_one_line(tmp_path, caplog):
+    for index in range(5):
+        save(tmp_path / "l" / f"case{index}.nii", label_map(4))
+    save(tmp_path / "p" / "case0.nii", label_map(4))
+    result = evaluate(tmp_path / "p", tmp_path / "l")
+    assert len(result.cases_without_prediction) == 4
+    assert caplog.messages[0] == "4 of 5 references have no prediction and are left out: case1, case2, case3, ..."

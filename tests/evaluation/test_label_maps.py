@@ -2,8 +2,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import case_id, check_same_grid, find_label_maps, read_label_map
+from dlka_med.evaluation.label_maps import find_label_maps, read_label_map
 
 
 def save(path, array, affine=None, unit="mm"):
@@ -69,17 +70,17 @@ def test_spacing_is_that_of_an_oblique_affine(tmp_path):
     assert found.flattened()[1] == pytest.approx([2, 3, 4], rel=1e-6)
 
 
-@pytest.mark.parametrize(("shift", "fits"), [(0.001, True), (0.05, False)])
+@pytest.mark.parametrize(("shift", "fits"), [(0.001, True), (0.15, False)])
 def test_rounding_of_affines_is_forgiven_and_no_more(tmp_path, shift, fits):
     array, moved = np.ones((9, 8, 7), np.uint8), np.eye(4)
     moved[1, 3] = shift
     first = read_label_map(save(tmp_path / "a.nii", array))
     second = read_label_map(save(tmp_path / "b.nii", array, moved))
     if fits:
-        check_same_grid(first, second)
+        check_same_grid(first.grid, second.grid)
     else:
-        with pytest.raises(InputError, match=r"0\.05 mm apart"):
-            check_same_grid(first, second)
+        with pytest.raises(InputError, match=r"0\.15 mm apart"):
+            check_same_grid(first.grid, second.grid)
 
 
 def test_files_are_found_by_case_id(tmp_path):
@@ -87,8 +88,7 @@ def test_files_are_found_by_case_id(tmp_path):
         save(tmp_path / name, np.ones((2, 2, 2), np.uint8))
     (tmp_path / "labels.json").touch()
     assert list(find_label_maps(tmp_path)) == ["a", "b.v1"]
-    assert case_id(tmp_path / "b.v1.nii") == "b.v1"
-    with pytest.raises(InputError, match="expected a label map"):
+    with pytest.raises(InputError, match=r"labels\.json is not a NIfTI file"):
         find_label_maps(tmp_path / "labels.json")
     save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8))
     with pytest.raises(InputError, match="two label maps of one case"):
