@@ -13,6 +13,8 @@ from dlka_med.errors import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+LISTED = 20
+
 Progress = Callable[[int, int], None]
 
 
@@ -25,7 +27,7 @@ def in_workers(
     together; any other exception ends the work at once, with the worker's own traceback.
 
     Raises:
-        InputError: the mistakes found in the jobs, one per line.
+        InputError: the mistakes found in the jobs, one per line, the first 20 of them.
         RuntimeError: the system killed a worker.
     """
     mistakes: list[str] = []
@@ -39,7 +41,9 @@ def in_workers(
     if len(mistakes) == 1:
         raise InputError(mistakes[0])
     if mistakes:
-        raise InputError(f"{len(mistakes)} of {len(jobs)} cases cannot be used:\n" + "\n".join(mistakes))
+        more = f"\n... and {len(mistakes) - LISTED} more" if len(mistakes) > LISTED else ""
+        listed = "\n".join(mistakes[:LISTED])
+        raise InputError(f"{len(mistakes)} of {len(jobs)} cases cannot be used:\n{listed}{more}")
 
 
 def _outcomes(
