@@ -141,5 +141,7 @@ def test_weights_of_another_network_name_the_first_differences(run, tmp_path):
 
 
 def test_arguments_that_contradict_each_other_name_the_run():
+    run = config()
+    unchecked = run.model_copy(update={"network": run.network.model_copy(update={"supervised_scales": 9})})
     with pytest.raises(InputError, match=r"the run tiny cannot be built: .*scales"):
-        build_run_network(config(supervised_scales=9))
+        build_run_network(unchecked)

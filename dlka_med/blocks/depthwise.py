@@ -50,6 +50,10 @@ class DepthwiseConv(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+            # In bfloat16 the weight's gradient of small maps holds memory that oneDNN never wrote.
+            with torch.autocast("cpu", enabled=False):
+                return self.forward(x.to(self.weight.dtype)).to(torch.get_autocast_dtype("cpu"))
         if not _fast_on_cpu(x, self.weight):
             return _conv(x, self.weight, self.bias, self.dilation)
         if self.dilation == 1:
@@ -96,7 +100,6 @@ def _fast_on_cpu(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
         and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 

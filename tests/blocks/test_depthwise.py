@@ -42,12 +42,26 @@ def test_start_values_are_those_of_a_convolution():
         torch.testing.assert_close(got.std(), want.std(), rtol=0.3, atol=0)
 
 
-def test_double_precision_and_autocast_take_the_plain_way():
+def test_double_precision_takes_the_plain_way():
     conv = DepthwiseConv(3, 2, 3, dilation=2).double()
     x = torch.randn(1, 2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(conv, (x,))
+
+
+@pytest.mark.parametrize("size", [(3, 4, 3), (9, 8)])
+def test_autocast_computes_in_single_precision(size):
+    conv = DepthwiseConv(len(size), 8, 5)
+    x = torch.randn(2, 8, *size).bfloat16().movedim(1, -1).contiguous().movedim(-1, 1)
+    exact = torch.autograd.grad(conv(x.float()).square().mean(), list(conv.parameters()))
+    used = [torch.full((n,), float("nan")) for n in (64, 1024, 16384)]
+    del used  # what is read without having been written shall be NaN
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert conv.float()(x.float()).dtype == torch.bfloat16
+        y = conv(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x.float()), rtol=1e-2, atol=1e-2)
+    gradients = torch.autograd.grad(y.float().square().mean(), list(conv.parameters()))
+    for got, want in zip(gradients, exact, strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((4, 3, 3), "spatial_dims"), ((3, 3, 4), "kernel_size")])
