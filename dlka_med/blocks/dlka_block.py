@@ -36,7 +36,8 @@ class DLKABlock(nn.Module):
     Args:
         channels: of input and output.
         spatial_dims: 2 or 3.
-        deformation: which convs of the attention's gate deform, see `LargeKernelAttention`.
+        deformation: which convs of the attention's gate deform, see `LargeKernelAttention`; None: "dcnv3" in 2D,
+            "dense" in 3D.
         feed_forward: "residual_conv", or "conv_mlp": 1x1 conv, depthwise 3x3 conv, GELU, 1x1 conv.
         position_size: spatial shape of a learned position embedding, one vector per voxel, interpolated
             linearly for inputs of another size; None: no embedding.
@@ -55,7 +56,7 @@ class DLKABlock(nn.Module):
         self,
         channels: int,
         spatial_dims: int,
-        deformation: Deformation = "depthwise",
+        deformation: Deformation | None = None,
         *,
         feed_forward: FeedForward = "residual_conv",
         position_size: Sequence[int] | None = None,

@@ -70,7 +70,7 @@ def test_gradients_reach_all_parameters(spatial_dims, deformation):
     ("arguments", "message"),
     [
         ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
-        ({"deformation": "full"}, "deformation must be one of 'none', 'depthwise', 'dense', got 'full'"),
+        ({"deformation": "full"}, "deformation must be one of 'none', 'depthwise', 'dcnv3', 'dense', got 'full'"),
         ({"dilated_kernel_size": 4}, "dilated_kernel_size must be odd"),
     ],
 )
