@@ -2,7 +2,7 @@
 
 from dlka_med.blocks.dlka_block import DLKABlock
 from dlka_med.blocks.large_kernel_attention import LargeKernelAttention
-from dlka_med.blocks.patch import PatchDownsample, PatchUpsample
+from dlka_med.blocks.patch import PatchDownsample, PatchExpand, PatchUpsample
 from dlka_med.blocks.residual_conv import ResidualConv
 
-__all__ = ["DLKABlock", "LargeKernelAttention", "PatchDownsample", "PatchUpsample", "ResidualConv"]
+__all__ = ["DLKABlock", "LargeKernelAttention", "PatchDownsample", "PatchExpand", "PatchUpsample", "ResidualConv"]

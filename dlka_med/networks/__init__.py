@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
 from dlka_med.networks.original_weights import LoadReport, load_original
 
-NETWORKS: dict[str, type[nn.Module]] = {"dlka_net_3d": DLKANet3d}
+NETWORKS: dict[str, type[nn.Module]] = {"dlka_net_2d": DLKANet2d, "dlka_net_3d": DLKANet3d}
 
 
 def build_network(name: str, **arguments: Any) -> nn.Module:
@@ -23,4 +24,4 @@ def build_network(name: str, **arguments: Any) -> nn.Module:
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "DLKANet3d", "LoadReport", "build_network", "load_original"]
+__all__ = ["NETWORKS", "DLKANet2d", "DLKANet3d", "LoadReport", "build_network", "load_original"]
