@@ -1,5 +1,6 @@
 import pytest
 import torch
+from monai.networks import eval_mode
 from torch import nn
 from torch.nn import functional as F
 
@@ -20,10 +21,13 @@ def image(spatial_dims, channels=4):
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
-@pytest.mark.parametrize("deformation", ["none", "depthwise", "dense"])
+@pytest.mark.parametrize("deformation", ["none", "depthwise", "dcnv3", "dense"])
 @pytest.mark.parametrize("feed_forward", ["residual_conv", "conv_mlp"])
 def test_shape_layout_and_gradients(spatial_dims, deformation, feed_forward):
     module = block(spatial_dims, deformation=deformation, feed_forward=feed_forward, position_size=SIZES[spatial_dims])
+    for name, parameter in module.named_parameters():
+        if ".offset." in name or ".mask." in name:
+            nn.init.normal_(parameter, std=0.1)
     x = image(spatial_dims).requires_grad_()
     y = module(x)
     assert y.shape == x.shape
@@ -31,6 +35,26 @@ def test_shape_layout_and_gradients(spatial_dims, deformation, feed_forward):
     y.square().sum().backward()
     assert x.grad is not None
     assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("deformation", ["none", "depthwise", "dcnv3", "dense", None])
+@pytest.mark.parametrize("channels", [1, 5, 8])
+def test_shapes_in_evaluation_as_monai_tests_its_blocks(spatial_dims, deformation, channels):
+    module = DLKABlock(channels, spatial_dims, deformation, **SMALL)
+    for size in (SIZES[spatial_dims], (1,) * spatial_dims):
+        with eval_mode(module):
+            x = torch.randn(1, channels, *size)
+            y = module(x)
+        assert not y.requires_grad
+        assert y.shape == x.shape
+        assert y.isfinite().all()
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_default_deformation_is_dcnv3_in_2d_and_dense_in_3d(spatial_dims):
+    default, named = block(spatial_dims), block(spatial_dims, deformation={2: "dcnv3", 3: "dense"}[spatial_dims])
+    assert str(default) == str(named)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -99,6 +123,8 @@ def test_drop_path_of_a_block_skips_both_branches():
         ({"position_size": (4, 4)}, "position_size needs 3 sizes"),
         ({"drop_path": 1.0}, "drop_path must be at least 0 and below 1"),
         ({"norm": "group"}, "norm must be one of"),
+        ({"deformation": "dcn"}, "deformation must be one of 'none', 'depthwise', 'dcnv3', 'dense', got 'dcn'"),
+        ({"deformation": "dcnv3", "offset_groups": 3}, "channels: expected a multiple of group=3, got 4"),
     ],
 )
 def test_bad_arguments(arguments, message):
