@@ -3,7 +3,7 @@
 from dlka_med.blocks.csp import C3_DCNv3_DLKA, DeformableBottleneck
 from dlka_med.blocks.dlka_block import DLKABlock
 from dlka_med.blocks.large_kernel_attention import LargeKernelAttention
-from dlka_med.blocks.patch import PatchDownsample, PatchUpsample
+from dlka_med.blocks.patch import PatchDownsample, PatchExpand, PatchUpsample
 from dlka_med.blocks.residual_conv import ResidualConv
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "DeformableBottleneck",
     "LargeKernelAttention",
     "PatchDownsample",
+    "PatchExpand",
     "PatchUpsample",
     "ResidualConv",
 ]

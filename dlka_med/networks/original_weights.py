@@ -1,15 +1,20 @@
-"""Original checkpoints put into our networks: rename tables, strictly checked."""
+"""Original checkpoints put into our networks: rename tables, strictly checked or in parts with a report."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
+from dlka_med.networks.weight_file import named_tensors
+
+SHOWN = 5  # names of each kind in an error
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
@@ -41,7 +46,57 @@ DLKA_NET_3D: Rules = (
     (r"\.gate\.conv1\.", ".gate.pointwise."),
 )
 
-TABLES: dict[type[nn.Module], Rules] = {DLKANet3d: DLKA_NET_3D}
+
+DLKA_NET_2D: Rules = (
+    (r"^module\.", ""),
+    (r"^backbone\.backbone\.", "encoder.model."),
+    (r"^decoder_(\d+)\.layer_up\.expand\.", r"expanders.\1.conv."),
+    (r"^decoder_(\d+)\.layer_up\.", r"expanders.\1."),
+    (r"^decoder_(\d+)\.x1_linear\.", r"projections.\1."),
+    (r"^decoder_0\.last_layer\.", "heads.0."),
+    (r"^decoder_(\d+)\.layer_lka_(\d+)\.", lambda match: f"decoder.{match[1]}.{int(match[2]) - 1}."),
+    (r"^(decoder\.\d+\.\d+)\.layer_scale_1$", r"\1.attention_scale"),
+    (r"^(decoder\.\d+\.\d+)\.layer_scale_2$", r"\1.mlp_scale"),
+    (r"^(decoder\.\d+\.\d+)\.norm1\.", r"\1.attention_norm."),
+    (r"^(decoder\.\d+\.\d+)\.norm2\.", r"\1.feed_forward.0."),
+    (r"^(decoder\.\d+\.\d+)\.mlp\.fc1\.", r"\1.feed_forward.1."),
+    (r"^(decoder\.\d+\.\d+)\.mlp\.dwconv\.dwconv\.", r"\1.feed_forward.2."),
+    (r"^(decoder\.\d+\.\d+)\.mlp\.fc2\.", r"\1.feed_forward.5."),
+    (r"\.attn\.proj_1\.", ".attention.project_in."),
+    (r"\.attn\.proj_2\.", ".attention.project_out."),
+    (r"\.attn\.spatial_gating_unit\.", ".attention.gate."),
+    (r"\.gate\.conv0\.", ".gate.depthwise."),
+    (r"\.gate\.conv_spatial\.", ".gate.dilated."),
+    (r"\.gate\.conv1\.", ".gate.pointwise."),
+    (r"\.(depthwise|dilated)\.offset_net\.", r".\1.offset_conv."),
+    (r"\.(depthwise|dilated)\.deform_conv\.", r".\1."),
+)
+
+
+@dataclass(frozen=True)
+class Original:
+    """How the authors' checkpoints of one network become ours.
+
+    Attributes:
+        rules: of renaming, applied one after another.
+        unused: pattern of the original names whose tensors no image ever meets.
+        check: the arguments of our network that decide about names and shapes.
+    """
+
+    rules: Rules
+    unused: str | None
+    check: str
+
+
+ORIGINALS: dict[type[nn.Module], Original] = {
+    DLKANet2d: Original(
+        DLKA_NET_2D,
+        # A conv for grey images, which were repeated to three channels instead, and the deepest decoder without skip.
+        r"^(module\.)?(backbone\.conv|decoder_3\.(x1_linear|layer_lka_[12]))\.",
+        'encoder, deformation="depthwise", depths, supervised_scales=1 and the number of classes',
+    ),
+    DLKANet3d: Original(DLKA_NET_3D, None, "channels, depths, strides, img_size and the number of classes"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,63 +106,101 @@ class LoadReport:
     Attributes:
         loaded: our names of all tensors that were set.
         renamed: original name -> our name, where they differ.
+        unused: original names of tensors that never run in the original either.
+        summed: our names of first convs that got the sum over the three channels of repeated grey images.
+        missing: our names that the checkpoint lacks; they keep their values.
+        unexpected: original names without a place in the network.
+        misshapen: our name -> (shape in the checkpoint, shape in the network); they keep their values.
     """
 
     loaded: tuple[str, ...]
     renamed: Mapping[str, str]
+    unused: tuple[str, ...] = ()
+    summed: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether checkpoint and network matched in full."""
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def differences(self, limit: int | None = None) -> list[str]:
+        """A line for each kind of difference, with its first `limit` names."""
+        shapes = [f"{name}: {found} instead of {expected}" for name, (found, expected) in self.misshapen.items()]
+        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of wrong shape": shapes}
+        return [_listed(kind, names, limit) for kind, names in kinds.items() if names]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed"]
-        lines += [f"  {old} -> {new}" for old, new in self.renamed.items()]
-        return "\n".join(lines)
+        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed", *self.differences()]
+        if self.summed:
+            lines.append(_listed("summed over the channels of repeated grey images", self.summed))
+        if self.unused:
+            lines.append(_listed("left out, as they never run", self.unused))
+        return "\n".join([*lines, *(f"  {old} -> {new}" for old, new in self.renamed.items())])
 
 
-def load_original(network: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
+def load_original(
+    network: nn.Module,
+    state_dict: Mapping[str, Any],
+    *,
+    partial: bool = False,
+    axes: Sequence[int] = (0, 1, 2),
+) -> LoadReport:
     """Put a checkpoint of the authors' code into `network`; nothing is changed unless all of it fits.
 
+    A `DLKANet2d` for one channel gets the sum of the first conv over its three, which is exactly the original on a
+    grey image repeated to three channels.
+
     Args:
-        network: a `DLKANet3d` of the checkpoint's size.
+        network: a `DLKANet3d` or `DLKANet2d` (deformation "depthwise") of the checkpoint's size.
         state_dict: original name -> tensor or array; may be nested as {"state_dict": ...} or {"model": ...},
             and the names may have the prefix `module.`.
+        partial: load what fits and report the rest, to fine-tune with other classes, channels or sizes. Position
+            embeddings of another size are left out.
+        axes: of the original that the axes of a `DLKANet3d` are; the original has (slice, row, column), so
+            (2, 1, 0) is for arrays with the slices last.
 
     Raises:
         ValueError: if names are missing or left over, two of them mean the same tensor or shapes differ (the
-            first ones are shown), or if there is no rename table for this class of network.
+            first ones are shown; with `partial` only if two names mean one tensor or nothing fits), if `axes` is no
+            order of three, or if there is no rename table for this class of network.
     """
-    if type(network) not in TABLES:
-        known = ", ".join(table.__name__ for table in TABLES)
+    if type(network) not in ORIGINALS:
+        known = " and ".join(network.__name__ for network in ORIGINALS)
         raise ValueError(f"no original checkpoints are known for {type(network).__name__}, only for {known}")
-    original = _unwrapped(state_dict)
-    names = {name: _renamed(name, TABLES[type(network)]) for name in original}
-    ours = network.state_dict()
+    if sorted(axes) != [0, 1, 2] or (tuple(axes) != (0, 1, 2) and type(network) is not DLKANet3d):
+        raise ValueError(f"axes: expected an order of 0, 1 and 2, and this one in 2D, got {tuple(axes)}")
+    table, original, ours = ORIGINALS[type(network)], named_tensors(state_dict), network.state_dict()
+    unused = [name for name in original if table.unused and re.match(table.unused, name)]
+    names = {name: _renamed(name, table.rules) for name in original if name not in unused}
     found = Counter(names.values())
-    missing = [name for name in ours if name not in found]
-    ambiguous = [f"{old} -> {new}" for old, new in names.items() if found[new] > 1]
-    unexpected = [old for old, new in names.items() if new not in ours]
-    tensors = {new: torch.as_tensor(original[old]) for old, new in names.items() if new in ours}
-    wrong = [
-        f"{new}: {tuple(tensor.shape)} instead of {_original_shape(new, ours[new])}"
-        for new, tensor in tensors.items()
-        if tuple(tensor.shape) != _original_shape(new, ours[new])
-    ]
-    if missing or unexpected or ambiguous or wrong:
+    if ambiguous := [f"{old} -> {new}" for old, new in names.items() if found[new] > 1]:
+        raise ValueError("the checkpoint has several tensors\n" + _listed("for one place", ambiguous, SHOWN))
+    theirs = {new: torch.as_tensor(original[old]) for old, new in names.items() if new in ours}
+    if tuple(axes) != (0, 1, 2):
+        theirs = {name: _turned(name, tensor, ours[name], axes) for name, tensor in theirs.items()}
+    fitting = {name: _fitted(name, tensor, ours[name]) for name, tensor in theirs.items()}
+    tensors = {name: tensor for name, tensor in fitting.items() if tensor is not None}
+    report = LoadReport(
+        loaded=tuple(tensors),
+        renamed={old: new for old, new in names.items() if old != new and new in tensors},
+        unused=tuple(unused),
+        summed=tuple(name for name in tensors if tensors[name].numel() != theirs[name].numel()),
+        missing=tuple(name for name in ours if name not in found),
+        unexpected=tuple(old for old, new in names.items() if new not in ours),
+        misshapen={
+            name: (tuple(theirs[name].shape), tuple(ours[name].shape)) for name in fitting if name not in tensors
+        },
+    )
+    if not (tensors if partial else report.complete):
         raise ValueError(
-            f"the checkpoint is not one of this {type(network).__name__} "
-            "(check channels, depths, strides, img_size and the number of classes)"
-            + _shown("missing", missing)
-            + _shown("unexpected", unexpected)
-            + _shown("for one place", ambiguous)
-            + _shown("of wrong shape", wrong)
+            f"the checkpoint is not one of this {type(network).__name__} (check {table.check})\n"
+            + "\n".join(report.differences(SHOWN))
         )
-    network.load_state_dict({name: tensor.reshape(ours[name].shape) for name, tensor in tensors.items()})
-    return LoadReport(tuple(tensors), {old: new for old, new in names.items() if old != new})
-
-
-def _unwrapped(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    for key in ("state_dict", "model"):
-        if isinstance(checkpoint.get(key), Mapping):
-            return _unwrapped(checkpoint[key])
-    return dict(checkpoint)
+    network.load_state_dict(tensors, strict=False)
+    return report
 
 
 def _renamed(name: str, rules: Rules) -> str:
@@ -116,15 +209,35 @@ def _renamed(name: str, rules: Rules) -> str:
     return name
 
 
-def _original_shape(name: str, ours: Tensor) -> tuple[int, ...]:
-    """Shape of the original tensor; its position embedding lists the voxels along one axis."""
+def _fitted(name: str, theirs: Tensor, ours: Tensor) -> Tensor | None:
+    """A tensor of the original in the shape of ours, or None if it is another one."""
+    found, expected = tuple(theirs.shape), tuple(ours.shape)
+    if name.endswith(".position"):  # the original lists the voxels along one axis
+        return theirs.reshape(expected) if found == (1, ours.shape[:-1].numel(), expected[-1]) else None
+    if found == expected:
+        return theirs
+    if (*found, 1, 1) == expected:  # a linear layer of the original is a 1x1 conv here
+        return theirs.reshape(expected)
+    grey = len(found) == 4 and expected == (found[0], 1, *found[2:])
+    return theirs.sum(1, keepdim=True) if grey and found[1] == 3 and name.startswith("encoder.") else None
+
+
+def _turned(name: str, theirs: Tensor, ours: Tensor, axes: Sequence[int]) -> Tensor:
+    """A tensor of the 3D original for images whose axes are in another order; the kernels are cubes or strides."""
     if name.endswith(".position"):
-        return (1, ours.shape[:-1].numel(), ours.shape[-1])
-    return tuple(ours.shape)
+        sizes = [ours.shape[axes.index(axis)] for axis in range(3)]
+        if theirs.ndim != 3 or theirs.shape[1] != prod(sizes):
+            return theirs
+        return theirs.unflatten(1, sizes).permute(0, *(1 + axis for axis in axes), 4).flatten(1, 3)
+    if theirs.ndim == 5:
+        theirs = theirs.permute(0, 1, *(2 + axis for axis in axes))
+    if ".offset_conv." in name:  # an offset per kernel point and axis
+        side = round((theirs.shape[0] / 3) ** (1 / 3))
+        points = theirs.unflatten(0, (side, side, side, 3))[:, :, :, list(axes)]
+        theirs = points.permute(*axes, *range(3, points.ndim)).flatten(0, 3)
+    return theirs
 
 
-def _shown(what: str, names: list[str], limit: int = 5) -> str:
-    if not names:
-        return ""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"\n{len(names)} {what}: {'; '.join(names[:limit])}{more}"
+def _listed(kind: str, names: Sequence[str], limit: int | None = None) -> str:
+    more = f" and {len(names) - limit} more" if limit is not None and len(names) > limit else ""
+    return f"{len(names)} {kind}: {'; '.join(names[:limit])}{more}"

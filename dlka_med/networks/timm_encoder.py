@@ -1,14 +1,14 @@
 """The encoders of the 2D networks: any backbone of timm, seen as a list of feature maps."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from timm.models.maxxvit import MaxxVit
 from torch import Tensor, nn
+
+from dlka_med.networks.weight_file import read_weights
 
 SIZE_UNIT = 32
 
@@ -31,7 +31,6 @@ class TimmEncoder(nn.Module):
         pretrained: True loads the weights that timm offers under this name (by the network, or from its cache), a
             path such a file (`.safetensors`, or `.pth` with tensors alone).
         stages: number of maps; the four last are those of strides 4 to 32 of nearly all backbones.
-        drop_path: stochastic depth inside the backbone; None: as timm has it.
 
     Attributes:
         channels: of each map.
@@ -39,9 +38,9 @@ class TimmEncoder(nn.Module):
         size_unit: (height, width) that divide the size of the images.
 
     Raises:
-        ValueError: if timm knows no such name or the backbone gives too few maps.
+        ValueError: if timm knows no such name, the backbone gives too few maps, or the file does not fit it.
         FileNotFoundError: if `pretrained` names no file.
-        RuntimeError: if the pretrained weights cannot be had.
+        RuntimeError: if the weights cannot be downloaded.
     """
 
     def __init__(
@@ -52,24 +51,27 @@ class TimmEncoder(nn.Module):
         *,
         pretrained: bool | str | Path = False,
         stages: int = 4,
-        drop_path: float | None = None,
     ) -> None:
         super().__init__()
         self.name = name
         self.img_size = tuple(-(-size // SIZE_UNIT) * SIZE_UNIT for size in img_size)
         _check_name(name)
-        arguments = {"in_chans": in_channels, "num_classes": 0}
-        if drop_path is not None:
-            arguments["drop_path_rate"] = drop_path
-        self.model, sized = _built(name, self.img_size, pretrained, arguments)
+        model, arguments = _backbone(name, in_channels, self.img_size)
+        if pretrained is True:
+            model = _downloaded(name, arguments)
+        elif pretrained:
+            model = _from_file(name, pretrained, arguments, model.state_dict())
+        self.model = model
         info = list(self.model.feature_info)
         if len(info) < stages:
             raise ValueError(f"encoder: expected a backbone with {stages} feature maps, but {name!r} has {len(info)}")
         self.indices = self.model.prune_intermediate_layers(stages, prune_norm=False, prune_head=True)
         self.channels: tuple[int, ...] = tuple(info[index]["num_chs"] for index in self.indices)
         self.strides: tuple[int, ...] = tuple(info[index]["reduction"] for index in self.indices)
-        self.size_unit = self.img_size if sized else (max(self.strides),) * 2
-        self.one_size = sized and not isinstance(self.model, MaxxVit)
+        bound = "img_size" in arguments and "strict_img_size" not in arguments
+        windows = any(hasattr(module, "partition_size") for module in model.modules())
+        self.size_unit = self.img_size if bound else (max(self.strides),) * 2
+        self.one_size = bound and not windows
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The maps of x, whose height and width are multiples of `size_unit`."""
@@ -90,18 +92,45 @@ def _check_name(name: str) -> None:
         raise ValueError(f"encoder: timm {timm.__version__} has no model called {name!r}{hint}")
 
 
-def _built(
-    name: str, img_size: tuple[int, ...], pretrained: bool | str | Path, arguments: dict[str, Any]
-) -> tuple[nn.Module, bool]:
-    """The backbone, and whether it is bound to `img_size`."""
+def _backbone(name: str, in_channels: int, img_size: tuple[int, ...]) -> tuple[nn.Module, dict[str, Any]]:
+    """The backbone with random weights, and the arguments that it was built with."""
+    arguments: dict[str, Any] = {"in_chans": in_channels, "num_classes": 0}
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.fixed_input_size:
-        return _with_weights(name, pretrained, arguments), False
+        return timm.create_model(name, **arguments), arguments
+    arguments["img_size"] = img_size
     try:
-        return _with_weights(name, pretrained, arguments | {"img_size": img_size, "strict_img_size": False}), False
-    except TypeError:
-        return _with_weights(name, pretrained, arguments | {"img_size": img_size}), True
+        return timm.create_model(name, **arguments, strict_img_size=False), {**arguments, "strict_img_size": False}
+    except TypeError:  # the backbone is bound to its size
+        return timm.create_model(name, **arguments), arguments
 
 
-def _with_weights(name: str, pretrained: bool | str | Path, arguments: dict[str, Any]) -> nn.Module:
-    return timm.create_model(name, pretrained=pretrained is True, **arguments)
+def _downloaded(name: str, arguments: dict[str, Any]) -> nn.Module:
+    if not timm.is_model_pretrained(name):
+        raise ValueError(f"pretrained: timm {timm.__version__} offers no weights for {name!r}; choose another encoder")
+    try:
+        return timm.create_model(name, pretrained=True, **arguments)
+    except Exception as error:  # each way of downloading has exceptions of its own
+        raise RuntimeError(
+            f"the pretrained weights of {name!r} cannot be downloaded ({type(error).__name__}): connect to the "
+            "internet once, so that they come into the cache; or give a file of them, pretrained=PATH, downloaded "
+            f"elsewhere (the repository timm/{timm.get_pretrained_cfg(name).architecture} on huggingface.co and its "
+            "variants); or choose pretrained=False"
+        ) from error
+
+
+def _from_file(name: str, path: str | Path, arguments: dict[str, Any], expected: Mapping[str, Tensor]) -> nn.Module:
+    weights = read_weights(path)
+    if missing := [key for key in expected if key not in weights]:
+        raise ValueError(
+            f"{path} holds no weights of {name!r} as timm names them: {len(missing)} of {len(expected)} tensors are "
+            f"missing, the first: {', '.join(missing[:3])}; it starts with {', '.join(list(weights)[:3])}"
+        )
+    try:
+        model = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights, "source": ""}, **arguments
+        )
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit {name!r}: {error}") from error
+    model.pretrained_cfg.pop("state_dict")
+    return model
