@@ -104,7 +104,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.predictions,
         options.labels,
         options.out,
-        tolerance_mm=options.tolerance,
+        tolerance=options.tolerance,
         workers=options.workers,
     )
     sys.stdout.write(format_summary(summary).rstrip("\n") + "\n")
@@ -174,11 +174,11 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     )
     add("--skip-existing", action="store_true", help="leave out cases that OUT holds already")
 
-    add = add_verb("evaluate", _evaluate, "compare label maps with reference labels, in millimetres")
+    add = add_verb("evaluate", _evaluate, "compare label maps with reference labels, in millimetres or pixels")
     add("predictions", type=Path, metavar="PREDICTIONS", help="folder of label maps")
     add("labels", type=Path, metavar="LABELS", help="folder of reference labels, paired by case id")
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for cases.csv and summary.json")
-    add("--tolerance", type=float, default=1.0, metavar="MM", help="of the normalised surface Dice (1 mm)")
+    add("--tolerance", type=float, default=1.0, metavar="MM", help="of the surface Dice (1); of 2D images in pixels")
     add("--workers", type=int, default=1, metavar="N", help="processes that compare (1)")
 
     add_verb("schema", _schema, "print the JSON Schema of configs, for editors")

@@ -1,4 +1,4 @@
-"""Overlap and surface distance of two masks, in millimetres.
+"""Overlap and surface distance of two masks, in the unit of their spacing (mm, or pixels).
 
 Surface: the voxels of a mask with a face neighbour outside it; beyond the image's border is outside.
 Distances run between voxel centres. Empty masks follow one rule everywhere, `EMPTY_MASK_RULE`.
@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 EMPTY_MASK_RULE = (
     "A structure absent from both reference and prediction is left out of the mean and counted (both_empty). "
     "A missed structure (missed) or one predicted where the reference has none (false_positive) scores "
-    "Dice 0, NSD 0 and the diagonal of the image in mm as HD95."
+    "Dice 0, NSD 0 and the diagonal of the image as HD95."
 )
 
 Mask = NDArray[np.bool_]
@@ -29,7 +29,7 @@ class Scores:
 
     status: Status
     dice: float | None
-    hd95_mm: float | None
+    hd95: float | None
     nsd: float | None
 
 
@@ -48,47 +48,47 @@ def dice(prediction: Mask, reference: Mask) -> float | None:
     return 2 * int(np.count_nonzero(prediction & reference)) / total if total else None
 
 
-def hd95_mm(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float | None:
-    """The larger of both directed 95th percentiles of the surface distance, in mm.
+def hd95(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> float | None:
+    """The larger of both directed 95th percentiles of the surface distance.
 
     The convention of MONAI (`compute_hausdorff_distance(percentile=95)`) and of Metrics Reloaded; not the
     percentile of the pooled distances. Empty masks: `EMPTY_MASK_RULE`.
 
     Args:
         prediction, reference: boolean arrays of one shape, 2D or 3D.
-        spacing: mm per voxel along each axis.
+        spacing: of the voxels along each axis, in any unit; the result is in the same.
 
     Raises:
         TypeError: a mask is not boolean.
         ValueError: shapes or the number of spacings differ, or a spacing is not positive.
     """
-    return compare(prediction, reference, spacing).hd95_mm
+    return compare(prediction, reference, spacing).hd95
 
 
-def nsd(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance_mm: float = 1.0) -> float | None:
-    """Normalised surface Dice: the share of both surfaces' voxels within `tolerance_mm` of the other surface.
+def nsd(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance: float = 1.0) -> float | None:
+    """Normalised surface Dice: the share of both surfaces' voxels within `tolerance` of the other surface.
 
     Definition of Nikolov et al. 2018 with voxels counted rather than patches of area, as MONAI's
-    `compute_surface_dice` does by default. Arguments, errors and empty masks as in `hd95_mm`.
+    `compute_surface_dice` does by default. Arguments, errors and empty masks as in `hd95`.
     """
-    return compare(prediction, reference, spacing, tolerance_mm).nsd
+    return compare(prediction, reference, spacing, tolerance).nsd
 
 
-def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance_mm: float = 1.0) -> Scores:
-    """All metrics at the price of one: the surfaces are found once. See `dice`, `hd95_mm` and `nsd`."""
+def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance: float = 1.0) -> Scores:
+    """All metrics at the price of one: the surfaces are found once. See `dice`, `hd95` and `nsd`."""
     check_masks(prediction, reference)
     check_spacing(spacing, prediction.ndim)
-    if not tolerance_mm >= 0:
-        raise ValueError(f"tolerance_mm must not be negative, got {tolerance_mm}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must not be negative, got {tolerance}")
     overlap = dice(prediction, reference)
     if overlap is None:
         return Scores("both_empty", None, None, None)
     if not (prediction.any() and reference.any()):
         status = "missed" if reference.any() else "false_positive"
-        return Scores(status, 0.0, diagonal_mm(prediction.shape, spacing), 0.0)
+        return Scores(status, 0.0, diagonal(prediction.shape, spacing), 0.0)
     distances = surface_distances(prediction, reference, spacing)
     # Spacings come from float32 headers: 0.8 mm are 0.80000001, and must lie within a tolerance of 0.8 mm.
-    close = sum(int(np.count_nonzero(distance <= tolerance_mm * (1 + 1e-6))) for distance in distances)
+    close = sum(int(np.count_nonzero(distance <= tolerance * (1 + 1e-6))) for distance in distances)
     return Scores(
         "ok",
         overlap,
@@ -100,7 +100,7 @@ def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], toleran
 def surface_distances(
     prediction: Mask, reference: Mask, spacing: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance in mm of each surface voxel to the other surface: prediction -> reference, and back.
+    """Distance of each surface voxel to the other surface: prediction -> reference, and back.
 
     Memory grows with the bounding boxes (bytes per voxel) and the number of surface voxels, not with the
     image.
@@ -135,8 +135,8 @@ def bounding_box(mask: Mask) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def diagonal_mm(shape: Sequence[int], spacing: Sequence[float]) -> float:
-    """Length in mm of the diagonal of an image, from corner to corner of its outermost voxels."""
+def diagonal(shape: Sequence[int], spacing: Sequence[float]) -> float:
+    """Length of the diagonal of an image, from corner to corner of its outermost voxels."""
     return math.hypot(*(size * step for size, step in zip(shape, spacing, strict=True)))
 
 
@@ -153,4 +153,4 @@ def check_masks(prediction: Mask, reference: Mask) -> None:
 def check_spacing(spacing: Sequence[float], dims: int) -> None:
     """Raise unless there is one positive, finite spacing per axis."""
     if len(spacing) != dims or not all(math.isfinite(step) and step > 0 for step in spacing):
-        raise ValueError(f"expected {dims} positive spacings in mm, one per axis, got {tuple(spacing)}")
+        raise ValueError(f"expected {dims} positive spacings, one per axis, got {tuple(spacing)}")

@@ -44,6 +44,7 @@ DOORS = {
     "onnxruntime": ("dlka_med.export",),
     "onnxscript": ("dlka_med.export",),
     "pydantic": ("dlka_med.config",),
+    "PIL": ("dlka_med.data.raster",),
 }
 PICKLERS = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 OPS_MAY_IMPORT = {"torch", "numpy", "numba", "triton", PACKAGE, *sys.stdlib_module_names}

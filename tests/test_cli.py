@@ -129,7 +129,7 @@ def test_predict_calls(library):
 def test_evaluate_prints_the_table(library, capsys):
     assert cli.main(["evaluate", "p", "l", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
     assert library.calls[0][1] == (Path("p"), Path("l"), Path("out"))
-    assert library.calls[0][2] == {"tolerance_mm": 2.0, "workers": 3}
+    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3}
     assert capsys.readouterr().out == "dice 0.5\n"
 
 

@@ -1,30 +1,30 @@
 """A case from disk, refused with a reason if anything about it is wrong."""
 
 import itertools
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Pair
-from nibabel.spatialimages import HeaderDataError
 
 from dlka_med.data.cases import Case
+from dlka_med.data.formats import is_volume
+from dlka_med.data.nifti import read_nifti
+from dlka_med.data.raster import read_raster, read_raster_label
 from dlka_med.errors import InputError
 
-SPATIAL_DIMS = 3
 GRID_TOLERANCE = 0.1  # voxels
-MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 WHOLE_NUMBER_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, voxel -> world (mm) affine."""
+    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, and the affine.
+
+    Of a volume S is (x, y, z) and the affine 4x4, voxel -> world in mm. Of a 2D image S is (rows, columns) and the
+    affine 3x3, pixel -> pixel.
+    """
 
     image: np.ndarray
     label: np.ndarray | None
@@ -32,7 +32,7 @@ class LoadedCase:
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a file lie; affine: voxel -> world (mm), 4x4."""
+    """Where the voxels of a file lie; affine: see `LoadedCase`."""
 
     path: Path
     shape: tuple[int, ...]
@@ -48,24 +48,23 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         labels: names and values; None: the label file is not read.
 
     Raises:
-        InputError: a file is truncated or no NIfTI file, grids differ, voxels are NaN or infinite, the number
+        InputError: a file is damaged or of no known kind, grids differ, voxels are NaN or infinite, the number
             of channels is wrong, an affine is singular, or a label value is not declared.
     """
-    volumes, grids = [], []
-    for path in case.images:
-        volume, affine = _read(path)
-        volume = _channels_first(path, volume, len(channels) if len(case.images) == 1 else 1)
-        _refuse_nonfinite(path, volume)
-        volumes.append(volume)
-        grids.append(Grid(path, volume.shape[1:], affine))
+    if len(case.images) not in (1, len(channels)):
+        raise InputError(f"case {case.id} has {len(case.images)} images, expected {len(channels)}: {list(channels)}")
+    arrays, grids = [], []
+    for index, path in enumerate(case.images):
+        array, affine = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
+        _refuse_nonfinite(path, array)
+        arrays.append(array)
+        grids.append(Grid(path, array.shape[1:], affine))
         check_same_grid(grids[0], grids[-1])
-    if len(volumes) not in (1, len(channels)):
-        raise InputError(f"case {case.id} has {len(volumes)} images, expected {len(channels)}: {list(channels)}")
     label = None
     if case.label is not None and labels is not None:
         label, affine = _read_label(case.label, labels)
         check_same_grid(grids[0], Grid(case.label, label.shape, affine))
-    return LoadedCase(volumes[0] if len(volumes) == 1 else np.concatenate(volumes), label, grids[0].affine)
+    return LoadedCase(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), label, grids[0].affine)
 
 
 def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:
@@ -74,26 +73,21 @@ def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Millimetres per voxel along each array axis."""
+    """Millimetres (of a 2D image: pixels) per voxel along each array axis."""
     dims = affine.shape[0] - 1
     return np.linalg.norm(affine[:dims, :dims], axis=0)
 
 
-def affine_in_mm(image: Nifti1Pair) -> np.ndarray:
-    """Voxel -> world affine in mm, 4x4; a file without a unit is taken to be in mm."""
-    affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
-    return affine
-
-
 def check_same_grid(first: Grid, second: Grid) -> None:
     """Raise `InputError` unless shapes agree and voxels lie within 10 % of a voxel of their counterparts."""
+    if first.affine.shape != second.affine.shape:
+        raise InputError(f"{first.path} and {second.path} cannot be compared: one is a volume, the other a 2D image")
     if first.shape != second.shape:
         raise InputError(
             f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
             "resample one onto the other's grid"
         )
-    ends = ((0, size - 1) for size in (*first.shape, 1)[:SPATIAL_DIMS])
+    ends = ((0, size - 1) for size in (*first.shape, 1)[: len(first.affine) - 1])
     corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
     shift = np.linalg.norm((first.affine - second.affine) @ corners, axis=0).max()
     if not shift <= GRID_TOLERANCE * spacing_of(first.affine).min():
@@ -103,53 +97,18 @@ def check_same_grid(first: Grid, second: Grid) -> None:
         )
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise InputError(f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path} is empty (0 bytes): copy or export it again")
-    try:
-        image = nib.load(path)
-        if image.get_data_dtype().kind not in "iuf":
-            raise InputError(
-                f"{path} holds {image.get_data_dtype()} instead of real numbers: export one file per channel"
-            )
-        with np.errstate(over="ignore"):
-            volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (ImageFileError, HeaderDataError) as error:
-        raise InputError(
-            f"{path} is no NIfTI file or has a broken header ({error}): convert or copy it again"
-        ) from error
-    except PermissionError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
-    affine = affine_in_mm(image)
-    linear = affine[:3, :3]
-    extent = np.prod(spacing_of(affine)) if np.isfinite(affine).all() else 0
-    if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
-        raise InputError(f"{path} has a singular affine {linear.tolist()}: mend the sform or qform of its header")
-    return volume, affine
+def _read(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    if is_volume(path):
+        return read_nifti(path, len(channels))
+    return read_raster(path, channels).astype(np.float32), np.eye(3)
 
 
 def _read_label(path: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
-    values, affine = _read(path)
-    return _class_indices(path, _channels_first(path, values, 1)[0], labels), affine
-
-
-def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:
-    shape = volume.shape
-    while volume.ndim > SPATIAL_DIMS + 1 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
-    if volume.ndim == SPATIAL_DIMS:
-        volume = volume[..., None]
-    if volume.ndim != SPATIAL_DIMS + 1 or 0 in shape:
-        raise InputError(f"{path} has the shape {shape}: expected a 3D volume, or 4D with the channels last")
-    if volume.shape[-1] != channels:
-        raise InputError(f"{path} has {volume.shape[-1]} channels (shape {shape}), expected {channels}")
-    return np.ascontiguousarray(np.moveaxis(volume, -1, 0))
+    if is_volume(path):
+        (values,), affine = read_nifti(path, 1)
+    else:
+        values, affine = read_raster_label(path).astype(np.float32), np.eye(3)
+    return _class_indices(path, values, labels), affine
 
 
 def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:

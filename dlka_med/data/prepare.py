@@ -21,7 +21,7 @@ ANISOTROPY = 3
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case on the network's grid, and the grid it came from.
+    """A case on the network's grid, and the grid it came from; affines as in `LoadedCase`.
 
     `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps
     native voxels to prepared ones, whatever orientation, crop and spacing were chosen.
@@ -41,7 +41,7 @@ def prepare(
     channels: Sequence[str],
     labels: Mapping[str, int] | None = None,
 ) -> Prepared:
-    """Load, check, reorient, crop to the foreground, normalise, then resample.
+    """Load, check, reorient (volumes), crop to the foreground, normalise, then resample.
 
     Args:
         preprocessing: its CT statistics must be known, see `resolve_intensity`.
@@ -55,7 +55,7 @@ def prepare(
     label = None
     if loaded.label is not None:
         label = MetaTensor(torch.from_numpy(loaded.label[None]), affine=torch.from_numpy(loaded.affine))
-    if preprocessing.orientation is not None:
+    if preprocessing.orientation is not None and image.ndim == 4:
         reorient = Orientation(preprocessing.orientation, labels=AXIS_CODES)
         image, label = reorient(image), None if label is None else reorient(label)
     if preprocessing.crop_foreground:
@@ -71,7 +71,8 @@ def prepare(
                 f"preprocessing.spacing has {len(preprocessing.spacing)} axes, "
                 f"but {case.images[0]} has {image.ndim - 1}: give one number per axis"
             )
-        target = np.array(preprocessing.spacing, dtype=np.float64)
+        kept = spacing_of(image.affine.numpy())
+        target = np.array([wish or step for wish, step in zip(preprocessing.spacing, kept, strict=True)])
         image = resample(image, target, order=3)
         label = None if label is None else resample_labels(label, target)
     return Prepared(

@@ -4,13 +4,15 @@ import csv
 import dataclasses
 import json
 import logging
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from dlka_med.data.formats import is_volume
 from dlka_med.data.workers import in_workers
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, foreground
@@ -21,13 +23,14 @@ from dlka_med.progress import progress
 
 logger = logging.getLogger("dlka_med")
 
-METRICS = ("dice", "hd95_mm", "nsd")
+METRICS = ("dice", "hd95", "nsd")
 RULE = (
     f"{EMPTY_MASK_RULE} The mean of a label is over its cases; the overall mean is that of the labels' "
     "means, background left out."
 )
 
 Job = tuple[str, tuple[Path, Path]]
+Unit = Literal["mm", "px"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Mean:
     """Mean metrics; None where nothing was to be averaged."""
 
     dice: float | None
-    hd95_mm: float | None
+    hd95: float | None
     nsd: float | None
 
 
@@ -44,13 +47,13 @@ class LabelSummary:
     """One label over all cases. `cases` counts those in the mean, misses and false positives among them."""
 
     dice: float | None
-    hd95_mm: float | None
+    hd95: float | None
     nsd: float | None
     dice_std: float | None
-    hd95_mm_std: float | None
+    hd95_std: float | None
     nsd_std: float | None
     dice_median: float | None
-    hd95_mm_median: float | None
+    hd95_median: float | None
     nsd_median: float | None
     cases: int
     missed: int
@@ -60,23 +63,37 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value."""
+    """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value.
+
+    `hd95` and `tolerance` are in `unit`: mm for volumes, px (pixels) for 2D images, whose pixels have no known size.
+    """
 
     mean: Mean
     labels: dict[str, LabelSummary]
     cases: int
-    tolerance_mm: float
+    tolerance: float
     cases_without_prediction: tuple[str, ...]
     scores: tuple[LabelScore, ...]
+    unit: Unit
 
     def summary(self) -> dict[str, Any]:
-        """The content of `summary.json`."""
+        """The content of `summary.json`; distances carry their unit in their names."""
         content = dataclasses.asdict(self)
         del content["scores"]
-        return content | {
+        content["mean"] = self._with_units(content["mean"])
+        content["labels"] = {name: self._with_units(label) for name, label in content["labels"].items()}
+        return self._with_units(content) | {
             "cases_without_prediction": list(self.cases_without_prediction),
             "rule": RULE,
         }
+
+    def columns(self) -> dict[str, str]:
+        """Column of `cases.csv` -> field of `LabelScore`; pixels have no volume."""
+        fields = [field.name for field in dataclasses.fields(LabelScore)]
+        return self._with_units({name: name for name in fields if self.unit == "mm" or not name.endswith("_ml")})
+
+    def _with_units(self, record: dict[str, Any]) -> dict[str, Any]:
+        return {re.sub("^(hd95|tolerance)", rf"\1_{self.unit}", key): value for key, value in record.items()}
 
 
 def evaluate(
@@ -85,32 +102,33 @@ def evaluate(
     out: str | Path | None = None,
     *,
     label_names: Mapping[str, int] | None = None,
-    tolerance_mm: float = 1.0,
+    tolerance: float = 1.0,
     workers: int = 1,
 ) -> Evaluation:
-    """Score label maps against references: Dice, HD95 and surface Dice (NSD), in millimetres.
+    """Score label maps against references: Dice, HD95 and surface Dice (NSD).
 
-    Files are paired by case id, the file name without suffix; a single prediction is paired with a single
-    reference whatever their names. References without a prediction are listed and logged, not scored.
+    Distances are in millimetres, of 2D images (PNG, TIFF) in pixels. Files are paired by case id, the file name
+    without suffix; a single prediction is paired with a single reference whatever their names. References without
+    a prediction are listed and logged, not scored.
 
     Args:
-        predictions: folder of NIfTI label maps, or one file.
+        predictions: folder of label maps, or one file.
         labels: folder of references, one file, or a dataset's root.
         out: new folder for `cases.csv` and `summary.json`, which appear together or not at all; None: not
             written.
         label_names: values by name; None: as predictions/labels.json says, else dataset.json at or beside the
             labels, else label_1, label_2, ... for the values found.
-        tolerance_mm: of the surface Dice.
+        tolerance: of the surface Dice, in mm or pixels.
         workers: processes; 1 compares in this one. More need `if __name__ == "__main__":` in scripts.
 
     Raises:
-        InputError: nothing to compare, a prediction without reference, a damaged file, differing grids,
-            undeclared label values (all such cases are named), or an output folder that exists or cannot be
-            written to.
+        InputError: nothing to compare, a prediction without reference, volumes among 2D images, a damaged file,
+            differing grids, undeclared label values (all such cases are named), or an output folder that exists
+            or cannot be written to.
     """
     predictions, labels = Path(predictions), Path(labels)
-    if not 0 <= tolerance_mm < float("inf"):
-        raise InputError(f"the tolerance of the surface Dice is {tolerance_mm} mm, but must be 0 or more")
+    if not 0 <= tolerance < float("inf"):
+        raise InputError(f"the tolerance of the surface Dice is {tolerance}, but must be 0 or more")
     if workers < 1:
         raise InputError(f"workers is {workers}, but at least one process has to compare")
     if out is not None:
@@ -118,13 +136,14 @@ def evaluate(
         writable_folder(Path(out).parent)
     names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
     pairs, missing = pair(predictions, labels, names)
+    unit = _unit([prediction for prediction, _ in pairs.values()])
     if missing:
         first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         total = len(missing) + len(pairs)
         logger.warning("%d of %d references have no prediction and are left out: %s", len(missing), total, first)
-    score = partial(_score, names, tolerance_mm)
+    score = partial(_score, names, tolerance)
     rows = [row for scores in in_workers(score, sorted(pairs.items()), workers, progress("evaluate")) for row in scores]
-    result = summarise(rows, sorted(pairs), names, tolerance_mm, missing)
+    result = summarise(rows, sorted(pairs), names, tolerance, missing, unit)
     if out is not None:
         write(result, out)
     return result
@@ -158,16 +177,18 @@ def summarise(
     rows: Iterable[LabelScore],
     cases: Sequence[str],
     names: Mapping[str, int] | None,
-    tolerance_mm: float,
+    tolerance: float,
     missing: Sequence[str] = (),
+    unit: Unit = "mm",
 ) -> Evaluation:
     """Fill in labels that a case lacks, and average."""
     found = {(row.case, row.label): row for row in rows}
     if names is None:
         names = {label: int(label.removeprefix("label_")) for _, label in found}
     ordered = sorted(names, key=names.__getitem__)
+    ml = 0.0 if unit == "mm" else None
     scores = [
-        found.get((case, label)) or LabelScore(case, label, "both_empty", None, None, None, 0.0, 0.0, 0, 0)
+        found.get((case, label)) or LabelScore(case, label, "both_empty", None, None, None, ml, ml, 0, 0)
         for case in cases
         for label in ordered
     ]
@@ -175,16 +196,17 @@ def summarise(
     means = {
         metric: _over(statistics.fmean, [getattr(label, metric) for label in labels.values()]) for metric in METRICS
     }
-    return Evaluation(Mean(**means), labels, len(cases), tolerance_mm, tuple(missing), tuple(scores))
+    return Evaluation(Mean(**means), labels, len(cases), tolerance, tuple(missing), tuple(scores), unit)
 
 
 def write(result: Evaluation, out: str | Path) -> None:
     """Write `cases.csv` and `summary.json` into the new folder `out`, both or neither."""
     with whole_folder(out) as folder:
         with (folder / "cases.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, [field.name for field in dataclasses.fields(LabelScore)])
-            table.writeheader()
-            table.writerows(dataclasses.asdict(score) for score in result.scores)
+            columns = result.columns()
+            table = csv.writer(file)
+            table.writerow(columns)
+            table.writerows([getattr(score, field) for field in columns.values()] for score in result.scores)
         text = json.dumps(result.summary(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "summary.json").write_text(text + "\n", encoding="utf-8")
 
@@ -194,8 +216,8 @@ def format_summary(result: Evaluation) -> str:
     head = (
         "label",
         "Dice",
-        "HD95 mm",
-        f"NSD {result.tolerance_mm:g} mm",
+        f"HD95 {result.unit}",
+        f"NSD {result.tolerance:g} {result.unit}",
         "cases",
         "missed",
         "false pos.",
@@ -220,8 +242,8 @@ def format_summary(result: Evaluation) -> str:
 
 
 def _cells(means: Mean | LabelSummary) -> tuple[str, str, str]:
-    dice, hd95_mm, nsd = (getattr(means, metric) for metric in METRICS)
-    formats = ((dice, ".4f"), (hd95_mm, ".2f"), (nsd, ".4f"))
+    dice, hd95, nsd = (getattr(means, metric) for metric in METRICS)
+    formats = ((dice, ".4f"), (hd95, ".2f"), (nsd, ".4f"))
     return tuple("-" if value is None else format(value, digits) for value, digits in formats)
 
 
@@ -244,6 +266,16 @@ def _over(function: Callable[[list[float]], float], values: Iterable[float | Non
     return float(function(known)) if known else None
 
 
+def _unit(predictions: Sequence[Path]) -> Unit:
+    kinds = {is_volume(path): path for path in predictions}
+    if len(kinds) > 1:
+        raise InputError(
+            f"{kinds[True]} is a volume and {kinds[False]} a 2D image, whose distances (mm, pixels) have no common "
+            "mean: evaluate them apart"
+        )
+    return "px" if False in kinds else "mm"
+
+
 def _checked(label_names: Mapping[str, int]) -> dict[str, int]:
     try:
         return foreground(label_names)
@@ -251,6 +283,6 @@ def _checked(label_names: Mapping[str, int]) -> dict[str, int]:
         raise InputError(f"label_names: {error}") from error
 
 
-def _score(names: Mapping[str, int] | None, tolerance_mm: float, job: Job) -> list[LabelScore]:
+def _score(names: Mapping[str, int] | None, tolerance: float, job: Job) -> list[LabelScore]:
     case, paths = job
-    return score_case(case, *paths, names, tolerance_mm)
+    return score_case(case, *paths, names, tolerance)

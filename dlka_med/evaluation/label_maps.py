@@ -8,13 +8,15 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from dlka_med.data.cases import nifti_files, read_dataset, stem
-from dlka_med.data.load import Grid, affine_in_mm
+from dlka_med.data.cases import is_pair, read_dataset
+from dlka_med.data.formats import LISTED, image_files, is_volume, label_files, stem
+from dlka_med.data.load import Grid, spacing_of
+from dlka_med.data.nifti import affine_in_mm
+from dlka_med.data.raster import read_raster_label
 from dlka_med.errors import InputError
 
 
@@ -24,8 +26,8 @@ class LabelMap:
 
     Args:
         path: where it was read.
-        array: values, uint8 or uint16, (x, y, z) as stored.
-        affine: voxel -> world in mm, 4x4.
+        array: values, uint8 or uint16, (x, y, z) as stored; of a 2D image (rows, columns).
+        affine: voxel -> world in mm, 4x4; of a 2D image pixel -> pixel, 3x3.
     """
 
     path: Path
@@ -38,26 +40,28 @@ class LabelMap:
         return Grid(self.path, self.array.shape, self.affine)
 
     @property
-    def voxel_ml(self) -> float:
-        """Volume of a voxel in millilitres."""
-        return float(np.prod(voxel_sizes(self.affine))) / 1000
+    def voxel_ml(self) -> float | None:
+        """Volume of a voxel in millilitres; None for a 2D image."""
+        return float(np.prod(spacing_of(self.affine))) / 1000 if len(self.affine) == 4 else None
 
     def flattened(self) -> tuple[NDArray[np.unsignedinteger], tuple[float, ...]]:
-        """The array and its spacing in mm without axes of one voxel: a slice is 2D, not all surface."""
+        """The array and its spacing without axes of one voxel: a slice is 2D, not all surface."""
         axes = [axis for axis, size in enumerate(self.array.shape) if size > 1]
         if len(axes) < 2:
             axes = list(range(self.array.ndim))
         gone = tuple(set(range(self.array.ndim)) - set(axes))
-        sizes = voxel_sizes(self.affine)
+        sizes = spacing_of(self.affine)
         return self.array.squeeze(gone), tuple(float(sizes[axis]) for axis in axes)
 
 
 def read_label_map(path: Path) -> LabelMap:
-    """Read a NIfTI label map.
+    """Read a label map: NIfTI, PNG or TIFF.
 
     Raises:
         InputError: the file is damaged, not 2D or 3D, or holds anything but whole numbers from 0 to 65535.
     """
+    if not is_volume(path):
+        return LabelMap(path, _as_labels(read_raster_label(path), path), np.eye(3))
     try:
         image = nib.load(path)
         array = np.asanyarray(image.dataobj)
@@ -98,13 +102,9 @@ def find_label_maps(path: Path) -> dict[str, Path]:
         return {stem(path): path}
     if not path.is_dir():
         raise InputError(f"{path}: there is no such file or folder")
-    found: dict[str, Path] = {}
-    for file in nifti_files(path):
-        if stem(file) in found:
-            raise InputError(f"{file} and {found[stem(file)].name} are two label maps of one case: remove one")
-        found[stem(file)] = file
+    found = label_files(path)
     if not found:
-        raise InputError(f"{path} holds no label map: expected files that end with .nii or .nii.gz")
+        raise InputError(f"{path} holds no label map: expected files that end with {LISTED}")
     return found
 
 
@@ -117,12 +117,12 @@ def find_references(path: Path, labels: Mapping[str, int] | None = None) -> dict
     if is_dataset(path):
         dataset = read_dataset(path, labels=None if labels is None else {"background": 0, **labels})
         return {case.id: case.label for case in dataset.cases if case.label is not None}
-    return find_label_maps(path)
+    return find_label_maps(path / "labels" if is_pair(path) else path)
 
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
-    return (path / "dataset.json").is_file() and not nifti_files(path)
+    return (path / "dataset.json").is_file() and not image_files(path)
 
 
 def declared_labels(predictions: Path, references: Path) -> dict[str, int] | None:

@@ -14,16 +14,19 @@ from dlka_med.metrics import Status, compare
 
 @dataclass(frozen=True)
 class LabelScore:
-    """One label of one case: a row of `cases.csv`; the metrics are None where both masks are empty."""
+    """One label of one case: a row of `cases.csv`; the metrics are None where both masks are empty.
+
+    `hd95` is in mm, for 2D images in pixels; these have no volume in ml.
+    """
 
     case: str
     label: str
     status: Status
     dice: float | None
-    hd95_mm: float | None
+    hd95: float | None
     nsd: float | None
-    reference_ml: float
-    prediction_ml: float
+    reference_ml: float | None
+    prediction_ml: float | None
     reference_voxels: int
     prediction_voxels: int
 
@@ -33,7 +36,7 @@ def score_case(
     prediction_path: Path,
     reference_path: Path,
     labels: Mapping[str, int] | None,
-    tolerance_mm: float,
+    tolerance: float,
 ) -> list[LabelScore]:
     """Compare two label maps, label by label.
 
@@ -56,7 +59,7 @@ def score_case(
     rows = []
     for name, value in labels.items():
         ours, theirs = predicted == value, referred == value
-        scores = compare(ours, theirs, spacing, tolerance_mm)
+        scores = compare(ours, theirs, spacing, tolerance)
         found, expected = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
         ml = reference.voxel_ml
         rows.append(
@@ -65,10 +68,10 @@ def score_case(
                 name,
                 scores.status,
                 scores.dice,
-                scores.hd95_mm,
+                scores.hd95,
                 scores.nsd,
-                expected * ml,
-                found * ml,
+                None if ml is None else expected * ml,
+                None if ml is None else found * ml,
                 expected,
                 found,
             )

@@ -1,4 +1,4 @@
-"""Small NIfTI files and datasets made on the spot."""
+"""Small images and datasets made on the spot."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlka_med.data.cases import Case
 
@@ -15,13 +16,16 @@ LABELS = {"background": 0, "body": 1, "core": 5}
 
 def _save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if ".nii" not in path.name:
+        Image.fromarray(array).save(path)
+        return path
     nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
     return path
 
 
 @pytest.fixture
 def save() -> Callable[..., Path]:
-    """`save(path, array, affine=identity)` writes a NIfTI file."""
+    """`save(path, array, affine=identity)` writes a NIfTI file, or PNG, TIFF or JPEG as the path ends."""
     return _save
 
 
@@ -77,19 +81,19 @@ def decathlon(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def nnunet(tmp_path: Path) -> Callable[..., Path]:
-    """`nnunet(ids, channels=2, **facts)` makes a dataset in the layout of nnU-Net v2."""
+    """`nnunet(ids, channels=2, ending=".nii.gz", **facts)` makes a dataset in the layout of nnU-Net v2."""
 
-    def make(ids: list[str], channels: int = 2, **facts: object) -> Path:
+    def make(ids: list[str], channels: int = 2, ending: str = ".nii.gz", **facts: object) -> Path:
         root = tmp_path / "Dataset001_Test"
-        volume = np.ones((2, 2, 2), dtype=np.uint8)
+        array = np.ones((2, 2, 2) if ending == ".nii.gz" else (3, 4), dtype=np.uint8)
         for name in ids:
             for index in range(channels):
-                _save(root / "imagesTr" / f"{name}_{index:04d}.nii.gz", volume)
-            _save(root / "labelsTr" / f"{name}.nii.gz", volume)
+                _save(root / "imagesTr" / f"{name}_{index:04d}{ending}", array)
+            _save(root / "labelsTr" / f"{name}{ending}", array)
         defaults = {
             "channel_names": {str(index): f"T{index}" for index in range(channels)},
             "labels": LABELS,
-            "file_ending": ".nii.gz",
+            "file_ending": ending,
         }
         (root / "dataset.json").write_text(json.dumps(defaults | facts))
         return root

@@ -8,6 +8,7 @@ from dlka_med.data.cases import find_cases, read_dataset
 from dlka_med.errors import InputError
 
 VOLUME = np.ones((2, 2, 2), dtype=np.uint8)
+PIXELS = np.ones((3, 4), dtype=np.uint8)
 
 
 def test_decathlon(decathlon):
@@ -139,9 +140,11 @@ def test_nnunet_incomplete(nnunet, save):
         read_dataset(root)
 
 
-def test_png_is_recognised(shared_data):
-    with pytest.raises(InputError, match=r"file_ending '.png' is not supported yet"):
-        read_dataset(shared_data / "Dataset101_Nuclei")
+def test_nuclei(shared_data):
+    dataset = read_dataset(shared_data / "Dataset101_Nuclei")
+    assert (len(dataset.cases), dataset.channels) == (200, ("R", "G", "B"))
+    assert dataset.cases[7].images == (dataset.root / "imagesTr/nuclei_007_0000.png",)
+    assert dataset.cases[7].label == dataset.root / "labelsTr/nuclei_007.png"
 
 
 def test_hippocampus(shared_data):
@@ -150,6 +153,79 @@ def test_hippocampus(shared_data):
     assert len(dataset.cases) == listed
     assert list(dataset.labels) == ["background", "Anterior", "Posterior"]
     assert all(case.group for case in dataset.cases)
+
+
+def test_colours_in_one_file_or_a_file_per_channel(nnunet, save):
+    root = nnunet(["x"], channels=1, ending=".png", channel_names={"0": "R", "1": "G", "2": "B"})
+    assert read_dataset(root).cases[0].images == (root / "imagesTr/x_0000.png",)
+    for index in (1, 2):
+        save(root / f"imagesTr/x_000{index}.png", PIXELS)
+    assert len(read_dataset(root).cases[0].images) == 3
+    (root / "imagesTr/x_0001.png").unlink()
+    with pytest.raises(InputError, match=r"case x lacks channel 1 \(G\)"):
+        read_dataset(root)
+
+
+def test_images_of_several_endings(nnunet, save):
+    root = nnunet(["x", "y"], channels=1, ending=".jpg")
+    for name in "xy":
+        (root / f"labelsTr/{name}.jpg").unlink()
+        save(root / f"labelsTr/{name}.png", PIXELS)
+    assert [case.label.name for case in read_dataset(root).cases] == ["x.png", "y.png"]
+    save(root / "imagesTr/z_0000.png", PIXELS)
+    with pytest.raises(InputError, match=r"z_0000\.png ends with \.png, .* file_ending \.jpg: convert"):
+        read_dataset(root)
+    (root / "dataset.json").write_text((root / "dataset.json").read_text().replace(".jpg", ".bmp"))
+    with pytest.raises(InputError, match=r"file_ending '\.bmp' is not supported; use .*\.png"):
+        read_dataset(root)
+
+
+@pytest.mark.parametrize(("ending", "label_ending"), [(".JPG", ".png"), (".png", ".tif"), (".nii.gz", ".nii")])
+def test_images_beside_labels(tmp_path, save, ending, label_ending):
+    array = VOLUME if ".nii" in ending else PIXELS
+    for name in ("a.b", "c"):
+        save(tmp_path / f"images/{name}{ending}", array)
+        save(tmp_path / f"labels/{name}{label_ending}", array)
+    names = {"channels": ["x"], "labels": {"background": 0, "cell": 1}}
+    dataset = read_dataset(tmp_path, **names)
+    assert [case.id for case in dataset.cases] == ["a.b", "c"]
+    assert dataset.cases[0].label == tmp_path / f"labels/a.b{label_ending}"
+    assert (dataset.channels, dataset.labels) == (("x",), names["labels"])
+    assert [(case.id, case.label) for case in find_cases(tmp_path, **names)] == [("a.b", None), ("c", None)]
+    with pytest.raises(InputError, match=r"name the channels in the config, like dataset\.channels"):
+        read_dataset(tmp_path, labels=names["labels"])
+    with pytest.raises(InputError, match=r"declare the labels in the config, like dataset\.labels"):
+        read_dataset(tmp_path, channels=["x"])
+    facts = {"channel_names": {"0": "y"}, "labels": {"background": 0, "nucleus": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    assert read_dataset(tmp_path).channels == ("y",)
+
+    save(tmp_path / f"images/d{ending}", array)
+    with pytest.raises(InputError, match=r"case d has no label: there is no .*labels.d"):
+        read_dataset(tmp_path)
+    (tmp_path / f"images/d{ending}").unlink()
+    save(tmp_path / f"labels/e{label_ending}", array)
+    with pytest.raises(InputError, match=rf"e{label_ending} has no image"):
+        read_dataset(tmp_path)
+    save(tmp_path / "labels/c.png" if ".nii" in ending else tmp_path / "labels/c.nii", PIXELS)
+    with pytest.raises(InputError, match="two label maps of one case"):
+        read_dataset(tmp_path)
+
+
+def test_volumes_and_images_are_not_mixed(tmp_path, save):
+    save(tmp_path / "a.nii.gz", VOLUME)
+    save(tmp_path / "b.png", PIXELS)
+    with pytest.raises(InputError, match=r"mixes volumes, such as .*a\.nii\.gz, and 2D images, such as .*b\.png"):
+        find_cases(tmp_path, ["x"])
+
+
+def test_groups_of_another_file(decathlon, tmp_path):
+    root = decathlon(["a", "b"])
+    (root / "groups.csv").write_text("a,p1\nb,p1\n")
+    (tmp_path / "mine.csv").write_text("a,q1\nb,q2\n")
+    assert [case.group for case in read_dataset(root, groups=tmp_path / "mine.csv").cases] == ["q1", "q2"]
+    with pytest.raises(InputError, match=r"other\.csv cannot be read"):
+        read_dataset(root, groups=tmp_path / "other.csv")
 
 
 def test_find_one_file(tmp_path, save):
@@ -161,9 +237,11 @@ def test_find_one_file(tmp_path, save):
     assert find_cases(second, ["T1", "T2"])[0].images == (file, second)
     whole = save(tmp_path / "other.nii", np.ones((2, 2, 2, 2), dtype=np.uint8))
     assert find_cases(whole, ["T1", "T2"])[0].images == (whole,)
+    frame = save(tmp_path / "frame_0007.png", PIXELS)
+    assert [(case.id, case.images) for case in find_cases(frame, ["R", "G", "B"])] == [("frame_0007", (frame,))]
     text = tmp_path / "scan.txt"
     text.touch()
-    with pytest.raises(InputError, match="is not a NIfTI file"):
+    with pytest.raises(InputError, match="is no image file"):
         find_cases(text, ["T1"])
 
 

@@ -58,14 +58,14 @@ def test_numbers_files_and_the_honest_count(folders, tmp_path, caplog):
     assert kidney.dice == pytest.approx((5 / 6 + 2) / 3)
     assert kidney.dice_median == 1
     assert kidney.dice_std == pytest.approx(np.std([5 / 6, 1, 1]))
-    assert kidney.hd95_mm == pytest.approx(1 / 3)
+    assert kidney.hd95 == pytest.approx(1 / 3)
     assert tumour.dice == pytest.approx(1 / 3)
-    assert tumour.hd95_mm == pytest.approx(2 * diagonal / 3)
+    assert tumour.hd95 == pytest.approx(2 * diagonal / 3)
     assert tumour.nsd == pytest.approx(1 / 3)
     assert result.mean.dice == pytest.approx((kidney.dice + tumour.dice) / 2)
 
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["mean"]["hd95_mm"] == pytest.approx((kidney.hd95_mm + tumour.hd95_mm) / 2)
+    assert summary["mean"]["hd95_mm"] == pytest.approx((kidney.hd95 + tumour.hd95) / 2)
     assert summary["labels"]["tumour"]["missed"] == 1
     assert summary["cases"] == 3
     assert summary["tolerance_mm"] == 1
@@ -106,8 +106,8 @@ def test_both_empty_is_left_out_and_counted(tmp_path):
     assert (result.labels["tumour"].dice, result.labels["tumour"].cases) == (1, 1)
     assert result.labels["tumour"].both_empty == 2
     assert result.labels["cyst"].dice is None
-    assert result.labels["cyst"].hd95_mm_std is None
-    assert (result.mean.dice, result.mean.hd95_mm, result.mean.nsd) == (1, 0, 1)
+    assert result.labels["cyst"].hd95_std is None
+    assert (result.mean.dice, result.mean.hd95, result.mean.nsd) == (1, 0, 1)
     assert result.scores[1].status == "both_empty"
     assert result.scores[1].dice is None
     text = format_summary(result)
@@ -181,7 +181,7 @@ def test_hippocampus_labels_against_themselves(shared_data):
     file = next(iter(sorted((root / "labelsTr").glob("*.nii.gz"))))
     result = evaluate(file, root)
     assert list(result.labels) == ["Anterior", "Posterior"]
-    assert (result.mean.dice, result.mean.hd95_mm, result.mean.nsd) == (1, 0, 1)
+    assert (result.mean.dice, result.mean.hd95, result.mean.nsd) == (1, 0, 1)
     assert len(result.cases_without_prediction) == 206
 
 
@@ -240,7 +240,7 @@ def test_wrong_options_are_refused_before_any_work(folders, tmp_path):
     for arguments, message in (
         ({"out": tmp_path / "full"}, "not empty"),
         ({"out": tmp_path / "full" / "file" / "out"}, "cannot write"),
-        ({"tolerance_mm": -1}, "tolerance"),
+        ({"tolerance": -1}, "tolerance"),
         ({"workers": 0}, "workers"),
         ({"label_names": {"a": 1, "b": 1}}, "share a value"),
         ({"label_names": {"background": 0}}, "no label but background"),

@@ -88,7 +88,7 @@ def test_files_are_found_by_case_id(tmp_path):
         save(tmp_path / name, np.ones((2, 2, 2), np.uint8))
     (tmp_path / "labels.json").touch()
     assert list(find_label_maps(tmp_path)) == ["a", "b.v1"]
-    with pytest.raises(InputError, match=r"labels\.json is not a NIfTI file"):
+    with pytest.raises(InputError, match=r"labels\.json is no image file"):
         find_label_maps(tmp_path / "labels.json")
     save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8))
     with pytest.raises(InputError, match="two label maps of one case"):

@@ -1,0 +1,61 @@
+"""Which files hold images or labels, told by their names."""
+
+from pathlib import Path
+
+from dlka_med.errors import InputError
+
+VOLUME_ENDINGS = (".nii.gz", ".nii")
+RASTER_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+LOSSY_ENDINGS = (".jpg", ".jpeg")
+ENDINGS = (*VOLUME_ENDINGS, *RASTER_ENDINGS)
+LISTED = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+
+
+def ending(path: Path) -> str:
+    """The part of the name that says what the file is, such as `.nii.gz`; `InputError` if it is none of ours."""
+    for known in ENDINGS:
+        if path.name.lower().endswith(known):
+            return path.name[-len(known) :]
+    raise InputError(f"{path} is no image file: expected a name that ends with {LISTED}")
+
+
+def is_volume(path: Path) -> bool:
+    """Whether the file is NIfTI rather than PNG, TIFF or JPEG; `InputError` if it is none of them."""
+    return ending(path).lower() in VOLUME_ENDINGS
+
+
+def stem(path: Path) -> str:
+    """The file name without its ending."""
+    return path.name[: -len(ending(path))]
+
+
+def case_id(path: Path) -> str:
+    """The file name without its ending and the mark `_0000` of the first channel."""
+    return stem(path).removesuffix("_0000")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out."""
+    return sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
+
+
+def label_files(folder: Path) -> dict[str, Path]:
+    """The folder's label maps by file name without ending.
+
+    Raises:
+        InputError: two of them share a name.
+    """
+    found: dict[str, Path] = {}
+    for file in image_files(folder):
+        if stem(file) in found:
+            raise InputError(f"{file} and {found[stem(file)].name} are two label maps of one case: remove one")
+        found[stem(file)] = file
+    return found
+
+
+def check_file(path: Path) -> None:
+    """Raise `InputError` unless the file is there and holds something."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty (0 bytes): copy or export it again")

@@ -1,0 +1,133 @@
+"""PNG, JPEG and TIFF files: pixels in rows and columns."""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dlka_med.data.formats import LOSSY_ENDINGS, check_file, ending
+from dlka_med.errors import InputError
+from dlka_med.files import whole_file
+
+FORMATS = ("PNG", "TIFF", "JPEG")
+MAX_PIXELS = 89_478_485  # Pillow's own: beyond it a small file may be made to fill the memory
+GREY_16 = ("I", "I;16", "I;16B", "I;16L")
+MODES = (*GREY_16, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "F")
+COLOURS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
+UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, Warning)
+
+
+def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
+    """An image (C, rows, columns) as stored: unsigned 8 or 16 bit, int32 or float32.
+
+    Turned upright where its EXIF data say so. A palette is looked up. Colours that are equal everywhere count as
+    one channel, and a grey image as three where the channels are called red, green and blue.
+
+    Raises:
+        InputError: the file is damaged, has another number of channels, several pages, transparent pixels,
+            colours of 16 bit, or too many pixels.
+    """
+    pixels = _read(path, is_label=False)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.shape[-1] in (2, 4):
+        if (pixels[..., -1] != 255).any():
+            raise InputError(f"{path} has transparent pixels: fill them with a colour and save it without alpha")
+        pixels = pixels[..., :-1]
+    wanted = len(channels)
+    if wanted == 1 and pixels.shape[-1] == 3 and _is_grey(pixels):
+        pixels = pixels[..., :1]
+    if wanted == 3 and pixels.shape[-1] == 1 and _are_colours(channels):
+        pixels = pixels.repeat(3, axis=-1)
+    if pixels.shape[-1] != wanted:
+        raise InputError(
+            f"{path} has {pixels.shape[-1]} channels, expected {wanted}, {list(channels)}: convert it, or save one "
+            "file per channel, named _0000, _0001 and so on"
+        )
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+
+
+def read_raster_label(path: Path) -> np.ndarray:
+    """Label values (rows, columns) as stored; of a palette its numbers, not its colours.
+
+    Raises:
+        InputError: see `read_raster`; or the file is JPEG, or its pixels are colours.
+    """
+    if ending(path).lower() in LOSSY_ENDINGS:
+        raise InputError(f"{path} is JPEG, which changes label values when it is saved: export the label as PNG")
+    values = _read(path, is_label=True)
+    if values.ndim == 3 and values.shape[-1] > 2 and not _is_grey(values[..., :3]):
+        raise InputError(
+            f"{path} is a colour image, but a label map has one value per pixel: replace each colour by the number "
+            "of its label and save it as grey PNG"
+        )
+    return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
+
+
+def write_raster_label(path: Path, values: np.ndarray) -> None:
+    """Write whole numbers (rows, columns) from 0 to 65535 as grey PNG, 8 bit where they fit, else 16.
+
+    Raises:
+        InputError: a value is larger.
+    """
+    if values.max(initial=0) > np.iinfo(np.uint16).max:
+        raise InputError(f"{path}: PNG holds label values up to 65535, got {values.max()}: declare smaller ones")
+    dtype = np.uint8 if values.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
+    with whole_file(path) as temporary:
+        Image.fromarray(values.astype(dtype)).save(temporary, format="PNG")
+
+
+def _read(path: Path, is_label: bool) -> np.ndarray:
+    """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha."""
+    check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            _check_header(path, image)
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in ("P", "PA") and not is_label:
+                transparent = upright.mode == "PA" or "transparency" in upright.info
+                upright = upright.convert("RGBA" if transparent else "RGB")
+            pixels = np.asarray(upright)
+    except InputError:
+        raise
+    except PermissionError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
+    except UnidentifiedImageError as error:
+        raise InputError(
+            f"{path} is no PNG, TIFF or JPEG file, or of a kind that cannot be read (of TIFF: more than four bands, "
+            "64 bit): convert or copy it again"
+        ) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path) from error
+    except UNREADABLE as error:
+        raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def _check_header(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path)
+    # The second picture of an MPO, which many cameras write as .jpg, is a preview.
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if pages > 1:
+        raise InputError(f"{path} has {pages} pages, but a case is one image: save each page as a file of its own")
+    # Pillow would drop the lower half of such numbers without a word.
+    if image.mode not in GREY_16 and any(";16" in str(tile[3]) for tile in image.tile):
+        raise InputError(f"{path} has colours of 16 bit: save it with 8 bit, or as one 16-bit grey file per channel")
+    if image.mode not in MODES:
+        raise InputError(f"{path} has pixels of the kind {image.mode}: save it as grey or RGB image")
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels: cut it into tiles")
+
+
+def _is_grey(pixels: np.ndarray) -> bool:
+    return bool((pixels == pixels[..., :1]).all())
+
+
+def _are_colours(channels: Sequence[str]) -> bool:
+    return all(name.strip().lower() in names for name, names in zip(channels, COLOURS, strict=True))

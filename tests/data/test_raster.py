@@ -1,0 +1,223 @@
+"""PNG, TIFF and JPEG: what is read, what is refused, what is written."""
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlka_med.data.cases import Case
+from dlka_med.data.load import load_case
+from dlka_med.data.raster import read_raster, read_raster_label, write_raster_label
+from dlka_med.errors import InputError
+
+RGB = ("R", "G", "B")
+LABELS = {"background": 0, "nucleus": 1, "vessel": 300}
+RANDOM = np.random.default_rng(0)
+GREY = RANDOM.integers(0, 256, (5, 7), dtype=np.uint8)
+COLOURS = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+DEEP = RANDOM.integers(0, 65536, (5, 7), dtype=np.uint16)
+
+
+def png_16(array: np.ndarray, kind: int) -> bytes:
+    """A PNG of 16 bit by the letter of its specification; kind: 0 grey, 2 colours, 4 and 6 with alpha."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".TIFF"])
+@pytest.mark.parametrize("array", [GREY, DEEP, COLOURS], ids=["grey", "16 bit", "colours"])
+def test_pixels_are_those_stored(tmp_path, array, ending):
+    Image.fromarray(array).save(tmp_path / f"a{ending}")
+    channels = RGB if array.ndim == 3 else ("stain",)
+    found = read_raster(tmp_path / f"a{ending}", channels)
+    np.testing.assert_array_equal(found, np.moveaxis(array, -1, 0) if array.ndim == 3 else array[None])
+
+
+def test_floats_and_signed_numbers_of_tiff(tmp_path):
+    for array in (RANDOM.normal(size=(4, 6)).astype(np.float32), RANDOM.integers(-9, 9, (4, 6), dtype=np.int32)):
+        Image.fromarray(array).save(tmp_path / "a.tif")
+        np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", ["x"])[0], array)
+
+
+def test_jpeg_is_read_as_image(tmp_path):
+    smooth = np.linspace(0, 255, 64).reshape(8, 8).astype(np.uint8)
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=100)
+    assert np.abs(read_raster(tmp_path / "a.jpg", ["x"])[0].astype(int) - smooth).max() < 8
+    preview = Image.fromarray(255 - smooth[::2])
+    Image.fromarray(smooth).save(tmp_path / "b.jpg", "MPO", quality=100, save_all=True, append_images=[preview])
+    assert np.abs(read_raster(tmp_path / "b.jpg", ["x"])[0].astype(int) - smooth).max() < 8
+
+
+def test_a_palette_is_looked_up_in_images_and_kept_in_labels(tmp_path):
+    image = Image.fromarray(GREY % 3)
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as stored:
+        assert stored.mode == "P"
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.png"), GREY % 3)
+    palette = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90]])
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png", RGB), np.moveaxis(palette[GREY % 3], -1, 0))
+    image.save(tmp_path / "b.png", transparency=1)
+    with pytest.raises(InputError, match=r"b\.png has transparent pixels"):
+        read_raster(tmp_path / "b.png", RGB)
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "b.png"), GREY % 3)
+
+
+def test_alpha_counts_only_if_it_hides_something(tmp_path):
+    alpha = np.full((5, 7, 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([COLOURS, alpha], -1)).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png", RGB), np.moveaxis(COLOURS, -1, 0))
+    alpha[2, 3] = 254
+    for array in (COLOURS, GREY[..., None]):
+        Image.fromarray(np.concatenate([array, alpha], -1)).save(tmp_path / "a.png")
+        with pytest.raises(InputError, match=r"a\.png has transparent pixels: fill"):
+            read_raster(tmp_path / "a.png", RGB)
+
+
+def test_grey_and_colours_stand_in_for_each_other_only_without_loss(tmp_path):
+    Image.fromarray(GREY).convert("RGB").save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "grey.png", ["x"]), GREY[None])
+    Image.fromarray(GREY).save(tmp_path / "one.png")
+    np.testing.assert_array_equal(read_raster(tmp_path / "one.png", ["Red", "green", "B"]), np.stack([GREY] * 3))
+    with pytest.raises(InputError, match=r"one\.png has 1 channels, expected 3, \['DAPI'.*_0000, _0001"):
+        read_raster(tmp_path / "one.png", ["DAPI", "GFP", "RFP"])
+    Image.fromarray(COLOURS).save(tmp_path / "colours.png")
+    with pytest.raises(InputError, match=r"colours\.png has 3 channels, expected 1"):
+        read_raster(tmp_path / "colours.png", ["x"])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_upright(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    turned = {
+        1: GREY,
+        2: GREY[:, ::-1],
+        3: GREY[::-1, ::-1],
+        4: GREY[::-1],
+        5: GREY.T,
+        6: np.rot90(GREY, -1),
+        7: GREY[::-1, ::-1].T,
+        8: np.rot90(GREY),
+    }
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.png", ["x"])[0], turned[orientation])
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.png"), turned[orientation])
+
+
+@pytest.mark.parametrize("kind", [2, 4, 6])
+def test_colours_of_16_bit_are_refused_not_halved(tmp_path, kind):
+    bands = {2: 3, 4: 2, 6: 4}[kind]
+    path = tmp_path / "a.png"
+    path.write_bytes(png_16(RANDOM.integers(0, 65536, (4, 5, bands)), kind))
+    with pytest.raises(InputError, match=r"a\.png has colours of 16 bit: save it with 8 bit"):
+        read_raster(path, RGB)
+    path.write_bytes(png_16(DEEP, 0))
+    np.testing.assert_array_equal(read_raster(path, ["x"])[0], DEEP)
+
+
+def test_several_pages_are_refused(tmp_path):
+    pages = [Image.fromarray(GREY), Image.fromarray(GREY)]
+    for name in ("a.tif", "a.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=[Image.fromarray(255 - GREY)])
+        with pytest.raises(InputError, match=rf"{name} has 2 pages.*save each page"):
+            read_raster(tmp_path / name, ["x"])
+
+
+def test_other_colour_spaces_are_refused(tmp_path):
+    Image.fromarray(COLOURS).convert("CMYK").save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"a\.jpg has pixels of the kind CMYK"):
+        read_raster(tmp_path / "a.jpg", RGB)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".jpg"])
+def test_damaged_files(tmp_path, ending):
+    path = tmp_path / f"a{ending}"
+    Image.fromarray(RANDOM.integers(0, 256, (40, 40), dtype=np.uint8)).save(path)
+    data = path.read_bytes()
+    for length in range(0, len(data) - 12, 41):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError, match=rf"a{ending} (is|has)"):
+            read_raster(path, ["x"])
+    path.write_bytes(b"no image at all" * 40)
+    with pytest.raises(InputError, match="is no PNG, TIFF or JPEG file"):
+        read_raster(path, ["x"])
+    path.unlink()
+    with pytest.raises(InputError, match="does not exist"):
+        read_raster(path, ["x"])
+
+
+def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    data = bytearray(png_16(DEEP, 0))
+    for side in (10_000, 100_000):  # Pillow warns of the first and refuses the second
+        data[16:24] = struct.pack(">II", side, side)
+        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"a\.png has more than 89 million pixels: cut it"):
+            read_raster(path, ["x"])
+    monkeypatch.setattr("dlka_med.data.raster.MAX_PIXELS", 34)
+    path.write_bytes(png_16(DEEP, 0))
+    with pytest.raises(InputError, match="cut it into tiles"):
+        read_raster(path, ["x"])
+
+
+def test_what_is_no_label_is_refused(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.jpg")
+    with pytest.raises(InputError, match=r"a\.jpg is JPEG, .*export the label as PNG"):
+        read_raster_label(tmp_path / "a.jpg")
+    Image.fromarray(COLOURS).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png is a colour image.*one value per pixel"):
+        read_raster_label(tmp_path / "a.png")
+    Image.fromarray(GREY).convert("RGBA").save(tmp_path / "grey.png")
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "grey.png"), GREY)
+    Image.fromarray(GREY > 100).save(tmp_path / "bits.png")
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "bits.png"), GREY > 100)
+
+
+@pytest.mark.parametrize(("high", "mode"), [(255, "L"), (256, "I;16"), (65535, "I;16")])
+def test_labels_are_written_with_as_few_bits_as_they_need(tmp_path, high, mode):
+    values = np.array([[0, 1, high], [high, 0, 7]])
+    write_raster_label(tmp_path / "new" / "a.png", values)
+    with Image.open(tmp_path / "new" / "a.png") as image:
+        assert (image.mode, image.size) == (mode, (3, 2))
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "new" / "a.png"), values)
+    with pytest.raises(InputError, match=r"up to 65535, got 65536"):
+        write_raster_label(tmp_path / "b.png", values + 65536 - high)
+    assert not (tmp_path / "b.png").exists()
+
+
+def case_of(tmp_path, save, label) -> Case:
+    image = save(tmp_path / "images" / "a.png", COLOURS)
+    return Case("a", (image,), save(tmp_path / "labels" / "a.png", label))
+
+
+def test_a_case_of_pixels(tmp_path, save):
+    label = np.where(GREY > 200, 300, GREY > 100).astype(np.uint16)
+    loaded = load_case(case_of(tmp_path, save, label), RGB, LABELS)
+    assert (loaded.image.shape, loaded.image.dtype, loaded.label.dtype) == ((3, 5, 7), np.float32, np.uint8)
+    np.testing.assert_array_equal(loaded.label, np.where(label == 300, 2, label))
+    np.testing.assert_array_equal(loaded.affine, np.eye(3))
+    parts = tuple(save(tmp_path / f"a_000{i}.tif", COLOURS[..., i]) for i in range(3))
+    np.testing.assert_array_equal(load_case(Case("a", parts), RGB).image, loaded.image)
+
+
+def test_mistakes_in_a_case_of_pixels(tmp_path, save):
+    with pytest.raises(InputError, match=r"a\.png has the shape \(5, 7\), but .*a\.png has \(5, 6\)"):
+        load_case(case_of(tmp_path, save, GREY[:, :6] % 2), RGB, LABELS)
+    with pytest.raises(InputError, match=r"values that are not declared: 999 \(1 voxels\); declared are .*declare"):
+        load_case(case_of(tmp_path, save, np.where(GREY[0, 0] == GREY, 999, 0).astype(np.uint16)), RGB, LABELS)
+    with pytest.raises(InputError, match=r"labels.*a\.png is a colour image"):
+        load_case(case_of(tmp_path, save, COLOURS), RGB, LABELS)
+    case = case_of(tmp_path, save, GREY % 2)
+    volume = save(tmp_path / "a.nii.gz", np.ones((5, 7, 1), np.uint8))
+    with pytest.raises(InputError, match="one is a volume, the other a 2D image"):
+        load_case(Case("a", case.images, volume), RGB, LABELS)
