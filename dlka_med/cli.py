@@ -110,6 +110,17 @@ def _evaluate(options: argparse.Namespace) -> None:
     sys.stdout.write(format_summary(summary).rstrip("\n") + "\n")
 
 
+def _import_weights(options: argparse.Namespace) -> None:
+    from dlka_med.config.loading import load_config
+
+    config = load_config(options.config, options.overrides)
+
+    from dlka_med.import_weights import import_weights
+
+    _, report = import_weights(options.file, config, options.out, partial=options.partial)
+    sys.stdout.write(report.summary + "\n")
+
+
 def _schema(options: argparse.Namespace) -> None:
     from dlka_med.config.loading import json_schema
 
@@ -131,6 +142,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     parser.add_argument("--version", action="version", version=f"dlka_med {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs: dict[str, Parser] = {}
+    overrides = {"dest": "overrides", "action": "append", "default": [], "metavar": "KEY=VALUE"}
 
     def add_verb(name, function, summary):
         verbs[name] = subparsers.add_parser(name, parents=[debug], help=summary, description=summary)
@@ -144,15 +156,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     add = add_verb("train", _train, "train the network that a YAML file describes")
     add("config", type=Path, metavar="CONFIG", help="YAML file; with --resume also the run folder")
     add("--out", "-o", type=Path, metavar="RUN", help="run folder to make (runs/<name of the config>)")
-    add(
-        "-s",
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace one value of the config, such as training.minutes=20; may be repeated",
-    )
+    add("-s", "--set", **overrides, help="replace one value of the config, such as training.minutes=20; repeatable")
     add("--resume", action="store_true", help="go on with an interrupted run")
 
     add = add_verb("predict", _predict, "write a label map for each image, on the image's own grid")
@@ -180,6 +184,15 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for cases.csv and summary.json")
     add("--tolerance", type=float, default=1.0, metavar="MM", help="of the surface Dice (1); of 2D images in pixels")
     add("--workers", type=int, default=1, metavar="N", help="processes that compare (1)")
+
+    add = add_verb("import-weights", _import_weights, "make a run folder of a checkpoint of the original D-LKA code")
+    add("file", type=Path, metavar="FILE", help="the authors' file (.model in 3D, .pth in 2D)")
+    add(
+        "--config", type=Path, required=True, metavar="CONFIG", help="YAML file that describes the checkpoint's network"
+    )
+    add("--out", "-o", type=Path, required=True, metavar="RUN", help="run folder to make")
+    add("-s", "--set", **overrides, help="replace one value of the config, such as dataset.root=FOLDER; repeatable")
+    add("--partial", action="store_true", help="keep what fits of a checkpoint of other classes, channels or sizes")
 
     add_verb("schema", _schema, "print the JSON Schema of configs, for editors")
     return parser, verbs

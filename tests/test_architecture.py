@@ -21,7 +21,7 @@ FLOORS = [
     {"blocks"},
     {"networks"},
     {"data", "losses", "metrics", "run_folder"},
-    {"planning", "inference", "evaluation"},
+    {"planning", "inference", "evaluation", "import_weights"},
     {"training", "export"},
     {"demo"},
     {"cli"},

@@ -78,11 +78,13 @@ class Original:
     """How the authors' checkpoints of one network become ours.
 
     Attributes:
+        sign: what some name in such a checkpoint starts with, and in no other.
         rules: of renaming, applied one after another.
         unused: pattern of the original names whose tensors no image ever meets.
         check: the arguments of our network that decide about names and shapes.
     """
 
+    sign: str
     rules: Rules
     unused: str | None
     check: str
@@ -90,12 +92,15 @@ class Original:
 
 ORIGINALS: dict[type[nn.Module], Original] = {
     DLKANet2d: Original(
+        "backbone.backbone.",
         DLKA_NET_2D,
         # A conv for grey images, which were repeated to three channels instead, and the deepest decoder without skip.
         r"^(module\.)?(backbone\.conv|decoder_3\.(x1_linear|layer_lka_[12]))\.",
         'encoder, deformation="depthwise", depths, supervised_scales=1 and the number of classes',
     ),
-    DLKANet3d: Original(DLKA_NET_3D, None, "channels, depths, strides, img_size and the number of classes"),
+    DLKANet3d: Original(
+        "d_lka_former_encoder.", DLKA_NET_3D, None, "channels, depths, strides, img_size and the number of classes"
+    ),
 }
 
 
@@ -132,13 +137,18 @@ class LoadReport:
         kinds = {"missing": self.missing, "unexpected": self.unexpected, "of wrong shape": shapes}
         return [_listed(kind, names, limit) for kind, names in kinds.items() if names]
 
-    def __str__(self) -> str:
+    @property
+    def summary(self) -> str:
+        """What matched and what did not, without the list of renamed tensors."""
         lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed", *self.differences()]
         if self.summed:
             lines.append(_listed("summed over the channels of repeated grey images", self.summed))
         if self.unused:
-            lines.append(_listed("left out, as they never run", self.unused))
-        return "\n".join([*lines, *(f"  {old} -> {new}" for old, new in self.renamed.items())])
+            lines.append(_listed("left out, as they never run", self.unused, SHOWN))
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return "\n".join([self.summary, *(f"  {old} -> {new}" for old, new in self.renamed.items())])
 
 
 def load_original(
@@ -195,8 +205,11 @@ def load_original(
         },
     )
     if not (tensors if partial else report.complete):
+        signs = {other.__name__: value.sign for other, value in ORIGINALS.items() if other is not type(network)}
+        others = [other for other, sign in signs.items() if any(sign in name for name in original)]
         raise ValueError(
-            f"the checkpoint is not one of this {type(network).__name__} (check {table.check})\n"
+            f"the checkpoint is not one of this {type(network).__name__} "
+            + (f"but of {others[0]}\n" if others else f"(check {table.check})\n")
             + "\n".join(report.differences(SHOWN))
         )
     network.load_state_dict(tensors, strict=False)
