@@ -73,7 +73,8 @@ class DLKANet2d(nn.Module):
         size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         if len(size) != 2 or min(size) < 1:
             raise ValueError(f"img_size needs one or two positive sizes, got {img_size}")
-        for name, number in (("in_channels", in_channels), ("out_channels", out_channels)):
+        sizes = {"in_channels": in_channels, "out_channels": out_channels, "mlp_ratio": mlp_ratio}
+        for name, number in sizes.items():
             if number < 1:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         if len(depths) != 3 or min(depths) < 1:

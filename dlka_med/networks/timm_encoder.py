@@ -131,6 +131,7 @@ def _from_file(name: str, path: str | Path, arguments: dict[str, Any], expected:
             name, pretrained=True, pretrained_cfg_overlay={"state_dict": weights, "source": ""}, **arguments
         )
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {name!r}: {error}") from error
+        first = " ".join(str(error).split("\n\t")[1:2]) or error
+        raise ValueError(f"{path} does not fit {name!r}: {first}") from error
     model.pretrained_cfg.pop("state_dict")
     return model

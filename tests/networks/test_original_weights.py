@@ -1,6 +1,3 @@
-import importlib.util
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -12,17 +9,8 @@ BLOCK = "d_lka_former_encoder.stages.0.0"
 
 
 @pytest.fixture(scope="module")
-def fill(shared_reference):
-    spec = importlib.util.spec_from_file_location("fill", shared_reference / "fill.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def original(fill, shared_reference):
-    spec = json.loads((shared_reference / "d_lka_net_3d.json").read_text())
-    return fill.fake_state_dict(spec)
+def original(fill, published):
+    return fill.fake_state_dict(published("d_lka_net_3d"))
 
 
 @pytest.fixture(scope="module")
@@ -94,5 +82,58 @@ def test_refuses_a_network_of_another_size(original):
 
 
 def test_refuses_other_networks():
-    with pytest.raises(ValueError, match="no original checkpoints are known for Linear, only for DLKANet3d"):
+    with pytest.raises(ValueError, match="are known for Linear, only for DLKANet2d and DLKANet3d"):
         load_original(nn.Linear(1, 1), {})
+
+
+@pytest.mark.parametrize("content", [{}, {"epoch": 3}, {"state_dict": {}}])
+def test_refuses_what_holds_no_tensors(network, content):
+    with pytest.raises(ValueError, match="the checkpoint holds no named tensors: expected a state dict"):
+        load_original(network, content)
+
+
+def test_other_axes_turn_the_kernels(network, original, fill):
+    """On an image with the slices last, the turned network gives the turned logits."""
+    size, turn = (16, 32, 32), (0, 1, 4, 3, 2)
+    load_original(network, original)
+    turned = DLKANet3d(img_size=(128, 128, 64), strides=((4, 4, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)))
+    load_original(turned, original, axes=(2, 1, 0))
+    image = torch.from_numpy(fill.normal_image((1, 1, *size), seed=1))
+    with torch.no_grad():
+        wanted = network.eval()(image)
+        found = turned.eval()(image.permute(turn)).permute(turn)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * wanted.std().item())
+
+
+def test_part_of_a_checkpoint(original):
+    """Other classes, channels and size: what fits is loaded, the rest is named and left as it was."""
+    network = DLKANet3d(in_channels=2, out_channels=3, img_size=(32, 64, 64))
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    report = load_original(network, original | {"extra.weight": np.zeros(3)}, partial=True)
+    left = {name for name, value in network.state_dict().items() if torch.equal(value, before[name])}
+    misshapen = {name for name in before if name.endswith(".position") or name.startswith("heads.")}
+    misshapen |= {name for name in before if name.startswith(("image_block.conv1", "image_block.shortcut.0"))}
+    misshapen |= {"downsamplers.0.conv.weight"}
+    assert set(report.misshapen) == misshapen
+    assert misshapen <= left
+    assert report.misshapen["heads.0.weight"] == ((14, 16, 1, 1, 1), (3, 16, 1, 1, 1))
+    assert set(report.loaded) == set(before) - misshapen
+    assert report.unexpected == ("extra.weight",)
+    assert report.missing == ()
+    assert not report.complete
+    assert "1 unexpected: extra.weight" in str(report)
+    assert "heads.0.weight: (14, 16, 1, 1, 1) instead of (3, 16, 1, 1, 1)" in report.summary
+    name = "encoder.3.2.attention.gate.dense.weight"
+    source = "d_lka_former_encoder.stages.3.2.epa_block.spatial_gating_unit.deform_conv.weight"
+    np.testing.assert_array_equal(network.state_dict()[name], original[source].astype(np.float32))
+
+
+def test_a_part_of_nothing_is_refused(network):
+    with pytest.raises(ValueError, match="not one of this DLKANet3d"):
+        load_original(network, {"layer1.weight": np.zeros(3)}, partial=True)
+
+
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2, 3), (0, 0, 1)])
+def test_bad_axes(network, axes):
+    with pytest.raises(ValueError, match="axes: expected an order of 0, 1 and 2"):
+        load_original(network, {}, axes=axes)
