@@ -9,6 +9,6 @@ Each is a module with two functions of the same arguments `(x, offset, weight, b
 
 from types import ModuleType
 
-from dlka_med.ops.backends import numba_cpu, reference
+from dlka_med.ops.backends import numba_cpu, reference, triton_gpu
 
-BACKENDS: dict[str, ModuleType] = {"numba_cpu": numba_cpu, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {"numba_cpu": numba_cpu, "triton_gpu": triton_gpu, "reference": reference}

@@ -1,0 +1,380 @@
+"""Deformable convolution on CUDA devices, forward and backward, by kernels that Triton compiles."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dlka_med.ops.geometry import Geometry
+
+INSTALLED = importlib.util.find_spec("triton") is not None
+PROGRAMS = 4 * 130  # several for each multiprocessor of a large device
+SUMS_BYTES = 2**26
+WIDE_FROM = 2**31 - 2**16
+
+
+def why_not(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    geometry: Geometry,
+) -> str | None:
+    """The reason why this backend cannot compute `deform_conv` of these arguments, None if it can."""
+    if not INSTALLED:
+        return "triton is not installed"
+    if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted()):
+        return f"expected tensors on a cuda device, got {x.device}"
+    if geometry.spatial_dims > 3:
+        return f"expected at most 3 spatial axes, got {geometry.spatial_dims}"
+    if torch.compiler.is_exporting():
+        return "an exported graph must not depend on triton"
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return "it has no rule for the transforms of torch.func"
+    tensors = (t for t in (x, offset, weight, bias, mask) if t is not None)
+    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+        return "it has no forward-mode derivative"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton runs kernels by its interpreter, which takes tensors on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def run(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    geometry: Geometry,
+) -> Tensor:
+    """The result of `deform_conv`, its memory laid out channels-last; differentiable once.
+
+    Raises:
+        RuntimeError: in the backward pass, where x asks for a gradient under
+            `torch.use_deterministic_algorithms(True)`: its additions have no fixed order.
+    """
+    rows = x.movedim(1, -1).contiguous()
+    axes = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
+    return forward(rows, offset, weight, bias, mask, *axes, geometry.groups, geometry.offset_groups).movedim(-1, 1)
+
+
+@torch.library.custom_op("dlka_med::deform_conv_cuda", mutates_args=())
+def forward(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    offset_groups: int,
+) -> Tensor:
+    """`(B, *S, C)` to `(B, *S', O)`, both contiguous and of one dtype; the other tensors as in `deform_conv`."""
+    geometry = geometry_of(kernel_size, stride, padding, dilation, groups, offset_groups)
+    return Problem(x, offset, weight, mask, geometry).forward(bias)
+
+
+@forward.register_fake
+def _(x, offset, weight, bias, mask, kernel_size, stride, padding, dilation, groups, offset_groups):
+    return x.new_empty(x.shape[0], *offset.shape[2:], outputs(x, weight))
+
+
+@torch.library.custom_op("dlka_med::deform_conv_cuda_backward", mutates_args=())
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    wanted: list[bool],
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    offset_groups: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, offset, weight and mask, each with the dtype of its tensor; empty ones where not `wanted`."""
+    geometry = geometry_of(kernel_size, stride, padding, dilation, groups, offset_groups)
+    return Problem(x, offset, weight, mask, geometry).gradients(grad_y.contiguous(), wanted)
+
+
+@backward.register_fake
+def _(grad_y, x, offset, weight, mask, wanted, *settings):
+    return (
+        x.new_empty(x.shape if wanted[0] else 0),
+        like_flattened(offset) if wanted[1] else x.new_empty(0),
+        weight.new_empty(weight.shape) if wanted[2] else x.new_empty(0),
+        like_flattened(mask) if wanted[3] else x.new_empty(0),
+    )
+
+
+def keep(ctx, inputs, output) -> None:
+    """Save what `differentiate` needs."""
+    x, offset, weight, bias, mask, *ctx.settings = inputs
+    ctx.save_for_backward(x, offset, weight, mask)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+
+
+def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs of `forward`."""
+    x, offset, weight, mask = ctx.saved_tensors
+    for_x, for_offset, for_weight, for_bias, for_mask, *_ = ctx.needs_input_grad
+    wanted = [for_x, for_offset, for_weight, for_mask]
+    grad_bias = grad_y.flatten(0, -2).sum(0).to(ctx.bias_dtype) if for_bias else None
+    found = backward(grad_y, x, offset, weight, mask, wanted, *ctx.settings) if any(wanted) else [None] * 4
+    grad_x, grad_offset, grad_weight, grad_mask = (g if w else None for g, w in zip(found, wanted, strict=True))
+    return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
+
+
+def refuse(ctx, *gradients: Tensor) -> None:
+    """Say that there is no second derivative."""
+    raise NotImplementedError("deform_conv: expected one backward pass, got a second derivative, which it has not")
+
+
+forward.register_autograd(differentiate, setup_context=keep)
+backward.register_autograd(refuse)
+
+
+def geometry_of(*settings: list[int] | int) -> Geometry:
+    """The record, from the arguments of an operator."""
+    *axes, groups, offset_groups = settings
+    return Geometry.of(len(axes[0]), *map(tuple, axes), groups, offset_groups)
+
+
+def outputs(x: Tensor, weight: Tensor | None) -> int:
+    """Channels of the result."""
+    return x.shape[-1] if weight is None else weight.shape[0]
+
+
+def like_flattened(tensor: Tensor) -> Tensor:
+    """Memory for the gradient of offset or mask, in which a single stride leads through all positions."""
+    return torch.empty_like(tensor.flatten(2)).unflatten(2, tensor.shape[2:])
+
+
+def alert_of_atomics() -> None:
+    """What PyTorch's own operators do about `torch.use_deterministic_algorithms`."""
+    if not torch.are_deterministic_algorithms_enabled():
+        return
+    message = (
+        "deform_conv: expected torch.use_deterministic_algorithms(False) for the gradient of x by the backend "
+        "triton_gpu, whose additions have no fixed order, got True; use warn_only=True or backend='reference'"
+    )
+    if not torch.is_deterministic_algorithms_warn_only_enabled():
+        raise RuntimeError(message)
+    warnings.warn(message, stacklevel=2)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program holds at once: positions, channels, and outputs unless depthwise; and its number of warps."""
+
+    positions: int
+    channels: int
+    outputs: int | None
+    warps: int
+
+    @classmethod
+    def of(cls, total: int, channels: int, width: int, outputs: int | None) -> Tile:
+        """The tile for `total` positions, `channels` in blocks within `width`, and the outputs of a group.
+
+        Products of matrices have no side under 16. Their sums are spread over eight warps where there are many, so
+        that the eight corners of a tile of 32 channels find registers beside them.
+
+        Depthwise, eight values per thread: with up to eight corners of them they take about 100 registers, so that
+        several programs share a multiprocessor and hide each other's gathers. A block has up to 64 channels, since
+        lanes along channels repeat coordinates but read neighbouring memory; it has fewer positions where otherwise
+        there were too few programs.
+        """
+        if outputs is not None:
+            outputs = power_of_two(outputs, 16, 64)
+            return cls(64, power_of_two(width, 16, 32), outputs, 8 if outputs == 64 else 4)
+        block = power_of_two(width, 1, 64)
+        positions = min(1024 // block, 128)
+        while positions * block > 256 and parts(total, positions) * parts(channels, block) < PROGRAMS:
+            positions //= 2
+        return cls(positions, block, None, max(positions * block // 256, 1))
+
+
+def parts(number: int, size: int) -> int:
+    """How many parts of `size` hold `number`."""
+    return -(-number // size)
+
+
+def power_of_two(number: int, least: int, most: int) -> int:
+    """The least power of two that holds `number`, within bounds that are powers of two."""
+    return min(max(1 << (number - 1).bit_length(), least), most)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How matrices are multiplied: in float32, unless PyTorch is told that less will do.
+
+    Where x is of half precision, three products in TensorFloat-32 are as good as float32 before the sum is rounded.
+    """
+    matmul = torch.backends.cuda.matmul
+    tf32 = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+    if tf32 and dtype != torch.float64:
+        return "tf32"
+    return "tf32x3" if dtype.itemsize == 2 else "ieee"
+
+
+def merged(groups: int, channels: int) -> int:
+    """How many neighbouring groups of so many channels (or outputs) are convolved as one, to fill a tile of 32."""
+    return max((n for n in range(1, groups + 1) if groups % n == 0 and n * channels <= 32), default=1)
+
+
+class Problem:
+    """One call: its tensors as the kernels read them.
+
+    Groups of few channels are convolved several at a time, with zeros between them in the table.
+    """
+
+    def __init__(
+        self, x: Tensor, offset: Tensor, weight: Tensor | None, mask: Tensor | None, geometry: Geometry
+    ) -> None:
+        batch, *size, channels = x.shape
+        self.kernels = importlib.import_module("dlka_med.ops.backends.triton_kernels")
+        self.x, self.weight, self.geometry, self.out = x, weight, geometry, tuple(offset.shape[2:])
+        self.offset, self.mask = offset.flatten(2), None if mask is None else mask.flatten(2)
+        self.dtype = torch.promote_types(x.dtype, torch.float32)
+        self.outputs = outputs(x, weight)
+        self.depthwise = weight is None or geometry.groups == channels == self.outputs
+        self.merged = 1 if self.depthwise else merged(geometry.groups, max(channels, self.outputs) // geometry.groups)
+        groups = 1 if self.depthwise else geometry.groups // self.merged
+        self.layout = self.kernels.Layout(
+            size=tuple(size),
+            out=self.out,
+            stride=geometry.stride,
+            padding=geometry.padding,
+            dilation=geometry.dilation,
+            pitch=tuple(math.prod(size[axis + 1 :]) * channels for axis in range(len(size))),
+            channels=channels,
+            width=channels // geometry.offset_groups,
+            depth=channels // groups,
+            outputs=self.outputs // groups,
+            positions=math.prod(self.out),
+            total=batch * math.prod(self.out),
+        )
+        width = min(self.layout.width, self.layout.depth)
+        self.tile = Tile.of(self.layout.total, channels, width, None if self.depthwise else self.layout.outputs)
+        self.blocks = parts(self.layout.total, self.tile.positions)
+
+    def forward(self, bias: Tensor | None) -> Tensor:
+        """The result, channels-last."""
+        layout, tile = self.layout, self.tile
+        y = self.x.new_empty(self.x.shape[0], *self.out, self.outputs)
+        tensors = (self.x, self.offset, self.mask, self.table(), bias, y)
+        if self.depthwise:
+            programs = self.blocks * self.geometry.offset_groups * parts(layout.width, tile.channels)
+            self.launch(self.kernels.weighted_sum, programs, *tensors)
+        else:
+            programs = self.blocks * (layout.channels // layout.depth) * parts(layout.outputs, tile.outputs)
+            self.launch(self.kernels.convolution, programs, *tensors)
+        return y
+
+    def gradients(self, grad_y: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of x, offset, weight and mask; empty where not wanted."""
+        for_x, for_offset, for_weight, for_mask = wanted
+        grad_x = self.x.new_zeros(self.x.shape, dtype=self.dtype) if for_x else None
+        grad_offset = torch.empty_like(self.offset) if for_offset else None
+        grad_mask = torch.empty_like(self.mask) if for_mask else None
+        if for_x:
+            alert_of_atomics()
+        if for_x or for_offset or for_mask:
+            programs = self.blocks * self.geometry.offset_groups
+            chunk = parts(self.geometry.points, parts(PROGRAMS, max(programs, 1)))
+            programs *= parts(self.geometry.points, chunk)
+            tensors = (grad_y, self.x, self.offset, self.mask, self.table(), grad_x, grad_offset, grad_mask)
+            self.launch(self.kernels.data_gradient, programs, *tensors, chunk=chunk)
+        found = (
+            grad_x.to(self.x.dtype) if for_x else None,
+            grad_offset.unflatten(2, self.out) if for_offset else None,
+            self.grad_weight(grad_y) if for_weight else None,
+            grad_mask.unflatten(2, self.out) if for_mask else None,
+        )
+        return tuple(self.x.new_empty(0) if gradient is None else gradient for gradient in found)
+
+    def grad_weight(self, grad_y: Tensor) -> Tensor:
+        """The gradient of the weight: sums over spans of positions, added in a fixed order."""
+        layout, tile, points = self.layout, self.tile, self.geometry.points
+        depth = layout.width if self.depthwise else layout.depth
+        pieces = points * (layout.channels // depth) * parts(depth, tile.channels)
+        pieces *= 1 if self.depthwise else parts(layout.outputs, tile.outputs)
+        shape = points, layout.channels, 1 if self.depthwise else layout.outputs
+        spans = min(parts(PROGRAMS, pieces), max(SUMS_BYTES // (math.prod(shape) * self.dtype.itemsize), 1))
+        span = max(parts(self.blocks, spans), 1)
+        spans = parts(self.blocks, span)
+        sums = self.x.new_empty(spans, *shape, dtype=self.dtype)
+        tensors = (grad_y, self.x, self.offset, self.mask, sums)
+        self.launch(self.kernels.weight_gradient, spans * pieces, *tensors, span=span)
+        return self.from_table(sums.sum(0)).to(self.weight.dtype)
+
+    def launch(self, kernel: Callable, programs: int, *tensors: Tensor | None, **settings: int) -> None:
+        """Start `programs` of a kernel, whose tensors, unlike all that is the same for each, are given."""
+        if programs == 0:
+            return
+        names = kernel.arg_names
+        named = dict(zip(names, tensors, strict=False))
+        strided = [named.get(name) for name in ("offset", "mask", "grad_offset", "grad_mask")]
+        settings |= {
+            "layout": self.layout,
+            "strides": tuple(self.kernels.Strides(*((0, 0, 0) if t is None else t.stride())) for t in strided),
+            "KERNEL": self.geometry.kernel_size,
+            "POINTS": self.geometry.points,
+            "BLOCK_P": self.tile.positions,
+            "BLOCK_C": self.tile.channels,
+            "BLOCK_O": self.tile.outputs,
+            "PRECISION": precision(self.x.dtype),
+            "WIDE": max(extent(t) for t in (self.x, *tensors) if t is not None) >= WIDE_FROM,
+            "ACC": self.kernels.DTYPES[self.dtype],
+        }
+        settings = {name: value for name, value in settings.items() if name in names}
+        with torch.cuda.device_of(self.x):
+            kernel[(programs,)](**named, **settings, num_warps=self.tile.warps)
+
+    def table(self) -> Tensor | None:
+        """The weight as `(points, channels, outputs of a group)`."""
+        if self.weight is None:
+            return None
+        values = self.weight.to(self.dtype).reshape(self.by_groups()).permute(4, 0, 3, 2, 1)
+        if self.merged == 1:
+            return values.contiguous()
+        points, groups, depth, features, _ = values.shape
+        table = values.new_zeros(points, groups, self.merged, depth, self.merged, features)
+        table.diagonal(dim1=2, dim2=4).copy_(values)
+        return table
+
+    def from_table(self, table: Tensor) -> Tensor:
+        """A table's values in the layout of the weight."""
+        groups, number, features, depth, points = self.by_groups()
+        table = table.reshape(points, groups, number, depth, number, features).diagonal(dim1=2, dim2=4)
+        return table.permute(1, 4, 3, 2, 0).reshape(self.weight.shape)
+
+    def by_groups(self) -> tuple[int, int, int, int, int]:
+        """Shape of the weight as `(merged groups, groups in one, outputs, channels, points)`."""
+        number = self.geometry.groups
+        depth = self.weight.shape[1]
+        return number // self.merged, self.merged, self.outputs // number, depth, self.geometry.points
+
+
+def extent(tensor: Tensor) -> int:
+    """Elements between the first and the last of a tensor, or its number of them."""
+    return sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
