@@ -179,7 +179,7 @@ class RunFolder:
             InputError: the weights are missing, damaged or those of another network.
         """
         weights = self.load_weights()
-        network = build_run_network(self.config)
+        network = build_run_network(self.config, pretrained=False)
         check_fit(self.weights_file, network.state_dict(), weights)
         network.load_state_dict(weights, strict=True)
         return network.to(device).eval()
@@ -198,13 +198,18 @@ class RunFolder:
         return tensors, metadata
 
 
-def build_run_network(config: RunConfig) -> nn.Module:
+def build_run_network(config: RunConfig, *, pretrained: bool = True) -> nn.Module:
     """The network of a config whose channels and labels are resolved, with fresh weights.
 
+    Args:
+        pretrained: whether an encoder gets the weights that the config names; False where others replace them.
+
     Raises:
-        InputError: the network's arguments contradict each other.
+        InputError: the network's arguments contradict each other, or pretrained weights cannot be had.
     """
     arguments = config.network.model_dump()
+    if not pretrained and "pretrained" in arguments:
+        arguments["pretrained"] = False
     try:
         return build_network(
             arguments.pop("name"),
@@ -213,7 +218,7 @@ def build_run_network(config: RunConfig) -> nn.Module:
             img_size=config.training.patch_size,
             **arguments,
         )
-    except ValueError as error:
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
         raise InputError(f"the network of the run {config.name} cannot be built: {error}") from error
 
 

@@ -3,16 +3,20 @@
 import difflib
 from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dlka_med.config.schema import RunConfig
+from dlka_med.config.schema import Network, RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 
 Location = tuple[str | int, ...]
+
+NETWORKS: dict[str | int, type[BaseModel]] = {
+    get_args(record.model_fields["name"].annotation)[0]: record for record in get_args(get_args(Network)[0])
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -114,17 +118,23 @@ def _override(data: dict[str, Any], entry: str) -> Location:
 
 
 def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any) -> str:
-    location: Location = error["loc"]
+    # The checker counts the network's name as a part of the way to its arguments.
+    location: Location = tuple(part for part in error["loc"] if part not in NETWORKS)
+    if error["type"].startswith("union_tag"):
+        location = (*location, "name")
     name = ".".join(str(part) for part in location)
     key, line = _find(tree, location)
     overrides = [o for o in overridden if o == location[: len(o)]]
     where = f"{path}, -s {'.'.join(str(p) for p in overrides[-1])}" if overrides else f"{path}, line {line}"
     if error["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(error["loc"][:-1])
         nearest = _nearest(str(location[-1]), known)
         return f"{where}: unknown key {name!r}{nearest}; known here: {', '.join(known)}"
-    if error["type"] == "missing":
+    if error["type"] in ("missing", "union_tag_not_found"):
         return f"{where}: the key {name!r} is missing"
+    if error["type"] == "union_tag_invalid":
+        found = error["ctx"]["tag"]
+        return f"{where}: {name}: expected {' or '.join(NETWORKS)}, got {found!r}{_nearest(str(found), list(NETWORKS))}"
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
     if isinstance(error["input"], str) and "expected" in error.get("ctx", {}):
@@ -151,10 +161,10 @@ def _find(node: yaml.Node, location: Location) -> tuple[str, int]:
 def _keys_at(location: Location) -> list[str]:
     record: type[BaseModel] = RunConfig
     for part in location:
-        field = record.model_fields.get(str(part))
-        if field is None:
-            continue
-        record = next(_records_in(field.annotation), record)
+        if part in NETWORKS:
+            record = NETWORKS[part]
+        elif field := record.model_fields.get(str(part)):
+            record = next(_records_in(field.annotation), record)
     return list(record.model_fields)
 
 

@@ -1,7 +1,8 @@
 """What a run is, as checked data: one record per section of the YAML file."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +27,8 @@ def _ascending(values: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ascending)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
-Spacing = Annotated[tuple[PositiveFloat, ...], Field(min_length=2, max_length=3)]
+Spacing = Annotated[tuple[PositiveFloat | None, ...], Field(min_length=2, max_length=3)]
+Plane = Literal["axial", "coronal", "sagittal"]
 
 
 class Record(BaseModel):
@@ -38,9 +40,13 @@ class Record(BaseModel):
 class Dataset(Record):
     """Where the cases are and which of them train, validate and test."""
 
-    root: str = Field(description="folder of the dataset (Medical Segmentation Decathlon or nnU-Net v2 layout)")
+    root: str = Field(description="folder of the dataset (Decathlon or nnU-Net v2 layout, or images beside labels)")
     channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
     labels: dict[str, int] | None = Field(None, description="label names and values; null: as the dataset says")
+    slices: Plane | None = Field(
+        None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"
+    )
+    groups: str | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
     fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
     test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
@@ -78,8 +84,10 @@ class Intensity(Record):
 class Preprocessing(Record):
     """The deterministic way of an image from disk to the network's grid."""
 
-    orientation: str | None = Field("RAS", pattern="^[RLAPSI]{3}$", description="axis codes; null: as stored")
-    spacing: Spacing | None = Field(None, description="mm per voxel of the network's grid; null: as stored")
+    orientation: str | None = Field("RAS", pattern="^[RLAPSI]{3}$", description="axes of volumes; null: as stored")
+    spacing: Spacing | None = Field(
+        None, description="mm per voxel of the network's grid, in 2D pixels; null, of one axis or all: as stored"
+    )
     crop_foreground: bool = Field(True, description="cut away the empty border (zero in all channels)")
     intensity: tuple[Intensity, ...] | Literal["auto"] = Field(
         "auto", description="one entry per channel; auto: ct where the channel is called CT, else zscore"
@@ -95,6 +103,8 @@ class Preprocessing(Record):
 
 class DLKANet3dArguments(Record):
     """Arguments of the 3D D-LKA U-Net; the defaults are the published network."""
+
+    spatial_dims: ClassVar[int] = 3
 
     name: Literal["dlka_net_3d"]
     channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
@@ -122,6 +132,50 @@ class DLKANet3dArguments(Record):
         if self.supervised_scales > stages:
             raise ValueError(f"supervised_scales is {self.supervised_scales}, but the network has {stages} stages")
         return self
+
+    def check_patch(self, patch: Sequence[int], batch: int) -> None:
+        """A norm needs two values per channel at the deepest stage: voxels, or images where it spans a batch."""
+        total = [math.prod(steps) for steps in zip(*self.strides, strict=True)]
+        voxels = math.prod(-(-size // step) for size, step in zip(patch, total, strict=True))
+        if voxels * (batch if self.norm == "batch" else 1) < 2:
+            raise ValueError(
+                f"training.patch_size {list(patch)} leaves one voxel at the deepest stage (network.strides "
+                f"multiply to {total}), too few for network.norm {self.norm} and training.batch_size "
+                f"{batch}: make an axis of the patch larger than its stride"
+            )
+
+
+class DLKANet2dArguments(Record):
+    """Arguments of the 2D D-LKA Net; with deformation depthwise and pretrained weights it is the published network."""
+
+    spatial_dims: ClassVar[int] = 2
+
+    name: Literal["dlka_net_2d"]
+    encoder: str = Field("maxvit_rmlp_small_rw_224", description="a backbone of timm with four feature maps")
+    pretrained: bool | str = Field(False, description="weights of the encoder: true: those of timm; or a file of them")
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (2, 2, 2), description="D-LKA blocks of each decoder stage, fine to coarse"
+    )
+    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
+        "dcnv3", description="which convs of the gate deform; published: depthwise"
+    )
+    supervised_scales: Annotated[int, Field(ge=1, le=4)] = Field(1, description="outputs that the loss sees")
+    mlp_ratio: PositiveInt = Field(4, description="hidden channels of the blocks' MLP per channel")
+    dropout: Probability = Field(0.0, description="inside the blocks' MLP")
+    drop_path: Probability = Field(0.0, description="probability that a block leaves a branch out for an image")
+    layer_scale: PositiveFloat = Field(1e-2, description="start value of the factors of the blocks' branches")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+
+    def check_patch(self, patch: Sequence[int], batch: int) -> None:
+        """The encoder's norms need two values per channel at its greatest stride, which is 32."""
+        if math.prod(-(-size // 32) for size in patch) * batch < 2:
+            raise ValueError(
+                f"training.patch_size {list(patch)} leaves one pixel at the encoder's deepest stage, too few for a "
+                "training.batch_size of 1: make an axis of the patch larger than 32"
+            )
+
+
+Network = Annotated[DLKANet2dArguments | DLKANet3dArguments, Field(discriminator="name")]
 
 
 class Loss(Record):
@@ -225,19 +279,36 @@ class RunConfig(Record):
     seed: Annotated[int, Field(ge=0)] = 0
     dataset: Dataset
     preprocessing: Preprocessing = Preprocessing()
-    network: DLKANet3dArguments
+    network: Network
     training: Training
     inference: Inference = Inference()
 
+    @property
+    def image_dims(self) -> int:
+        """3 if the cases are volumes, 2 if they are 2D images."""
+        return 2 if self.network.spatial_dims == 2 and self.dataset.slices is None else 3
+
     @model_validator(mode="after")
     def _dimensions_agree(self) -> "RunConfig":
-        dims = len(self.network.strides[0])
-        for key, value in (
-            ("preprocessing.spacing", self.preprocessing.spacing),
-            ("training.patch_size", self.training.patch_size),
-        ):
-            if value is not None and len(value) != dims:
-                raise ValueError(f"{key} has {len(value)} axes, but network.strides has {dims}")
+        name, dims = self.network.name, self.network.spatial_dims
+        if self.dataset.slices is not None and dims == 3:
+            raise ValueError(f"dataset.slices is {self.dataset.slices}, but {name} sees whole volumes: set it to null")
+        if len(self.training.patch_size) != dims:
+            raise ValueError(
+                f"training.patch_size has {len(self.training.patch_size)} axes, but {name} is {dims}D: "
+                f"give {dims} numbers"
+            )
+        spacing = self.preprocessing.spacing
+        if spacing is not None and len(spacing) != self.image_dims:
+            raise ValueError(
+                f"preprocessing.spacing has {len(spacing)} axes, but {name} with dataset.slices "
+                f"{self.dataset.slices or 'null'} reads {self.image_dims}D images: give {self.image_dims} numbers"
+            )
+        if any(axis >= dims for axis in self.inference.mirror_axes):
+            raise ValueError(
+                f"inference.mirror_axes is {list(self.inference.mirror_axes)}, but {name} is {dims}D: "
+                f"its axes are numbered 0 to {dims - 1}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -251,15 +322,6 @@ class RunConfig(Record):
         return self
 
     @model_validator(mode="after")
-    def _norm_has_values(self) -> "RunConfig":
-        """A norm needs two values per channel at the deepest stage: voxels, or images where it spans a batch."""
-        patch, batch = self.training.patch_size, self.training.batch_size
-        total = [math.prod(steps) for steps in zip(*self.network.strides, strict=True)]
-        voxels = math.prod(-(-size // step) for size, step in zip(patch, total, strict=True))
-        if voxels * (batch if self.network.norm == "batch" else 1) < 2:
-            raise ValueError(
-                f"training.patch_size {list(patch)} leaves one voxel at the deepest stage (network.strides "
-                f"multiply to {total}), too few for network.norm {self.network.norm} and training.batch_size "
-                f"{batch}: make an axis of the patch larger than its stride"
-            )
+    def _patch_fits_the_network(self) -> "RunConfig":
+        self.network.check_patch(self.training.patch_size, self.training.batch_size)
         return self

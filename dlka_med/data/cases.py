@@ -126,6 +126,20 @@ def find_cases(path: str | Path, channels: Sequence[str], labels: Mapping[str, i
     return cases
 
 
+def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
+    """Raise `InputError` if a case is a 2D image where volumes are expected, or the other way round.
+
+    Args:
+        dims: 3 for volumes, 2 for 2D images.
+        who: begins the sentence that ends with "volumes" or "2D images".
+    """
+    kinds = {True: "volumes (NIfTI)", False: "2D images (PNG, TIFF or JPEG)"}
+    for case in cases:
+        found = is_volume(case.images[0])
+        if found != (dims == 3):
+            raise InputError(f"{who} {kinds[not found]}, but {case.images[0]} is one of {kinds[found]}")
+
+
 def _case_of_file(path: Path, channels: Sequence[str]) -> Case:
     numbered = re.fullmatch(r"(.+)_(\d{4})", stem(path))
     if len(channels) == 1 or not numbered:

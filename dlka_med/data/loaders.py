@@ -10,10 +10,11 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from dlka_med.config.schema import Augmentation
+from dlka_med.config.schema import Augmentation, Plane
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
 from dlka_med.data.load import spacing_of
+from dlka_med.data.slices import slice_axis
 from dlka_med.data.transforms import Patch, TrainingTransform
 from dlka_med.errors import InputError
 
@@ -54,6 +55,7 @@ class PatchDataset(TorchDataset):
     Args:
         patches_per_epoch: of all ranks together.
         augmentation: None: patches as they are.
+        slices: 2D patches are taken from slices of volumes in this plane; None: from cases of the patch's dims.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class PatchDataset(TorchDataset):
         oversampling: float,
         augmentation: Augmentation | None,
         seed: int,
+        slices: Plane | None = None,
     ):
         if not cases:
             raise InputError("there are no training cases: lower dataset.folds or take cases out of dataset.test_cases")
@@ -75,6 +78,7 @@ class PatchDataset(TorchDataset):
         self.oversampling = oversampling
         self.transform = None if augmentation is None else TrainingTransform(patch_size, augmentation)
         self.seed = seed
+        self.slices = slices
 
     def __getitem__(self, key: tuple[int, int]) -> Patch:
         epoch, index = key
@@ -83,18 +87,25 @@ class PatchDataset(TorchDataset):
         prepared = self.cache.get(case)
         if prepared.label is None:
             raise InputError(f"case {case.id} has no label and cannot train")
-        shape = prepared.label.shape
-        if len(shape) != len(self.patch_size):
-            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of shape {shape}")
-        start = self._start(random, shape, self.cache.foreground(case) if self._is_oversampled(index) else [])
+        image, label, spacing = prepared.image, prepared.label[None], spacing_of(prepared.affine)
+        across = None if self.slices is None else slice_axis(prepared.affine, self.slices)
+        window = self.patch_size if across is None else np.insert(self.patch_size, across, 1)
+        if len(window) != len(spacing):
+            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of {image.shape[1:]}")
+        start = self._start(
+            random, image.shape[1:], window, self.cache.foreground(case) if self._is_oversampled(index) else []
+        )
+        if across is not None:
+            image, label = (array.take(start[across], across + 1) for array in (image, label))
+            start, spacing = np.delete(start, across), np.delete(spacing, across)
         size = self.patch_size
         if self.transform is not None:
             self.transform.set_random_state(int(random.integers(2**32)))
-            size = self.transform.source_size(spacing_of(prepared.affine))
+            size = self.transform.source_size(spacing)
             start = start - (np.array(size) - self.patch_size) // 2
         patch = {
-            "image": torch.from_numpy(cut(prepared.image, start, size)),
-            "label": torch.from_numpy(cut(prepared.label[None], start, size)),
+            "image": torch.from_numpy(cut(image, start, size)),
+            "label": torch.from_numpy(cut(label, start, size)),
         }
         return patch if self.transform is None else self.transform(patch)
 
@@ -106,12 +117,16 @@ class PatchDataset(TorchDataset):
         return int((index + 1) * self.oversampling) > int(index * self.oversampling)
 
     def _start(
-        self, random: np.random.Generator, shape: tuple[int, ...], foreground: Sequence[np.ndarray]
+        self,
+        random: np.random.Generator,
+        shape: tuple[int, ...],
+        window: Sequence[int],
+        foreground: Sequence[np.ndarray],
     ) -> np.ndarray:
-        room = np.array(shape) - self.patch_size
+        room = np.array(shape) - window
         if foreground:
             voxels = foreground[random.integers(len(foreground))]
-            start = voxels[random.integers(len(voxels))] - np.array(self.patch_size) // 2
+            start = voxels[random.integers(len(voxels))] - np.array(window) // 2
             start = start.clip(0, np.maximum(room, 0))
         else:
             start = random.integers(0, np.maximum(room, 0) + 1)
@@ -132,6 +147,7 @@ def patch_loader(
     workers: int = 0,
     rank: int = 0,
     world: int = 1,
+    slices: Plane | None = None,
 ) -> DataLoader:
     """`steps` batches per epoch, for one of `world` ranks: {"image" (B, C, *P) float32, "label" (B, 1, *P) uint8}.
 
@@ -140,9 +156,10 @@ def patch_loader(
 
     Args:
         cache: filled already, or the workers compute what is missing.
+        slices: see `PatchDataset`.
     """
     return DataLoader(
-        PatchDataset(cache, cases, patch_size, steps * batch_size * world, oversampling, augmentation, seed),
+        PatchDataset(cache, cases, patch_size, steps * batch_size * world, oversampling, augmentation, seed, slices),
         batch_size=batch_size,
         sampler=PatchSampler(batch_size, steps, epoch, rank, world),
         num_workers=workers,

@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from dlka_med.data.cases import Case, find_cases
+from dlka_med.data.cases import Case, check_dims, find_cases
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.predictor import Predictor
-from dlka_med.inference.writing import write_label_map
+from dlka_med.inference.writing import label_map_ending, write_label_map
 from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder
 
@@ -34,14 +34,15 @@ def predict_images(
     overwrite: bool = False,
     skip_existing: bool = False,
 ) -> list[Path]:
-    """Write `<case id>.nii.gz` for each image, on the image's own grid, and `labels.json` with the names.
+    """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
-    The voxels hold the label values of the dataset that the run was trained on. A bad case does not keep the
-    others from being predicted; the mistakes are reported together at the end.
+    It is called `<case id>.nii.gz` for a volume and `<case id>.png` for a 2D image. The voxels hold the label
+    values of the dataset that the run was trained on. A bad case does not keep the others from being predicted; the
+    mistakes are reported together at the end.
 
     Args:
         run: folder made by training.
-        images: a NIfTI file, a folder of them, or a dataset.
+        images: an image file, a folder of them, or a dataset.
         out: folder for the label maps; it may exist.
         split: only these cases of the run's split (all: its three parts); None: everything found.
         device: as PyTorch names it; None: cuda where there is one.
@@ -61,7 +62,8 @@ def predict_images(
     folder, out, place = RunFolder.open(run), Path(out), _device(device)
     labels = folder.config.dataset.labels or {}
     cases = _chosen(find_cases(images, folder.config.dataset.channels or (), labels or None), folder, split, images)
-    targets = {case.id: out / f"{case.id}.nii.gz" for case in cases}
+    check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
+    targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
     _spare_inputs(cases, targets)
     existing = {case.id: target for case in cases if (target := targets[case.id]).exists()}
     if existing and not (overwrite or skip_existing):
@@ -102,17 +104,13 @@ def _predictor(
     overlap: float | None,
 ) -> Predictor:
     network, config = run.load_network(), run.config
-    patch_size = config.training.patch_size
-    axes = range(len(patch_size)) if mirror is True else mirror or config.inference.mirror_axes
+    changes: dict[str, Any] = {"device": device}
+    if overlap is not None:
+        changes["overlap"] = overlap
+    if mirror:
+        changes["mirror_axes"] = tuple(range(config.network.spatial_dims) if mirror is True else mirror)
     try:
-        return Predictor(
-            network,
-            patch_size=patch_size,
-            overlap=config.inference.overlap if overlap is None else overlap,
-            mirror_axes=tuple(axes),
-            batch_size=config.inference.batch_size,
-            device=device,
-        )
+        return Predictor.of_run(network, config, **changes)
     except ValueError as error:
         raise InputError(str(error)) from error
 

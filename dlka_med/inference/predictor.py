@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, combinations
 from math import ceil, prod
+from typing import Any
 
 import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
+from dlka_med.config.schema import Plane, RunConfig
 from dlka_med.data.prepare import Prepared
+from dlka_med.data.slices import slice_axis
 from dlka_med.errors import InputError
 from dlka_med.inference.restore import restore
 
@@ -32,6 +35,7 @@ class Predictor:
         mirror_axes: spatial axes of test-time mirroring: logits are averaged over all combinations of flips.
         batch_size: windows per forward pass.
         device: where the network runs; None: where its parameters are.
+        slices: a window of two axes sees volumes slice by slice in this plane; None: images of its own dims.
 
     Raises:
         ValueError: arguments out of range.
@@ -46,6 +50,7 @@ class Predictor:
         mirror_axes: Sequence[int] = (),
         batch_size: int = 1,
         device: str | torch.device | None = None,
+        slices: Plane | None = None,
     ):
         self.patch_size = tuple(int(size) for size in patch_size)
         dims = len(self.patch_size)
@@ -61,7 +66,19 @@ class Predictor:
         parameter = next(chain(network.parameters(), network.buffers()), None)
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
         self.network = network.to(self.device)
-        self.overlap, self.batch_size = overlap, batch_size
+        self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
+
+    @classmethod
+    def of_run(cls, network: nn.Module, config: RunConfig, **changes: Any) -> "Predictor":
+        """The predictor that a config describes, but for `changes` of its arguments."""
+        described = {
+            "patch_size": config.training.patch_size,
+            "overlap": config.inference.overlap,
+            "mirror_axes": config.inference.mirror_axes,
+            "batch_size": config.inference.batch_size,
+            "slices": config.dataset.slices,
+        }
+        return cls(network, **described | changes)
 
     def logits(self, image: Tensor, progress: Progress | None = None) -> Tensor:
         """Logits (K, *S), float32, of an image (C, *S).
@@ -72,10 +89,14 @@ class Predictor:
         Raises:
             ValueError: the image has another number of axes than the window.
         """
-        if image.ndim != len(self.patch_size) + 1:
-            raise ValueError(f"expected an image (C, *S) for windows of {self.patch_size}, got {tuple(image.shape)}")
+        return self._logits(image[None], progress)[0]
+
+    def _logits(self, images: Tensor, progress: Progress | None) -> Tensor:
+        """Logits (N, K, *S) of images (N, C, *S)."""
+        if images.ndim != len(self.patch_size) + 2:
+            raise ValueError(f"expected images (N, C, *S) for windows of {self.patch_size}, got {tuple(images.shape)}")
         flips = [f for n in range(len(self.mirror_axes) + 1) for f in combinations(self.mirror_axes, n)]
-        batch = image.float()[None]
+        images = images.float()
         # Not inference_mode: what a network caches while it predicts must stay usable in training.
         with _evaluating(self.network), torch.no_grad():
             inferer = SlidingWindowInferer(
@@ -84,9 +105,9 @@ class Predictor:
                 overlap=self.overlap,
                 mode="gaussian",
                 sw_device=self.device,
-                device=self._sum_device(batch),
+                device=self._sum_device(images),
             )
-            return inferer(batch, self._forward(flips, self._windows(image.shape[1:]), progress))[0]
+            return inferer(images, self._forward(flips, len(images) * self._windows(images.shape[2:]), progress))
 
     def segment(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
         """Class indices, uint8, on the case's native grid.
@@ -95,7 +116,11 @@ class Predictor:
             InputError: the network gives NaN or infinite logits.
         """
         image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
-        logits = self.logits(image, progress)
+        if self.slices is None:
+            logits = self.logits(image, progress)
+        else:
+            axis = slice_axis(prepared.affine, self.slices) + 1
+            logits = self._logits(image.movedim(axis, 0), progress).movedim(0, axis)
         if not logits.sum().isfinite():
             raise InputError(
                 f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "
@@ -133,7 +158,9 @@ class Predictor:
             return self.device
         window = torch.zeros(1, batch.shape[1], *self.patch_size, device=self.device)
         classes = self.network(window).shape[1]
-        voxels = prod(max(size, patch) for size, patch in zip(batch.shape[2:], self.patch_size, strict=True))
+        voxels = len(batch) * prod(
+            max(size, patch) for size, patch in zip(batch.shape[2:], self.patch_size, strict=True)
+        )
         free, _ = torch.cuda.mem_get_info(self.device)
         return self.device if voxels * (2 * classes + 1) * 4 < GPU_SHARE * free else torch.device("cpu")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from dlka_med.data.formats import is_volume
+from dlka_med.data.raster import write_raster_label
 from dlka_med.files import whole_file
 
 # All that places a voxel in the world; a scan's scaling, window and notes are not the label map's.
@@ -20,16 +22,28 @@ GEOMETRY = (
 )
 
 
+def label_map_ending(image: Path) -> str:
+    """How the label map of an image ends: volumes and 2D images have formats of their own."""
+    return ".nii.gz" if is_volume(image) else ".png"
+
+
 def write_label_map(path: str | Path, classes: np.ndarray, labels: Mapping[str, int], like: str | Path) -> None:
-    """Write class indices as label values, with the affines, their codes and the units of the image `like`.
+    """Write class indices as label values; of a volume with the affines, their codes and the units of `like`.
 
     Args:
-        path: NIfTI file, appears whole or not at all.
-        classes: index into the values of `labels` in ascending order, (x, y, z).
-        labels: name -> value; uint8 holds them, or int16 or int32 where they are larger.
-        like: the NIfTI image that was predicted.
+        path: ends as `label_map_ending` says; the file appears whole or not at all.
+        classes: index into the values of `labels` in ascending order, (x, y, z), or (rows, columns) of a 2D image.
+        labels: name -> value; uint8 holds them, or int16 or int32 (of PNG: 16 bit) where they are larger.
+        like: the image that was predicted.
+
+    Raises:
+        InputError: a value is too large for PNG.
     """
+    path, like = Path(path), Path(like)
     values = np.array(sorted(labels.values()))
+    if not is_volume(like):
+        write_raster_label(path, values[classes])
+        return
     values = values.astype(next(t for t in (np.uint8, np.int16, np.int32) if values[-1] <= np.iinfo(t).max))
     source = nib.load(like)
     image = type(source)(values[classes], source.affine)

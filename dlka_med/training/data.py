@@ -11,7 +11,7 @@ from dlka_med.config.loading import save_config
 from dlka_med.config.schema import Dataset as DatasetConfig
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, Dataset, read_dataset
+from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
 from dlka_med.data.intensity import resolve_intensity
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.splits import split_cases
@@ -38,7 +38,13 @@ class RunData(pl.LightningDataModule):
         self.prepare_data_per_node = False
         self.resume = resume
         self.first_epoch = 0
-        dataset = read_dataset(config.dataset.root, channels=config.dataset.channels, labels=config.dataset.labels)
+        dataset = read_dataset(
+            config.dataset.root,
+            channels=config.dataset.channels,
+            labels=config.dataset.labels,
+            groups=None if resume else config.dataset.groups,
+        )
+        check_dims(dataset.cases, config.image_dims, _expectation(config))
         self.config = config.model_copy(
             update={"dataset": config.dataset.model_copy(update=_resolved(config.dataset, dataset))}
         )
@@ -111,6 +117,7 @@ class RunData(pl.LightningDataModule):
             workers=training.workers,
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
+            slices=self.config.dataset.slices,
         )
 
     def _cache(self) -> PreparedCache:
@@ -123,8 +130,17 @@ class RunData(pl.LightningDataModule):
         )
 
 
+def _expectation(config: RunConfig) -> str:
+    plane = config.dataset.slices
+    if config.network.spatial_dims == 3:
+        return f"network.name is {config.network.name}, which is trained on"
+    if plane is None:
+        return "dataset.slices is null (axial, coronal and sagittal cut volumes into slices), which stands for"
+    return f"dataset.slices is {plane}, which needs"
+
+
 def _resolved(config: DatasetConfig, dataset: Dataset) -> dict[str, Any]:
-    """What the run has to know of its dataset; folders absolute, so that it resumes from anywhere."""
-    cache = None if config.cache is None else str(Path(config.cache).absolute())
-    root = str(Path(config.root).absolute())
-    return {"root": root, "cache": cache, "channels": dataset.channels, "labels": dataset.labels}
+    """What the run has to know of its dataset; files and folders absolute, so that it resumes from anywhere."""
+    places = {key: getattr(config, key) for key in ("root", "groups", "cache")}
+    absolute = {key: None if place is None else str(Path(place).absolute()) for key, place in places.items()}
+    return absolute | {"channels": dataset.channels, "labels": dataset.labels}

@@ -8,6 +8,7 @@ from dlka_med.run_folder import RunFolder
 
 CHANGEABLE = {
     "dataset.root",
+    "dataset.groups",
     "dataset.cache",
     "training.epochs",
     "training.minutes",

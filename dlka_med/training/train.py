@@ -58,7 +58,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
     data = RunData(config, out, resume)
     config, training = data.config, data.config.training
     torch.manual_seed(config.seed)
-    task = SegmentationTask(build_run_network(config), training, config.seed)
+    task = SegmentationTask(build_run_network(config, pretrained=not resume), training, config.seed)
     clock = Clock(Budget(training.epochs, training.minutes, training.steps_per_epoch))
     validation = Validation(
         _scorer(data),
@@ -100,13 +100,7 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
     config, labels = data.config, data.config.dataset.labels or {}
 
     def score(network: nn.Module, case: str) -> list[float | None]:
-        predictor = Predictor(
-            network,
-            patch_size=config.training.patch_size,
-            overlap=config.inference.overlap,
-            mirror_axes=config.inference.mirror_axes,
-            batch_size=config.inference.batch_size,
-        )
+        predictor = Predictor.of_run(network, config)
         prediction = predictor.segment(data.cache.get(data.cases[case]))
         reference = load_label(data.cases[case].label, labels)
         return [dice(prediction == index, reference == index) for index in range(1, len(labels))]

@@ -20,6 +20,15 @@ network:
 training:
   patch_size: [16, 16, 16]
 """
+FLAT = """\
+name: flat
+dataset:
+  root: data
+network:
+  name: dlka_net_2d
+training:
+  patch_size: [64, 96]
+"""
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
 
@@ -65,6 +74,8 @@ def test_overrides_replace_and_add_values(write):
         ("[8, 16]", "[8, 16, 32]", 4, ["network", "one entry per stage"]),
         ("dlka_net_3d", "dlka_net_3", 5, ["network.name", "did you mean 'dlka_net_3d'"]),
         ("[16, 16, 16]", "[16, 16]", 1, ["training.patch_size has 2 axes"]),
+        ("  name: dlka_net_3d\n", "", 4, ["'network.name' is missing"]),
+        ("  name: dlka_net_3d\n  channels: [8, 16]", "  name: dlka_net_2d\n  chanels: 3", 6, ["encoder, pretrained"]),
         ("[16, 16, 16]", "[16, 0, 16]", 11, ["training.patch_size.1", "greater than 0"]),
         ("name: small", "name: small\nname: again", 2, ["'name' stands twice"]),
         ("  root: data", "  root: [", 5, ["not valid YAML"]),
@@ -111,6 +122,41 @@ def test_a_wrong_override_is_named(write, override, words):
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "override", "words"),
+    [
+        (FLAT, "training.patch_size=[64, 64, 64]", ["training.patch_size has 3 axes", "dlka_net_2d is 2D"]),
+        (MINIMAL, "training.patch_size=[64, 64]", ["training.patch_size has 2 axes", "dlka_net_3d is 3D"]),
+        (MINIMAL, "dataset.slices=axial", ["dataset.slices is axial", "sees whole volumes", "null"]),
+        (FLAT, "dataset.slices=axail", ["dataset.slices", "did you mean 'axial'"]),
+        (FLAT, "preprocessing.spacing=[1, 1, 1]", ["preprocessing.spacing has 3 axes", "reads 2D images"]),
+        (FLAT, "inference.mirror_axes=[2]", ["inference.mirror_axes is [2]", "0 to 1"]),
+        (FLAT, "network.depths=[1, 1]", ["network.depths", "-s network.depths"]),
+        (FLAT, "network.supervised_scales=5", ["network.supervised_scales", "4"]),
+        (FLAT, "network.channels=[4, 8]", ["unknown key 'network.channels'", "encoder"]),
+    ],
+)
+def test_dimensions_agree(write, text, override, words):
+    with pytest.raises(InputError) as caught:
+        load_config(write(text), [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_cases_of_a_2d_network_are_images_or_slices_of_volumes(write):
+    assert load_config(write(FLAT), ["preprocessing.spacing=[2, 2]"]).image_dims == 2
+    slices = load_config(write(FLAT), ["dataset.slices=coronal", "preprocessing.spacing=[1, null, 1.5]"])
+    assert (slices.image_dims, slices.preprocessing.spacing) == (3, (1, None, 1.5))
+    assert load_config(write(MINIMAL)).image_dims == 3
+
+
+def test_an_encoder_needs_more_than_one_deep_pixel(write):
+    config = ["training.patch_size=[32, 20]", "training.batch_size=1"]
+    with pytest.raises(InputError, match=r"training\.patch_size \[32, 20\] leaves one pixel"):
+        load_config(write(FLAT), config)
+    assert load_config(write(FLAT), [config[0], "training.batch_size=2"])
+
+
 def test_a_missing_file_names_the_nearest(write):
     path = write(MINIMAL)
     with pytest.raises(InputError, match=r"did you mean 'small\.yaml'"):
@@ -128,9 +174,10 @@ def test_yaml_cannot_build_objects(write):
         load_config(write(MINIMAL + "seed: !!python/object/apply:os.getpid []\n"))
 
 
-def test_a_saved_config_reads_back_equal(write, tmp_path):
+@pytest.mark.parametrize("text", [MINIMAL, FLAT])
+def test_a_saved_config_reads_back_equal(write, tmp_path, text):
     config = load_config(
-        write(MINIMAL), ["preprocessing.intensity=[{kind: ct, lower: -5}]", "dataset.test_cases=[a, '7']"]
+        write(text), ["preprocessing.intensity=[{kind: ct, lower: -5}]", "dataset.test_cases=[a, '7']"]
     )
     save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
