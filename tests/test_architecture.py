@@ -43,6 +43,7 @@ DOORS = {
     "onnx": ("dlka_med.export",),
     "onnxruntime": ("dlka_med.export",),
     "onnxscript": ("dlka_med.export",),
+    "ultralytics": ("dlka_med.export.yolo",),
     "pydantic": ("dlka_med.config",),
     "PIL": ("dlka_med.data.raster",),
 }
@@ -183,8 +184,9 @@ def test_no_path_of_a_machine():
 
 
 def test_tests_mirror_the_package():
-    """A test in a room's folder is named after a file or folder of that room."""
+    """A test in a room's folder is named after a file or folder of that room; the same holds for the examples."""
     names = {room: {p.stem for p in (PROJECT / PACKAGE / room).rglob("*")} for room in FLOOR_OF}
+    names["examples"] = {p.stem for p in (PROJECT / "examples").rglob("*")}
     strangers = [
         str(path.relative_to(PROJECT))
         for path in files("tests/*/test_*.py")
