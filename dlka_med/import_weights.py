@@ -17,7 +17,7 @@ from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder, build_run_network
 
 AXES = ((0, 1, 2), (2, 1, 0))  # slices first, as the authors have them, or last
-STEM = "d_lka_former_encoder.downsample_layers.0.0.conv.conv.weight"
+STEM = "d_lka_former_encoder.downsample_layers.0.0.conv.weight"
 
 
 def import_weights(
