@@ -8,16 +8,15 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, precision
 from dlka_med.ops.geometry import Geometry
 
 INSTALLED = importlib.util.find_spec("triton") is not None
-PROGRAMS = 4 * 130  # several for each multiprocessor of a large device
 SUMS_BYTES = 2**26
 WIDE_FROM = 2**31 - 2**16
 
@@ -183,64 +182,6 @@ def alert_of_atomics() -> None:
     warnings.warn(message, stacklevel=2)
 
 
-@dataclass(frozen=True)
-class Tile:
-    """What a program holds at once: positions, channels, and outputs unless depthwise; and its number of warps."""
-
-    positions: int
-    channels: int
-    outputs: int | None
-    warps: int
-
-    @classmethod
-    def of(cls, total: int, channels: int, width: int, outputs: int | None) -> Tile:
-        """The tile for `total` positions, `channels` in blocks within `width`, and the outputs of a group.
-
-        Products of matrices have no side under 16. Their sums are spread over eight warps where there are many, so
-        that the eight corners of a tile of 32 channels find registers beside them.
-
-        Depthwise, eight values per thread: with up to eight corners of them they take about 100 registers, so that
-        several programs share a multiprocessor and hide each other's gathers. A block has up to 64 channels, since
-        lanes along channels repeat coordinates but read neighbouring memory; it has fewer positions where otherwise
-        there were too few programs.
-        """
-        if outputs is not None:
-            outputs = power_of_two(outputs, 16, 64)
-            return cls(64, power_of_two(width, 16, 32), outputs, 8 if outputs == 64 else 4)
-        block = power_of_two(width, 1, 64)
-        positions = min(1024 // block, 128)
-        while positions * block > 256 and parts(total, positions) * parts(channels, block) < PROGRAMS:
-            positions //= 2
-        return cls(positions, block, None, max(positions * block // 256, 1))
-
-
-def parts(number: int, size: int) -> int:
-    """How many parts of `size` hold `number`."""
-    return -(-number // size)
-
-
-def power_of_two(number: int, least: int, most: int) -> int:
-    """The least power of two that holds `number`, within bounds that are powers of two."""
-    return min(max(1 << (number - 1).bit_length(), least), most)
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How matrices are multiplied: in float32, unless PyTorch is told that less will do.
-
-    Where x is of half precision, three products in TensorFloat-32 are as good as float32 before the sum is rounded.
-    """
-    matmul = torch.backends.cuda.matmul
-    tf32 = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
-    if tf32 and dtype != torch.float64:
-        return "tf32"
-    return "tf32x3" if dtype.itemsize == 2 else "ieee"
-
-
-def merged(groups: int, channels: int) -> int:
-    """How many neighbouring groups of so many channels (or outputs) are convolved as one, to fill a tile of 32."""
-    return max((n for n in range(1, groups + 1) if groups % n == 0 and n * channels <= 32), default=1)
-
-
 class Problem:
     """One call: its tensors as the kernels read them.
 
@@ -251,7 +192,9 @@ class Problem:
         self, x: Tensor, offset: Tensor, weight: Tensor | None, mask: Tensor | None, geometry: Geometry
     ) -> None:
         batch, *size, channels = x.shape
-        self.kernels = importlib.import_module("dlka_med.ops.backends.triton_kernels")
+        self.cells, self.kernels = (
+            importlib.import_module(f"dlka_med.ops.backends.triton_{n}") for n in ("cells", "kernels")
+        )
         self.x, self.weight, self.geometry, self.out = x, weight, geometry, tuple(offset.shape[2:])
         self.offset, self.mask = offset.flatten(2), None if mask is None else mask.flatten(2)
         self.dtype = torch.promote_types(x.dtype, torch.float32)
@@ -259,7 +202,7 @@ class Problem:
         self.depthwise = weight is None or geometry.groups == channels == self.outputs
         self.merged = 1 if self.depthwise else merged(geometry.groups, max(channels, self.outputs) // geometry.groups)
         groups = 1 if self.depthwise else geometry.groups // self.merged
-        self.layout = self.kernels.Layout(
+        self.layout = self.cells.Layout(
             size=tuple(size),
             out=self.out,
             stride=geometry.stride,
@@ -273,8 +216,7 @@ class Problem:
             positions=math.prod(self.out),
             total=batch * math.prod(self.out),
         )
-        width = min(self.layout.width, self.layout.depth)
-        self.tile = Tile.of(self.layout.total, channels, width, None if self.depthwise else self.layout.outputs)
+        self.tile = Tile.of(self.layout, None if self.depthwise else self.layout.outputs)
         self.blocks = parts(self.layout.total, self.tile.positions)
 
     def forward(self, bias: Tensor | None) -> Tensor:
@@ -284,10 +226,10 @@ class Problem:
         tensors = (self.x, self.offset, self.mask, self.table(), bias, y)
         if self.depthwise:
             programs = self.blocks * self.geometry.offset_groups * parts(layout.width, tile.channels)
-            self.launch(self.kernels.weighted_sum, programs, *tensors)
+            self.launch(self.kernels.weighted_sum, tile, programs, *tensors)
         else:
             programs = self.blocks * (layout.channels // layout.depth) * parts(layout.outputs, tile.outputs)
-            self.launch(self.kernels.convolution, programs, *tensors)
+            self.launch(self.kernels.convolution, tile, programs, *tensors)
         return y
 
     def gradients(self, grad_y: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -299,11 +241,12 @@ class Problem:
         if for_x:
             alert_of_atomics()
         if for_x or for_offset or for_mask:
-            programs = self.blocks * self.geometry.offset_groups
+            tile = self.tile.of_gradients()
+            programs = parts(self.layout.total, tile.positions) * self.geometry.offset_groups
             chunk = parts(self.geometry.points, parts(PROGRAMS, max(programs, 1)))
             programs *= parts(self.geometry.points, chunk)
             tensors = (grad_y, self.x, self.offset, self.mask, self.table(), grad_x, grad_offset, grad_mask)
-            self.launch(self.kernels.data_gradient, programs, *tensors, chunk=chunk)
+            self.launch(self.kernels.data_gradient, tile, programs, *tensors, chunk=chunk)
         found = (
             grad_x.to(self.x.dtype) if for_x else None,
             grad_offset.unflatten(2, self.out) if for_offset else None,
@@ -324,11 +267,15 @@ class Problem:
         spans = parts(self.blocks, span)
         sums = self.x.new_empty(spans, *shape, dtype=self.dtype)
         tensors = (grad_y, self.x, self.offset, self.mask, sums)
-        self.launch(self.kernels.weight_gradient, spans * pieces, *tensors, span=span)
+        self.launch(self.kernels.weight_gradient, tile, spans * pieces, *tensors, span=span)
         return self.from_table(sums.sum(0)).to(self.weight.dtype)
 
-    def launch(self, kernel: Callable, programs: int, *tensors: Tensor | None, **settings: int) -> None:
-        """Start `programs` of a kernel, whose tensors, unlike all that is the same for each, are given."""
+    def launch(self, kernel: Callable, tile: Tile, programs: int, *tensors: Tensor | None, **settings: int) -> None:
+        """Start `programs` of a kernel on tensors.
+
+        Loads are not pipelined: for that, tiles of all corners would wait in shared memory, more of it than most
+        devices have.
+        """
         if programs == 0:
             return
         names = kernel.arg_names
@@ -336,19 +283,19 @@ class Problem:
         strided = [named.get(name) for name in ("offset", "mask", "grad_offset", "grad_mask")]
         settings |= {
             "layout": self.layout,
-            "strides": tuple(self.kernels.Strides(*((0, 0, 0) if t is None else t.stride())) for t in strided),
+            "strides": tuple(self.cells.Strides(*((0, 0, 0) if t is None else t.stride())) for t in strided),
             "KERNEL": self.geometry.kernel_size,
             "POINTS": self.geometry.points,
-            "BLOCK_P": self.tile.positions,
-            "BLOCK_C": self.tile.channels,
-            "BLOCK_O": self.tile.outputs,
+            "BLOCK_P": tile.positions,
+            "BLOCK_C": tile.channels,
+            "BLOCK_O": tile.outputs,
             "PRECISION": precision(self.x.dtype),
             "WIDE": max(extent(t) for t in (self.x, *tensors) if t is not None) >= WIDE_FROM,
             "ACC": self.kernels.DTYPES[self.dtype],
         }
         settings = {name: value for name, value in settings.items() if name in names}
         with torch.cuda.device_of(self.x):
-            kernel[(programs,)](**named, **settings, num_warps=self.tile.warps)
+            kernel[(programs,)](**named, **settings, num_warps=tile.warps, num_stages=1)
 
     def table(self) -> Tensor | None:
         """The weight as `(points, channels, outputs of a group)`."""
