@@ -43,8 +43,8 @@ def import_weights(
         weights = read_weights(file)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
-    config = _without_pretraining(_resolved(config))
-    network = build_run_network(config)
+    config = _resolved(config)
+    network = build_run_network(config, pretrained=False)
     try:
         report = load_original(network, weights, partial=partial, axes=_axes(network, weights))
     except ValueError as error:
@@ -95,10 +95,3 @@ def _dataset(config: RunConfig, what: str) -> Dataset:
             f"the config leaves {what} to the dataset, which cannot be read: {error}\n"
             "set dataset.root, or the values themselves, for example -s dataset.channels='[CT]'"
         ) from error
-
-
-def _without_pretraining(config: RunConfig) -> RunConfig:
-    """Weights of an encoder that would be replaced at once are not fetched."""
-    if not getattr(config.network, "pretrained", False):
-        return config
-    return config.model_copy(update={"network": config.network.model_copy(update={"pretrained": False})})
