@@ -38,13 +38,14 @@ class Case:
         return {name: getattr(self, name) for name in names} | {"kernel_size": self.kernel}
 
     def tensors(self, dtype=torch.float64, spread=1.5, batch=2):
-        """Random x, offset, weight, bias and mask, by name; absent ones are None."""
+        """Random x, offset, weight, bias and mask, by name, on the default device; absent ones are None."""
         draw = torch.Generator().manual_seed(0)
         geometry, (inputs, outputs) = self.geometry, self.channels
         out, points = geometry.output_size(self.size), geometry.points * self.offset_groups
 
         def normal(*shape):
-            return torch.randn(shape, generator=draw, dtype=torch.float64).to(dtype)
+            values = torch.randn(shape, generator=draw, dtype=torch.float64, device="cpu")
+            return values.to(torch.get_default_device(), dtype)
 
         return {
             "x": normal(batch, inputs, *self.size),
@@ -60,10 +61,10 @@ class Case:
     def solve(self, tensors):
         """The result by nested loops in float64."""
         geometry = self.geometry
-        arrays = (None if t is None else t.detach().double().numpy() for t in tensors.values())
+        arrays = (None if t is None else t.detach().double().cpu().numpy() for t in tensors.values())
         settings = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
         y = deform_conv_loops(*arrays, *settings, geometry.groups, geometry.offset_groups)
-        return torch.from_numpy(np.asarray(y))
+        return torch.from_numpy(np.asarray(y)).to(torch.get_default_device())
 
 
 CASES = {

@@ -40,7 +40,8 @@ def test_gradients_are_those_of_the_nested_loops(case, solve_or_skip):
     tensors = trained(case.tensors())
     y = solve_or_skip(case, tensors)
     draw, step = torch.Generator().manual_seed(1), 1e-6
-    nudges = {name: torch.randn(t.shape, generator=draw).double() for name, t in tensors.items() if t is not None}
+    present = {name: t for name, t in tensors.items() if t is not None}
+    nudges = {name: torch.randn(t.shape, generator=draw, device="cpu").to(t) for name, t in present.items()}
     values = [
         (direction(y) * case.solve(tensors | {name: tensors[name] + side * nudges[name] for name in nudges})).sum()
         for side in (step, -step)
@@ -149,7 +150,7 @@ def test_autocast_changes_nothing(backend):
     case = CASES["3d dense"]
     tensors = case.tensors(torch.float32)
     expected = case.run(tensors, backend)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(tensors["x"].device.type, torch.bfloat16):
         y = case.run(tensors, backend)
     assert y.dtype == torch.float32
     assert torch.equal(y, expected)

@@ -29,7 +29,8 @@ def test_one_axis_outside_is_as_if_masked(name, value, backend):
     tensors = case.tensors(spread=0.7)
     points = case.geometry.points * case.offset_groups
     shape = (2, points, *case.geometry.output_size(case.size))
-    lost = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    lost = torch.rand(shape, generator=torch.Generator().manual_seed(2), device="cpu") < 0.3
+    lost = lost.to(tensors["x"].device)
     far = tensors["offset"].unflatten(1, (points, -1)).clone()
     far[:, :, -1][lost] = 20 * value
     tensors["mask"] = torch.ones(shape, dtype=torch.float64)

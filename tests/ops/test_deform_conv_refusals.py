@@ -42,7 +42,7 @@ SHAPES = [
     ({"dilation": (1, 1, 1)}, "dilation: expected an integer or 2 integers, got (1, 1, 1)"),
     ({"groups": 0}, "groups: expected integers of at least 1, got 0"),
     ({"bias": torch.zeros(6, device="meta")}, "bias: expected device cpu, that of x, got meta"),
-    ({"backend": "cuda"}, "backend: expected one of numba_cpu, reference, got 'cuda'"),
+    ({"backend": "cuda"}, "backend: expected one of numba_cpu, triton_gpu, reference, got 'cuda'"),
 ]
 TYPES = [
     ({"x": X.long()}, "x: expected a floating-point dtype, got torch.int64"),
@@ -97,7 +97,7 @@ def test_named_runs_or_says_why_not():
 
 @pytest.mark.usefixtures("fakes")
 def test_if_all_refuse_every_reason_is_told(monkeypatch):
-    for name in ("numba_cpu", "reference"):
+    for name in set(BACKENDS) - {"refuses", "echoes"}:
         monkeypatch.delitem(BACKENDS, name)
     monkeypatch.setattr(BACKENDS["echoes"], "why_not", lambda *arguments: "no echo")
     with pytest.raises(ValueError, match="backend refuses: it is Sunday; backend echoes: no echo"):
