@@ -10,6 +10,7 @@ import torch
 
 from dlka_med.config.schema import Augmentation, Intensity, Preprocessing
 from dlka_med.data.cache import PreparedCache
+from dlka_med.data.cases import Case
 from dlka_med.data.loaders import PatchDataset, cut, patch_loader
 from dlka_med.errors import InputError
 
@@ -181,6 +182,7 @@ from pathlib import Path
 from dlka_med.config.schema import Preprocessing
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
+from dlka_med.data.cases import Case
 from dlka_med.data.loaders import patch_loader
 
 image, label, folder = map(Path, sys.argv[1:])
@@ -211,3 +213,46 @@ def test_signals_to_the_group_leave_the_worker_and_the_end_of_a_script_does_not(
             assert script.returncode == 0
         finally:
             script.kill()
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
+@pytest.mark.parametrize("orientation", ["RAS", "SPL", None])
+def test_slices_of_volumes_in_the_plane_that_was_asked_for(tmp_path, make_case, plane, orientation):
+    """The value of a voxel is its coordinate across the plane, so a slice has one value."""
+    affine = np.array([[0, 0, 1.0, 5], [-2, 0, 0, 5], [0, 3, 0, 5], [0, 0, 0, 1]])  # stored as P, S, R
+    shape, world = (6, 8, 7), {"sagittal": 0, "coronal": 1, "axial": 2}[plane]
+    coordinates = np.einsum("ij,j...->i...", affine[:3, :3], np.indices(shape)) + 100
+    label = np.zeros(shape, np.uint8)
+    label[1:5, 2:6, 1:6] = 1
+    settings = SETTINGS.model_copy(update={"orientation": orientation, "crop_foreground": False})
+    cache = PreparedCache(tmp_path / "slices", settings, ["MRI"], LABELS)
+    case = make_case("a", coordinates[world].astype(np.float32), label, affine)
+    dataset = PatchDataset(cache, [case], (5, 4), 60, 0.5, None, seed=0, slices=plane)
+    seen, centres = set(), []
+    for index in range(60):
+        patch = dataset[0, index]
+        assert (patch["image"].shape, patch["label"].shape) == ((1, 5, 4), (1, 5, 4))
+        assert len(patch["image"].unique()) == 1, "but for zeros around small slices, of which there are none"
+        seen.add(patch["image"].max().item())
+        centres.append(patch["label"][0, 2, 2].item())
+    assert seen == set(np.unique(coordinates[world]))
+    assert sum(centres[1::2]) == 30, "every second patch lies about a labelled voxel"
+    augmented = PatchDataset(cache, [case], (5, 4), 60, 0.5, Augmentation(), seed=0, slices=plane)
+    assert augmented[0, 1]["image"].shape == (1, 5, 4)
+    flat = PatchDataset(cache, [case], (5, 4), 60, 0.5, None, seed=0)
+    with pytest.raises(InputError, match=r"patch_size \(5, 4\) does not fit case a"):
+        flat[0, 0]
+
+
+def test_patches_of_2d_images(tmp_path, save):
+    pixels = np.arange(1, 6 * 9 * 3 + 1, dtype=np.uint8).reshape(6, 9, 3)
+    case = Case("a", (save(tmp_path / "a.png", pixels),), save(tmp_path / "labels/a.png", pixels[..., 0] % 2))
+    settings = Preprocessing(intensity=SETTINGS.intensity * 3)
+    cache = PreparedCache(tmp_path / "cache", settings, ["R", "G", "B"], {"background": 0, "odd": 1})
+    dataset = PatchDataset(cache, [case], (4, 5), 30, 0.5, None, seed=0)
+    for index in range(30):
+        patch = dataset[0, index]
+        ((row, column),) = np.argwhere(pixels[..., 0] == patch["image"][0, 0, 0].item())
+        found = pixels[row : row + 4, column : column + 5]
+        np.testing.assert_array_equal(patch["image"], np.moveaxis(found, -1, 0))
+        np.testing.assert_array_equal(patch["label"][0], found[..., 0] % 2)

@@ -4,7 +4,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from dlka_med.config.schema import Intensity, Preprocessing
-from dlka_med.data.cases import read_dataset
+from dlka_med.data.cases import Case, read_dataset
 from dlka_med.data.load import spacing_of
 from dlka_med.data.prepare import coarse_axis, prepare
 from dlka_med.errors import InputError
@@ -142,6 +142,34 @@ def test_spacing_of_another_dimension(make_case):
         prepare(make_case("a", np.ones((3, 3, 3))), Preprocessing(spacing=(1, 1)), ["MRI"])
 
 
+def test_an_axis_without_a_wish_keeps_its_spacing(make_case):
+    case = make_case("a", np.random.default_rng(0).random((8, 9, 5)), None, np.diag([2, 3, 4, 1]))
+    result = prepare(case, Preprocessing(spacing=(1, None, 2)), ["MRI"])
+    np.testing.assert_allclose(spacing_of(result.affine), (1, 3, 2))
+    assert result.image.shape == (1, 16, 9, 10)
+
+
+def test_images_of_pixels(tmp_path, save):
+    """The spacing counts pixels; the orientation of volumes says nothing about them."""
+    rows, columns = np.indices((20, 30))
+    pixels = np.stack([2 * rows + columns, 3 * columns + 50], -1).clip(1).astype(np.uint8)
+    pixels[:4], pixels[:, 28:] = 0, 0
+    images = tuple(save(tmp_path / f"a_{i:04d}.png", pixels[..., i]) for i in range(2))
+    label = save(tmp_path / "labels/a.png", (columns > 14).astype(np.uint8))
+    case = Case("a", images, label)
+    result = prepare(case, Preprocessing(spacing=(2, 2), intensity=NONE * 2), ["R", "G"], {"o": 0, "x": 1})
+    assert (result.image.shape, result.native_shape) == ((2, 8, 14), (20, 30))
+    np.testing.assert_array_equal(result.native_affine, np.eye(3))
+    np.testing.assert_allclose(result.affine, [[2, 0, 4.5], [0, 2, 0.5], [0, 0, 1]])
+    place = result.affine @ np.stack([*np.indices((8, 14)).reshape(2, -1), np.ones(112)])
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    expected = np.stack([2 * place[0] + place[1], 3 * place[1] + 50]).reshape(2, 8, 14)
+    np.testing.assert_allclose(result.image[inner], expected[inner], atol=0.6)
+    np.testing.assert_array_equal(result.label, (place[1] > 14.5).reshape(8, 14))
+    with pytest.raises(InputError, match=r"preprocessing\.spacing has 3 axes"):
+        prepare(case, Preprocessing(spacing=(1, 1, 1)), ["R", "G"])
+
+
 def test_hippocampus(shared_data):
     dataset = read_dataset(shared_data / "Task04_Hippocampus")
     for case in dataset.cases[::20]:
@@ -152,3 +180,12 @@ def test_hippocampus(shared_data):
         np.testing.assert_array_equal(result.label, native[box])
         assert abs(result.image.mean()) < 0.3
         assert 0.8 < result.image.std() < 1.2
+
+
+def test_nuclei(shared_data):
+    dataset = read_dataset(shared_data / "Dataset101_Nuclei")
+    for case in dataset.cases[::40]:
+        result = prepare(case, Preprocessing(), dataset.channels, dataset.labels)
+        assert result.image.shape == (3, *result.label.shape)
+        assert set(np.unique(result.label)) == {0, 1}
+        assert np.abs(result.image.mean((1, 2))).max() < 0.3

@@ -188,3 +188,21 @@ def test_large_logits_are_summed_on_the_cpu(monkeypatch):
     found = predictor.logits(image)
     assert not found.is_cuda
     torch.testing.assert_close(found, expected.cpu())
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
+def test_a_2d_network_predicts_a_volume_slice_by_slice(plane):
+    torch.manual_seed(0)
+    network, image = nn.Conv2d(2, 3, 3, padding=1), torch.randn(2, 6, 7, 5)
+    axis = {"sagittal": 2, "coronal": 0, "axial": 1}[plane]  # of an image stored as A, S, L
+    affine = np.array([[0, 0, -1.0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
+    with torch.no_grad():
+        slices = [network(part[None])[0] for part in image.unbind(axis + 1)]
+    expected = torch.stack(slices, dim=axis + 1).argmax(0)
+    done = []
+    predictor = Predictor(network, patch_size=(8, 8), batch_size=4, slices=plane)
+    prepared = Prepared("a", image.numpy(), None, affine, (6, 7, 5), affine)
+    found = predictor.segment(prepared, lambda count, total: done.append((count, total)))
+    np.testing.assert_array_equal(found, expected)
+    assert done[-1] == (image.shape[axis + 1],) * 2
+    assert len(done) == -(-image.shape[axis + 1] // 4), "windows of several slices share a forward pass"

@@ -3,8 +3,10 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
-from dlka_med.inference.writing import GEOMETRY, write_label_map
+from dlka_med.errors import InputError
+from dlka_med.inference.writing import GEOMETRY, label_map_ending, write_label_map
 
 SHAPE = (5, 4, 3)
 AFFINE = np.array([[-0.7, 0.1, 0, 9], [0.1, 0.7, 0.2, -8], [0, -0.1, 2.5, 7], [0, 0, 0, 1]])
@@ -57,3 +59,16 @@ def test_the_smallest_type_that_holds_the_values(tmp_path, value, dtype):
     found = nib.load(tmp_path / "a.nii.gz")
     assert found.get_data_dtype() == dtype
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.array([0, 1, value])[CLASSES])
+
+
+@pytest.mark.parametrize(("value", "mode"), [(255, "L"), (40_000, "I;16")])
+def test_a_2d_image_gives_a_png(tmp_path, value, mode):
+    like = tmp_path / "image.jpg"
+    Image.fromarray(np.zeros((5, 4), np.uint8)).save(like)
+    path = tmp_path / "out" / f"a{label_map_ending(like)}"
+    write_label_map(path, CLASSES[..., 0], {"o": 0, "a": 1, "b": value}, like=like)
+    with Image.open(path) as found:
+        assert (path.suffix, found.format, found.mode) == (".png", "PNG", mode)
+        np.testing.assert_array_equal(np.asarray(found), np.array([0, 1, value])[CLASSES[..., 0]])
+    with pytest.raises(InputError, match="up to 65535"):
+        write_label_map(tmp_path / "b.png", CLASSES[..., 0] * 0 + 2, {"o": 0, "a": 1, "b": 70_000}, like=like)

@@ -1,13 +1,23 @@
-"""A dataset of bright balls and the smallest run on it."""
+"""Datasets of bright balls and disks, and the smallest runs on them."""
 
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlka_med.config.loading import load_config
 
+NETWORK_2D = """\
+network:
+  name: dlka_net_2d
+  encoder: test_convnext
+  depths: [1, 1, 1]
+  deformation: none
+  supervised_scales: 2
+training:
+"""
 CONFIG = """\
 name: balls
 dataset: {{root: {root}, folds: 3}}
@@ -67,3 +77,35 @@ def config_file(balls, tmp_path):
 def config(config_file):
     """The smallest run: 4 epochs of 3 steps, validated every second one."""
     return load_config(config_file)
+
+
+@pytest.fixture(scope="session")
+def disks(tmp_path_factory):
+    """Folder of six RGB images in the nnU-Net layout, all colours in one file; sizes differ."""
+    root = tmp_path_factory.mktemp("disks")
+    random = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir()
+    for number in range(6):
+        shape = (44, 36 + 4 * number)
+        grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"))
+        label = (np.linalg.norm(grid - random.uniform(14, 24, (2, 1, 1)), axis=0) < 9).astype(np.uint8)
+        image = np.stack([60 + 120 * label, 160 - 80 * label, 90 + 0 * label], -1) + random.normal(0, 10, (*shape, 3))
+        Image.fromarray(image.astype(np.uint8)).save(root / "imagesTr" / f"disk_{number}_0000.png")
+        Image.fromarray(label).save(root / "labelsTr" / f"disk_{number}.png")
+    names = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "disk": 1}}
+    (root / "dataset.json").write_text(json.dumps(names | {"file_ending": ".png"}))
+    return root
+
+
+@pytest.fixture(params=["volumes", "images", "slices"])
+def any_config(request, balls, disks, tmp_path):
+    """The smallest run of a 3D network, of a 2D network on RGB images, and of one on slices of volumes."""
+    path, kind = tmp_path / "any.yaml", request.param
+    text = CONFIG.format(root=disks if kind == "images" else balls)
+    if kind != "volumes":
+        network = text[text.index("network:") : text.index("training:")]
+        text = text.replace(network + "training:\n", NETWORK_2D).replace("[12, 16, 12]", "[32, 40]")
+    overrides = {"volumes": [], "images": [], "slices": ["dataset.slices=coronal", "preprocessing.orientation=null"]}
+    path.write_text(text)
+    return load_config(path, overrides[kind])

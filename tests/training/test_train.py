@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.callbacks import Recorder
 from dlka_med.training.schedule import learning_rate_factor
@@ -72,10 +74,33 @@ def test_a_run_leaves_a_complete_folder(config, tmp_path):
     assert run.load_network()(torch.zeros(1, 1, 9, 11, 13)).shape == (1, 2, 9, 11, 13)
 
 
+def test_train_predict_evaluate(any_config, tmp_path):
+    """What the last validation measured is what prediction and evaluation find on the same cases."""
+    run = train(changed(any_config, epochs=2), tmp_path / "run")
+    predict_images(run.path, any_config.dataset.root, tmp_path / "out", split="validation")
+    result = evaluate(tmp_path / "out", any_config.dataset.root, tmp_path / "evaluation")
+    assert result.cases == len(run.split["validation"]) == 2
+    assert result.unit == ("px" if any_config.image_dims == 2 else "mm")
+    assert result.mean.dice == pytest.approx(float(run.weights_metadata["validation_dice"]), abs=1e-6)
+    found = predict_images(run.path, any_config.dataset.root, tmp_path / "mirrored", mirror=True)
+    assert {path.name.partition(".")[2] for path in found} == {"png" if any_config.image_dims == 2 else "nii.gz"}
+
+
+def test_data_of_other_dims_are_refused(any_config, balls, disks, tmp_path):
+    other = disks if any_config.image_dims == 3 else balls
+    config = any_config.model_copy(update={"dataset": any_config.dataset.model_copy(update={"root": str(other)})})
+    with pytest.raises(InputError, match=r"(network\.name|dataset\.slices) is .*, but .* is one of (2D|volumes)"):
+        train(config, tmp_path / "run")
+    run = train(changed(any_config, epochs=1, steps_per_epoch=1), tmp_path / "run")
+    with pytest.raises(InputError, match=r"the run .* was trained on (2D|volumes).*, but .* is one of (2D|volumes)"):
+        predict_images(run.path, other / "imagesTr", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_resumed_run_ends_exactly_as_an_unbroken_one(config, tmp_path, stop_after, workers):
-    whole = train(config, tmp_path / "whole")
-    config = changed(config, workers=workers)
+def test_a_resumed_run_ends_exactly_as_an_unbroken_one(any_config, tmp_path, stop_after, workers):
+    whole = train(any_config, tmp_path / "whole")
+    config = changed(any_config, workers=workers)
     with stop_after(epoch=3):
         train(config, tmp_path / "broken")
     resumed = train(config, tmp_path / "broken", resume=True)
