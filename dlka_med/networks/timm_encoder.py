@@ -66,6 +66,8 @@ class TimmEncoder(nn.Module):
         if len(info) < stages:
             raise ValueError(f"encoder: expected a backbone with {stages} feature maps, but {name!r} has {len(info)}")
         self.indices = self.model.prune_intermediate_layers(stages, prune_norm=False, prune_head=True)
+        if hasattr(self.model, "head"):  # before timm 1.0.31 the norm of ConvNeXt's head stayed
+            self.model.head = nn.Identity()
         self.channels: tuple[int, ...] = tuple(info[index]["num_chs"] for index in self.indices)
         self.strides: tuple[int, ...] = tuple(info[index]["reduction"] for index in self.indices)
         bound = "img_size" in arguments and "strict_img_size" not in arguments
