@@ -44,9 +44,7 @@ class Strides(NamedTuple):
 @triton.jit
 def positions_of(layout, block, BLOCK: tl.constexpr, DIMS: tl.constexpr, WIDE: tl.constexpr):
     """A block of output positions: number, exists, number within its image, image, place of the first kernel point."""
-    number = block * BLOCK + tl.arange(0, BLOCK)
-    if WIDE:
-        number = block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    number = tl.full((BLOCK,), BLOCK, tl.int64 if WIDE else tl.int32) * block + tl.arange(0, BLOCK)
     within, image = number % layout.positions, number // layout.positions
     rest = within
     start = ()

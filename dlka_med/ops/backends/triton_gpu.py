@@ -17,6 +17,7 @@ from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, pr
 from dlka_med.ops.geometry import Geometry
 
 INSTALLED = importlib.util.find_spec("triton") is not None
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SUMS_BYTES = 2**26
 WIDE_FROM = 2**31 - 2**16
 
@@ -36,13 +37,15 @@ def why_not(
         return f"expected tensors on a cuda device, got {x.device}"
     if geometry.spatial_dims > 3:
         return f"expected at most 3 spatial axes, got {geometry.spatial_dims}"
+    tensors = [t for t in (x, offset, weight, bias, mask) if t is not None]
+    if any(t.dtype not in DTYPES for t in tensors):
+        return f"expected tensors of 16, 32 or 64 bits, got {', '.join(str(t.dtype) for t in tensors)}"
     if torch.compiler.is_exporting():
         return "an exported graph must not depend on triton"
     if torch.compiler.is_compiling():
         return None
     if torch._C._are_functorch_transforms_active():
         return "it has no rule for the transforms of torch.func"
-    tensors = (t for t in (x, offset, weight, bias, mask) if t is not None)
     if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
         return "it has no forward-mode derivative"
     return None
@@ -138,7 +141,8 @@ def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     x, offset, weight, mask = ctx.saved_tensors
     for_x, for_offset, for_weight, for_bias, for_mask, *_ = ctx.needs_input_grad
     wanted = [for_x, for_offset, for_weight, for_mask]
-    grad_bias = grad_y.flatten(0, -2).sum(0).to(ctx.bias_dtype) if for_bias else None
+    dtype = torch.promote_types(grad_y.dtype, torch.float32)
+    grad_bias = grad_y.flatten(0, -2).sum(0, dtype=dtype).to(ctx.bias_dtype) if for_bias else None
     found = backward(grad_y, x, offset, weight, mask, wanted, *ctx.settings) if any(wanted) else [None] * 4
     grad_x, grad_offset, grad_weight, grad_mask = (g if w else None for g, w in zip(found, wanted, strict=True))
     return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
@@ -195,7 +199,7 @@ class Problem:
         self.cells, self.kernels = (
             importlib.import_module(f"dlka_med.ops.backends.triton_{n}") for n in ("cells", "kernels")
         )
-        self.x, self.weight, self.geometry, self.out = x, weight, geometry, tuple(offset.shape[2:])
+        self.x, self.weight, self.geometry, self.out = x.contiguous(), weight, geometry, tuple(offset.shape[2:])
         self.offset, self.mask = offset.flatten(2), None if mask is None else mask.flatten(2)
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.outputs = outputs(x, weight)
@@ -268,7 +272,7 @@ class Problem:
         sums = self.x.new_empty(spans, *shape, dtype=self.dtype)
         tensors = (grad_y, self.x, self.offset, self.mask, sums)
         self.launch(self.kernels.weight_gradient, tile, spans * pieces, *tensors, span=span)
-        return self.from_table(sums.sum(0)).to(self.weight.dtype)
+        return self.weight.new_empty(self.weight.shape).copy_(self.from_table(sums.sum(0)))
 
     def launch(self, kernel: Callable, tile: Tile, programs: int, *tensors: Tensor | None, **settings: int) -> None:
         """Start `programs` of a kernel on tensors.
