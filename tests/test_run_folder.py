@@ -145,3 +145,17 @@ def test_arguments_that_contradict_each_other_name_the_run():
     unchecked = run.model_copy(update={"network": run.network.model_copy(update={"supervised_scales": 9})})
     with pytest.raises(InputError, match=r"the run tiny cannot be built: .*scales"):
         build_run_network(unchecked)
+
+
+def test_pretrained_weights_are_for_fresh_networks_only(tmp_path):
+    """A finished run needs no download, and a missing file is the mistake of the config."""
+    network = {"name": "dlka_net_2d", "encoder": "test_convnext", "depths": [1, 1, 1], "deformation": "none"}
+    settings = config().model_dump() | {"network": network, "training": {"patch_size": [32, 32]}}
+    run = RunFolder.create(tmp_path / "run", RunConfig.model_validate(settings), SPLIT)
+    run.save_weights(build_run_network(run.config).state_dict())
+    settings["network"] = network | {"pretrained": str(tmp_path / "nowhere.pth")}
+    wishing = RunFolder.create(tmp_path / "wishing", RunConfig.model_validate(settings), SPLIT)
+    wishing.save_weights(run.load_weights())
+    with pytest.raises(InputError, match=r"the network of the run tiny cannot be built: .*nowhere\.pth"):
+        build_run_network(wishing.config)
+    assert wishing.load_network()(torch.zeros(1, 1, 20, 40)).shape == (1, 2, 20, 40)

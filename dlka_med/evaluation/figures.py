@@ -31,7 +31,8 @@ class Panel:
 
     Args:
         title: shown above or beside it.
-        image: (*S), or (C, *S) of which the first channel is shown (three channels of a 2D image: as RGB).
+        image: (*S), or (C, *S) of which the first channel is shown (three channels of a 2D image: as RGB). S is
+            (x, y, z), of a 2D image (rows, columns).
         reference, prediction: label values (*S), or None where there is none.
         spacing: mm per voxel; None: 1 along every axis.
     """
@@ -191,7 +192,7 @@ def _mark_best(axes: Axes, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def _picture(panel: Panel) -> tuple[NDArray, tuple[float, ...]]:
-    """Grey (*S) or RGB (X, Y, 3) in 0..1, and the spacing."""
+    """Grey (*S) or RGB (rows, columns, 3) in 0..1, and the spacing."""
     maps = [labelled for _, labelled in _rows(panel) if labelled is not None]
     image = np.asarray(panel.image)
     dims = maps[0].ndim if maps else image.ndim if panel.spacing is None else len(panel.spacing)
@@ -224,8 +225,8 @@ def _telling(panel: Panel, labels: Mapping[str, int], axis: int) -> int:
 
 
 def _extent(shape: Sequence[int], spacing: Sequence[float], axis: int | None) -> tuple[float, float]:
-    """Width and height in mm of a slice across `axis`."""
-    across, up = [a for a in range(len(spacing)) if a != axis]
+    """Width and height in mm of a slice across `axis`, or in pixels of a 2D image (None)."""
+    across, up = (1, 0) if axis is None else [a for a in range(len(spacing)) if a != axis]
     return shape[across] * spacing[across], shape[up] * spacing[up]
 
 
@@ -238,13 +239,13 @@ def _show(
     axis: int | None,
     index: int | None,
 ) -> None:
-    """One slice in mm, labels as tint and outline; the second axis runs down in a 2D image, else up."""
-    flat = picture if axis is None else picture.take(index, axis)
+    """One slice in mm, labels as tint and outline; the second axis runs up. A 2D image stands as it is."""
+    flat = picture.swapaxes(0, 1) if axis is None else picture.take(index, axis)
     width, height = _extent(picture.shape, spacing, axis)
     frame = {"origin": "lower", "extent": (0, width, 0, height)}
     axes.imshow(np.swapaxes(flat, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="bilinear", **frame)
     if labelled is not None:
-        plane = (labelled if axis is None else labelled.take(index, axis)).T
+        plane = labelled if axis is None else labelled.take(index, axis).T
         for value, (color, dash) in zip(_values(labels), _styles(len(_values(labels))), strict=True):
             mask = plane == value
             if mask.any():

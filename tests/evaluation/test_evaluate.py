@@ -6,6 +6,7 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate, format_summary
@@ -17,6 +18,9 @@ NAMES = {"background": 0, "kidney": 1, "tumour": 3}
 
 def save(path, array, affine=AFFINE, dtype=np.uint8):
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".png":
+        Image.fromarray(array.astype(dtype)).save(path)
+        return
     nib.save(nib.Nifti1Image(array.astype(dtype), affine), path)
 
 
@@ -278,3 +282,45 @@ def test_references_without_prediction_take_one_line(tmp_path, caplog):
     result = evaluate(tmp_path / "p", tmp_path / "l")
     assert len(result.cases_without_prediction) == 4
     assert caplog.messages[0] == "4 of 5 references have no prediction and are left out: case1, case2, case3, ..."
+
+
+def test_2d_images_are_measured_in_pixels(tmp_path):
+    """Two shifted squares, and a false positive: distances by hand, in columns that say pixels."""
+    reference, prediction = np.zeros((30, 40)), np.zeros((30, 40))
+    reference[5:15, 5:15], prediction[5:15, 8:18] = 1, 1
+    save(tmp_path / "images" / "a.png", reference)
+    for case, expected in (("a", reference), ("b", 0 * reference)):
+        save(tmp_path / "predictions" / f"{case}.png", prediction)
+        save(tmp_path / "labels" / f"{case}.png", expected)
+    result = evaluate(tmp_path / "predictions", tmp_path, tmp_path / "out", label_names={"nucleus": 1}, tolerance=2)
+    assert (result.unit, result.labels["nucleus"].false_positive) == ("px", 1)
+    assert result.mean.dice == pytest.approx(0.7 / 2)
+    assert result.mean.hd95 == pytest.approx((3 + math.hypot(30, 40)) / 2)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["mean"].keys() == {"dice", "hd95_px", "nsd"}
+    assert (summary["tolerance_px"], summary["unit"]) == (2, "px")
+    with (tmp_path / "out" / "cases.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert (row["hd95_px"], row["reference_voxels"]) == ("3.0", "100")
+    assert not any(key.endswith(("_mm", "_ml")) for key in row)
+    assert format_summary(result).splitlines()[0].split()[:7] == ["label", "Dice", "HD95", "px", "NSD", "2", "px"]
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    save(tmp_path / "predictions" / "c.nii.gz", label_map(4))
+    save(tmp_path / "labels" / "c.nii.gz", label_map(4))
+    with pytest.raises(InputError, match=r"c\.nii\.gz is a volume and .*\.png a 2D image.*evaluate them apart"):
+        evaluate(tmp_path / "predictions", tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "message"),
+    [
+        (np.zeros((30, 39)), r"predictions.a\.png has the shape \(30, 39\), but .*labels.a\.png has \(30, 40\)"),
+        (np.full((30, 40), 7), r"a\.png holds the values 7"),
+        (np.random.default_rng(0).integers(0, 2, (30, 40, 3)), r"a\.png is a colour image"),
+    ],
+)
+def test_mistakes_in_2d_label_maps(tmp_path, spoilt, message):
+    save(tmp_path / "labels" / "a.png", np.eye(30, 40))
+    save(tmp_path / "predictions" / "a.png", spoilt)
+    with pytest.raises(InputError, match=message):
+        evaluate(tmp_path / "predictions", tmp_path / "labels", label_names={"nucleus": 1})

@@ -45,6 +45,18 @@ def test_an_overlay_shows_both_maps(tmp_path, shape):
     assert pixels(tmp_path / "one.png", BLUE) > 1.5 * pixels(tmp_path / "front.png", BLUE) > 0
 
 
+def test_a_2d_image_stands_upright(tmp_path):
+    """Rows run down and columns to the right: the mark at the top right of the array is there in the picture."""
+    label = np.zeros((30, 60), np.uint8)
+    label[2:8, 44:58] = 1
+    overlay(np.random.default_rng(0).random((3, 30, 60)), label, None, LABELS, tmp_path / "x.png")
+    picture = np.rint(imread(tmp_path / "x.png")[..., :3] * 255).astype(int)
+    rows, columns = np.nonzero(np.abs(picture - ORANGE).max(-1) <= 3)
+    outline = rows < 0.8 * len(picture)  # the legend is below
+    assert np.median(columns[outline]) > 0.7 * picture.shape[1]
+    assert np.median(rows[outline]) < 0.35 * len(picture)
+
+
 def test_the_aspect_is_that_of_millimetres(tmp_path):
     """Twice as many voxels of half the size give the same picture."""
     image, reference = case((12, 20, 9))

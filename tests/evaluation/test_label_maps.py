@@ -1,6 +1,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
@@ -55,6 +56,14 @@ def test_a_slice_is_two_dimensional(tmp_path):
     assert four.array.shape == (6, 7, 2)
     with pytest.raises(InputError, match="two or three axes"):
         read_label_map(save(tmp_path / "d.nii", np.ones((6, 7, 2, 3), np.uint8), affine))
+
+
+def test_pixels_have_no_volume_and_a_spacing_of_1(tmp_path):
+    values = np.array([[0, 1, 300], [300, 0, 7]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    found = read_label_map(tmp_path / "a.png")
+    np.testing.assert_array_equal(found.array, values)
+    assert (found.flattened()[1], found.voxel_ml) == ((1.0, 1.0), None)
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("mm", 1), ("micron", 1e-3), ("meter", 1e3), ("unknown", 1)])
