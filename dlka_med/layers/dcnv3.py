@@ -77,9 +77,10 @@ class DeformAggregation(nn.Module):
         for layer in (self.input_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        for layer in (*self.linear_predictors(), *([self.center_scale] if self.center_scale else [])):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for layer in (*self.linear_predictors(), self.center_scale):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     def predict_offsets(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets in voxels `(B, G*K*d, *S')` and modulation `(B, G*K, *S')`, for `deform_conv`."""

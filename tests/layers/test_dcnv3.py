@@ -217,8 +217,7 @@ def test_other_images_are_refused(layer, shape):
         layer(8, pad=0)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("layer", [DCNv3, DCNv4])
+@pytest.mark.parametrize(("layer", "dims"), [(DCNv3, 2), (DCNv4, 3)])
 def test_export_keeps_the_spatial_size_free(layer, dims):
     module = build(layer, dims, stride=2, center_feature_scale=True).eval()
     free = {0: torch.export.Dim.DYNAMIC} | {2 + axis: torch.export.Dim.DYNAMIC for axis in range(dims)}
@@ -246,3 +245,20 @@ def test_bfloat16():
     y = module.bfloat16()(x.bfloat16())
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), module.float()(x), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_under_autocast(dims):
+    """On CPUs the depthwise gradient of small bfloat16 maps may hold memory that was never written."""
+    module, x = build(DCNv3, dims, dw_kernel_size=5).float(), image(dims).float()
+    for layer in (module.offset, module.mask):
+        nn.init.normal_(layer.weight, std=0.05)
+    x = x[(..., *[slice(3)] * dims)]
+    expected = torch.autograd.grad(module(x).square().mean(), list(module.parameters()))
+    used = [torch.full((n,), float("nan")) for n in (64, 1024, 16384)]
+    del used  # what is read without having been written shall be NaN
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = module(x)
+    gradients = torch.autograd.grad(y.float().square().mean(), list(module.parameters()))
+    for got, want in zip(gradients, expected, strict=True):
+        assert (got - want).norm() < 0.1 * want.norm()
