@@ -67,7 +67,7 @@ def read_raster_label(path: Path) -> np.ndarray:
     return values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
 
 
-def write_raster_label(path: Path, values: np.ndarray) -> None:
+def write_grey(path: Path, values: np.ndarray) -> None:
     """Write whole numbers (rows, columns) from 0 to 65535 as grey PNG, 8 bit where they fit, else 16.
 
     Raises:

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from dlka_med.data.formats import is_volume
-from dlka_med.data.raster import write_raster_label
+from dlka_med.data.raster import write_grey
 from dlka_med.files import whole_file
 
 # All that places a voxel in the world; a scan's scaling, window and notes are not the label map's.
@@ -42,7 +42,7 @@ def write_label_map(path: str | Path, classes: np.ndarray, labels: Mapping[str, 
     path, like = Path(path), Path(like)
     values = np.array(sorted(labels.values()))
     if not is_volume(like):
-        write_raster_label(path, values[classes])
+        write_grey(path, values[classes])
         return
     values = values.astype(next(t for t in (np.uint8, np.int16, np.int32) if values[-1] <= np.iinfo(t).max))
     source = nib.load(like)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dlka_med.data.cases import Case
 from dlka_med.data.load import load_case
-from dlka_med.data.raster import read_raster, read_raster_label, write_raster_label
+from dlka_med.data.raster import read_raster, read_raster_label, write_grey
 from dlka_med.errors import InputError
 
 RGB = ("R", "G", "B")
@@ -186,12 +186,12 @@ def test_what_is_no_label_is_refused(tmp_path):
 @pytest.mark.parametrize(("high", "mode"), [(255, "L"), (256, "I;16"), (65535, "I;16")])
 def test_labels_are_written_with_as_few_bits_as_they_need(tmp_path, high, mode):
     values = np.array([[0, 1, high], [high, 0, 7]])
-    write_raster_label(tmp_path / "new" / "a.png", values)
+    write_grey(tmp_path / "new" / "a.png", values)
     with Image.open(tmp_path / "new" / "a.png") as image:
         assert (image.mode, image.size) == (mode, (3, 2))
     np.testing.assert_array_equal(read_raster_label(tmp_path / "new" / "a.png"), values)
     with pytest.raises(InputError, match=r"up to 65535, got 65536"):
-        write_raster_label(tmp_path / "b.png", values + 65536 - high)
+        write_grey(tmp_path / "b.png", values + 65536 - high)
     assert not (tmp_path / "b.png").exists()
 
 
