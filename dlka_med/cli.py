@@ -64,7 +64,7 @@ def _seed(text: str) -> int:
 def _demo(options: argparse.Namespace) -> None:
     from dlka_med.demo import run_demo
 
-    sys.stdout.write(run_demo(options.out, seed=options.seed).describe())
+    sys.stdout.write(run_demo(options.out, seed=options.seed, dims=options.dims).describe())
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -151,6 +151,13 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
     add = add_verb("demo", _demo, "make a small brain MRI dataset, then train, predict and evaluate (4 minutes)")
     add("--out", "-o", type=Path, required=True, metavar="DIR", help="new folder for all of it")
+    add(
+        "--dims",
+        type=int,
+        choices=(2, 3),
+        default=3,
+        help="blocks and the 3D network, or slices and the 2D network (3)",
+    )
     add("--seed", type=_seed, default=0, metavar="N", help="seed of the dataset and of the training")
 
     add = add_verb("train", _train, "train the network that a YAML file describes")

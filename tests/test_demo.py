@@ -7,6 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dlka_med.data.cases import read_dataset
+from dlka_med.data.load import load_case
 from dlka_med.demo import LABELS, make_brain_dataset, run_demo
 from dlka_med.errors import InputError
 
@@ -107,9 +109,31 @@ def test_missing_nilearn_names_the_extra(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_slices_are_those_of_the_template(tmp_path):
+    """Grey PNGs, the front at the top: tissues as in T1, held-out slices apart, groups of neighbours."""
+    make_brain_dataset(tmp_path / "dataset", dims=2)
+    data = read_dataset(tmp_path / "dataset")
+    assert len(data.cases) >= 25
+    assert len(data.test) >= 8
+    depths = {case.id: int(case.id[-3:]) // 20 for case in data.cases}
+    assert len({case.group for case in data.cases}) == len(set(depths.values())) >= 5
+    assert {case.group for case in data.cases} == {f"z{20 * depth}" for depth in depths.values()}
+    last = max(int(case.id[12:15]) + 120 for case in data.cases)
+    assert min(int(case.id[12:15]) for case in data.test) - last == 8
+    for case in data.cases[5:25]:
+        loaded = load_case(case, data.channels, data.labels)
+        assert loaded.image.shape == (1, 120, 80)
+        (image,), label = loaded.image, loaded.label
+        assert image[label == 2].mean() > 1.1 * image[label == 1].mean()
+    for case in data.test:
+        image = load_case(case, data.channels).image[0]
+        assert (image[:20] > 0).mean() < (image[-20:] > 0).mean(), "the brain ends at the front"
+
+
 @pytest.mark.slow
-def test_demo_walks_the_whole_road(tmp_path):
-    demo = run_demo(tmp_path / "demo", minutes=1)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_demo_walks_the_whole_road(tmp_path, dims):
+    demo = run_demo(tmp_path / "demo", minutes=1, dims=dims)
     assert demo.dice > 0.5
     assert len(demo.pictures) >= 3
     assert all(picture.stat().st_size > 5000 for picture in demo.pictures)
