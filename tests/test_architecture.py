@@ -39,6 +39,7 @@ DOORS = {
     "jinja2": ("dlka_med.evaluation",),
     "nilearn": ("dlka_med.demo",),
     "numba": ("dlka_med.ops.backends",),
+    "llvmlite": ("dlka_med.ops.backends",),
     "triton": ("dlka_med.ops.backends",),
     "onnx": ("dlka_med.export",),
     "onnxruntime": ("dlka_med.export",),
@@ -48,7 +49,7 @@ DOORS = {
     "PIL": ("dlka_med.data.raster",),
 }
 PICKLERS = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
-OPS_MAY_IMPORT = {"torch", "numpy", "numba", "triton", PACKAGE, *sys.stdlib_module_names}
+OPS_MAY_IMPORT = {"torch", "numpy", "numba", "llvmlite", "triton", PACKAGE, *sys.stdlib_module_names}
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:" + "|".join(("work", "farm", "tmp", "root", "home")) + ")/")
 
 

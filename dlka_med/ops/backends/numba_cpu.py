@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import importlib.util
 import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dlka_med.ops.backends.numba_threads import parallel
 from dlka_med.ops.geometry import Geometry
 
 INSTALLED = importlib.util.find_spec("numba") is not None
-TILE_BYTES = 2**19
+TILE_BYTES = 2**20
+# Offsets and mask in bfloat16 are read as they are, the loops computing in float32.
+READABLE = {torch.bfloat16, torch.float32}
 
 
 def why_not(
@@ -41,8 +40,8 @@ def why_not(
         return "an exported graph must not depend on numba"
     if torch.compiler.is_compiling():
         return None
-    if math.prod(x.shape[2:]) > torch.iinfo(torch.int32).max:
-        return f"expected fewer than 2**31 voxels in an image, got shape {tuple(x.shape)}"
+    if math.prod(x.shape[1:]) >= 2**32 - 1:
+        return f"expected fewer than 2**32 - 1 numbers in an image, got shape {tuple(x.shape)}"
     if torch._C._are_functorch_transforms_active():
         return "it has no rule for the transforms of torch.func"
     tensors = (t for t in (x, offset, weight, bias, mask) if t is not None)
@@ -61,7 +60,8 @@ def run(
 ) -> Tensor:
     """The result of `deform_conv`, its memory laid out channels-last; differentiable once."""
     dtype = torch.promote_types(x.dtype, torch.float32)
-    offset, weight, bias, mask = (None if t is None else t.to(dtype) for t in (offset, weight, bias, mask))
+    weight, bias = (None if t is None else t.to(dtype) for t in (weight, bias))
+    offset, mask = (t if t is None or {t.dtype, dtype} == READABLE else t.to(dtype) for t in (offset, mask))
     rows = x.to(dtype).movedim(1, -1).contiguous()
     axes = (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)
     y = forward(rows, offset, weight, bias, mask, *axes, geometry.groups, geometry.offset_groups)
@@ -82,12 +82,16 @@ def forward(
     groups: int,
     offset_groups: int,
 ) -> Tensor:
-    """`(B, *S, C)` to `(B, *S', O)`, both contiguous; the other tensors as in `deform_conv`, of the same dtype."""
+    """`(B, *S, C)` to `(B, *S', O)`, both contiguous; the other tensors as in `deform_conv`, of the same dtype.
+
+    With float32 the offset and the mask may be bfloat16.
+    """
     geometry = geometry_of(kernel_size, stride, padding, dilation, groups, offset_groups)
     problem = Problem(x, offset, weight, mask, geometry)
     y = x.new_empty(x.shape[0], *offset.shape[2:], outputs(x, weight))
     y.zero_() if bias is None else y.copy_(bias.detach())
-    parallel(problem.forward, problem.spans(4), y.numpy())
+    pieces = problem.pieces(2 * torch.get_num_threads())
+    parallel(lambda spans: [problem.forward(y, *span) for span in spans], pieces)
     return y
 
 
@@ -166,56 +170,49 @@ class Problem:
     """One call: its tensors as the kernels read them.
 
     Depthwise convolutions, and sums without a weight, whose every weight is one, need no columns. All others
-    fill a tile of columns `(positions, points, channels)` and leave it to a matrix product.
+    fill a tile of columns `(positions, points, channels)` and leave it to a matrix product; the tiles of all
+    threads together are no larger than the tensors of the call.
     """
 
     def __init__(
         self, x: Tensor, offset: Tensor, weight: Tensor | None, mask: Tensor | None, geometry: Geometry
     ) -> None:
         x, offset, weight, mask = (None if t is None else t.detach() for t in (x, offset, weight, mask))
-        batch, *size, channels = x.shape
-        self.out = offset.shape[2:]
-        self.batch, self.channels, self.outputs = batch, channels, outputs(x, weight)
-        self.x, self.offset, self.mask = x, with_one_stride(offset), with_one_stride(mask)
-        self.weight, self.groups, self.points = weight, geometry.groups, geometry.points
-        self.positions = self.offset.shape[-1]
         self.kernels = importlib.import_module("dlka_med.ops.backends.numba_kernels")
-        lead = (1,) * (3 - len(size))
-        self.grid = self.kernels.Grid(
-            geometry.spatial_dims,
-            (*lead, *size),
-            (*lead, *self.out),
-            lead + geometry.kernel_size,
-            lead + geometry.stride,
-            (0,) * len(lead) + geometry.padding,
-            lead + geometry.dilation,
-            geometry.offset_groups,
-            channels,
-        )
-        self.depthwise = weight is None or geometry.groups == channels == self.outputs
+        self.batch, *size, self.channels = x.shape
+        self.outputs, self.groups, self.points = outputs(x, weight), geometry.groups, geometry.points
+        self.x, self.offset, self.mask, self.weight = x, with_one_stride(offset), with_one_stride(mask), weight
+        self.out, self.positions = offset.shape[2:], self.offset.shape[-1]
+        self.grid = self.kernels.Grid.of(geometry, size, self.out, self.channels)
+        self.depthwise = weight is None or geometry.groups == self.channels == self.outputs
         if weight is None:
-            self.table = x.new_ones(self.points, channels).numpy()
+            self.table = x.new_ones(self.points, self.channels)
         elif self.depthwise:
-            self.table = weight.reshape(channels, -1).T.contiguous().numpy()
+            self.table = weight.reshape(self.channels, -1).T.contiguous()
         else:
             parts = weight.reshape(self.groups, self.outputs // self.groups, -1, self.points)
-            self.table = parts.permute(0, 3, 2, 1).flatten(1, 2).contiguous().numpy()
-        self.tile = max(TILE_BYTES // (self.points * channels * x.element_size()), 1)
+            self.table = parts.permute(0, 3, 2, 1).flatten(1, 2).contiguous()
+        numbers = x.numel() + offset.numel() + self.table.numel() + self.batch * self.positions * self.outputs
+        room = min(TILE_BYTES, numbers * x.element_size() // torch.get_num_threads())
+        self.tile = max(room // (self.points * self.channels * x.element_size()), 1)
 
-    def spans(self, per_thread: int) -> list[tuple[int, int, int, int]]:
-        """The work as `(part, image, first position, last position)`, every image in equally many parts."""
-        parts = -(-per_thread * torch.get_num_threads() // max(self.batch, 1))
-        size = max(-(-self.positions // parts), self.kernels.BLOCK)
-        return [
-            (part, image, first, min(first + size, self.positions))
-            for image in range(self.batch)
-            for part, first in enumerate(range(0, self.positions, size))
-        ]
+    def pieces(self, number: int) -> list[list[tuple[int, int, int]]]:
+        """The work in about equal pieces, each a list of `(image, first position, last position)`."""
+        total, block = self.batch * self.positions, self.kernels.BLOCK
+        size = max(-(-total // (number * block)), 1) * block
+        return [list(self.spans(start, min(start + size, total))) for start in range(0, total, size)]
+
+    def spans(self, start: int, end: int) -> Iterable[tuple[int, int, int]]:
+        """The places from `start` to `end` of the whole batch, image by image."""
+        while start < end:
+            image, first = divmod(start, self.positions)
+            last = min(self.positions, first + end - start)
+            yield image, first, last
+            start += last - first
 
     def reads(self, image: int) -> tuple:
         """One image's voxels, offsets and mask."""
-        voxels = self.x[image].reshape(-1).numpy()
-        return voxels, self.strided(self.offset, image), self.strided(self.mask, image)
+        return flat(self.x[image]), self.strided(self.offset, image), self.strided(self.mask, image)
 
     def strided(self, tensor: Tensor | None, image: int) -> tuple:
         """One image of `tensor` `(B, channels, positions)`."""
@@ -223,54 +220,57 @@ class Problem:
             return self.kernels.Strided(np.empty(0, self.x.numpy().dtype), 0, 0, 0)
         batch, channel, position = tensor.stride()
         span = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-        values = tensor.as_strided((span,), (1,)).numpy()
-        return self.kernels.Strided(values, image * batch, channel, position)
+        values = tensor.as_strided((span,), (1,))
+        values = values.view(torch.uint16) if values.dtype == torch.bfloat16 else values
+        return self.kernels.Strided(values.numpy(), image * batch, channel, position)
 
     def tiles(self, first: int, last: int) -> Iterable[tuple[int, int]]:
         """The positions from `first` to `last`, as many at a time as a tile of columns holds."""
         return ((start, min(start + self.tile, last)) for start in range(first, last, self.tile))
 
-    def by_groups(self, columns: np.ndarray, count: int) -> Tensor:
-        """Columns of `count` positions as `(groups, positions, points * channels / groups)`."""
-        parts = torch.from_numpy(columns)[: count * self.points * self.channels]
-        parts = parts.reshape(count, self.points, self.groups, -1).permute(2, 0, 1, 3)
-        return parts.reshape(self.groups, count, -1)
-
-    def new_columns(self, first: int, last: int) -> np.ndarray:
+    def new_columns(self, first: int, last: int) -> Tensor:
         """Memory for a tile of columns."""
-        return np.empty(min(self.tile, last - first) * self.points * self.channels, self.table.dtype)
+        return self.x.new_empty(min(self.tile, last - first), self.points, self.channels)
 
-    def forward(self, y: np.ndarray, _: int, image: int, first: int, last: int) -> None:
+    def by_groups(self, columns: Tensor) -> Tensor:
+        """Columns as `(groups, positions, points * channels / groups)`."""
+        return columns.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(2)
+
+    def forward(self, y: Tensor, image: int, first: int, last: int) -> None:
         """Add the result at some positions of one image to `y`."""
-        y = y[image].reshape(-1, self.outputs)
+        reads, y = self.reads(image), y[image].flatten(0, -2)
         if self.depthwise:
-            table = self.table.reshape(-1)
-            self.kernels.weighted_sum(self.grid, *self.reads(image), table, first, last, y.reshape(-1))
+            self.kernels.forward(self.grid, *reads, flat(self.table), first, last, flat(y))
             return
-        columns, ones = self.new_columns(first, last), np.ones(self.channels, self.table.dtype)
-        table = torch.from_numpy(self.table)
+        columns = self.new_columns(first, last)
         for start, end in self.tiles(first, last):
-            self.kernels.fill_columns(self.grid, *self.reads(image), ones, start, end, columns)
-            into = torch.from_numpy(y[start:end]).unflatten(1, (self.groups, -1)).transpose(0, 1)
-            into.baddbmm_(self.by_groups(columns, end - start), table)
+            self.kernels.forward(self.grid, *reads, None, start, end, flat(columns))
+            into = y[start:end].unflatten(1, (self.groups, -1)).transpose(0, 1)
+            into.baddbmm_(self.by_groups(columns[: end - start]), self.table)
 
     def gradients(self, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of x, offset, weight and mask; those of absent tensors are empty.
 
-        Parts of one image that are worked on at the same time have each their own gradient of x, and every
-        part its own gradient of the weight; they are added in a fixed order.
+        Every piece of the work has its own gradient of the weight, and of x where another piece has begun the
+        same image; they are added in a fixed order.
         """
-        spans = self.spans(1)
-        parts = 1 + max((part for part, *_ in spans), default=0)
-        grad_x = self.x.new_zeros(parts, *self.x.shape)
-        tables = self.x.new_zeros(len(spans), *self.table.shape)
-        grad_offset = torch.empty_like(self.offset)
-        grad_mask = None if self.mask is None else torch.empty_like(self.mask)
-        numbered = [(number, *span) for number, span in enumerate(spans)]
-        parallel(self.backward, numbered, grad_y, grad_x, grad_offset, grad_mask, tables)
-        grad_x = grad_x[0] if parts == 1 else grad_x.sum(0)
-        grad_mask = self.x.new_empty(0) if grad_mask is None else grad_mask.unflatten(2, self.out)
-        return grad_x, grad_offset.unflatten(2, self.out), self.grad_weight(tables.sum(0)), grad_mask
+        pieces = self.pieces(torch.get_num_threads())
+        grad_offset = torch.empty_like(self.offset, dtype=self.x.dtype)
+        grad_mask = None if self.mask is None else torch.empty_like(self.mask, dtype=self.x.dtype)
+        grad_x, tables = torch.zeros_like(self.x), self.x.new_zeros(len(pieces), *self.table.shape)
+        apart = {number: torch.zeros_like(self.x[0]) for number, spans in enumerate(pieces) if spans[0][1] > 0}
+
+        def work(number: int) -> None:
+            for image, first, last in pieces[number]:
+                into = apart[number] if first > 0 else grad_x[image]
+                self.backward(grad_y, into, grad_offset, grad_mask, tables[number], image, first, last)
+
+        parallel(work, range(len(pieces)))
+        for number, part in apart.items():
+            grad_x[pieces[number][0][0]] += part
+        grad_offset = grad_offset.to(self.offset.dtype).unflatten(2, self.out)
+        grad_mask = self.x.new_empty(0) if grad_mask is None else grad_mask.to(self.mask.dtype).unflatten(2, self.out)
+        return grad_x, grad_offset, self.grad_weight(tables.sum(0)), grad_mask
 
     def grad_weight(self, table: Tensor) -> Tensor:
         """The gradient of `table` in the layout of the weight."""
@@ -285,59 +285,31 @@ class Problem:
         grad_x: Tensor,
         grad_offset: Tensor,
         grad_mask: Tensor | None,
-        tables: Tensor,
-        number: int,
-        part: int,
+        table: Tensor,
         image: int,
         first: int,
         last: int,
     ) -> None:
-        """Gradients from some positions of one image."""
-        given = grad_y[image].reshape(-1, self.outputs)
-        into = grad_x[part, image].reshape(-1).numpy()
-        into = into, self.strided(grad_offset, image), self.strided(grad_mask, image)
-        reads = self.reads(image)
+        """Gradients from some positions of one image; those of x and of the weight's table are added up."""
+        given, reads = grad_y[image].flatten(0, -2), self.reads(image)
+        into = flat(grad_x), self.strided(grad_offset, image), self.strided(grad_mask, image)
         if self.depthwise:
-            weight, grad_weight = self.table.reshape(-1), tables[number].reshape(-1).numpy()
-            given = given.reshape(-1).numpy()
-            self.kernels.weighted_sum_backward(self.grid, *reads, weight, given, first, last, *into, grad_weight)
+            weight, given = flat(self.table), flat(given)
+            self.kernels.backward(self.grid, *reads, weight, given, first, last, *into, flat(table))
             return
-        columns, table = self.new_columns(first, last), torch.from_numpy(self.table)
+        columns = self.new_columns(first, last)
         for start, end in self.tiles(first, last):
             above = given[start:end].unflatten(1, (self.groups, -1)).transpose(0, 1)
-            below = (above @ table.mT).unflatten(2, (self.points, -1)).permute(1, 2, 0, 3).reshape(-1).numpy()
-            self.kernels.columns_backward(self.grid, *reads, below, start, end, *into, columns)
-            tables[number].baddbmm_(self.by_groups(columns, end - start).mT, above)
+            below = (above @ self.table.mT).unflatten(2, (self.points, -1)).permute(1, 2, 0, 3).contiguous()
+            self.kernels.backward(self.grid, *reads, None, flat(below), start, end, *into, flat(columns))
+            table.baddbmm_(self.by_groups(columns[: end - start]).mT, above)
+
+
+def flat(tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor."""
+    return tensor.reshape(-1).numpy()
 
 
 def with_one_stride(tensor: Tensor | None) -> Tensor | None:
     """`tensor` `(B, channels, *S')` as `(B, channels, positions)`, copied only where no single stride leads through."""
     return None if tensor is None else tensor.flatten(2)
-
-
-def parallel(work: Callable, spans: list[tuple], *arguments: object) -> None:
-    """Call `work(*arguments, *span)` for every span, on as many threads as torch uses."""
-    threads = torch.get_num_threads()
-    if threads == 1 or len(spans) == 1:
-        for span in spans:
-            work(*arguments, *span)
-        return
-    for done in [pool(threads).submit(work, *arguments, *span) for span in spans]:
-        done.result()
-
-
-@functools.cache
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Threads on which torch itself stays single-threaded.
-
-    `torch.set_num_threads` sets the calling thread, and the default of threads to come; the latter is put back.
-    """
-    ready = Barrier(threads)
-    executor = ThreadPoolExecutor(threads, "deform_conv", torch.set_num_threads, (1,))
-    for done in [executor.submit(ready.wait) for _ in range(threads)]:
-        done.result()
-    torch.set_num_threads(threads)
-    return executor
-
-
-os.register_at_fork(after_in_child=pool.cache_clear)

@@ -1,344 +1,266 @@
-"""Loops of the CPU backend, compiled by Numba; all arrays are flat and every place is checked before it is read.
+"""Loops of the CPU backend, compiled by Numba; arrays are flat, and no place outside them is read or written.
 
-Output positions are handled `BLOCK` at a time. For one kernel point of one offset group, `locate` finds the
-cell of every position in the block, vectorised over the positions; the loops over channels, vectorised over
-the channels, then share it. Spatial axes are three throughout: fewer are preceded by axes of size 1, and a
-cell has one plane of four corners in 1D and 2D, two planes in 3D.
+Output positions are handled `BLOCK` at a time. `locate` finds the cells around all kernel points of a block; its
+findings stay in the processor's cache. The loops behind it take a few channels at a time, side by side in a
+vector, and go through all points of the block before they turn to the next channels, so that the voxels that
+they need lie in the fastest cache.
 
-Kernels release the interpreter's lock and start no threads of their own, so that a forked process may call
+The kernels release the interpreter's lock and start no threads of their own, so that a forked process may call
 them whatever its parent did.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from pathlib import Path
 
-import numba
 import numpy as np
-from numba.core.compiler import Compiler
 
-BLOCK = 64
+from dlka_med.ops.backends.numba_cells import (
+    BLOCK,
+    NOWHERE,
+    PLANE,
+    Grid,
+    Strided,
+    along,
+    compiled,
+    fetch,
+    inlined,
+    locate,
+    points_of,
+    scatter,
+    scratch,
+    set_start,
+)
+from dlka_med.ops.backends.numba_vectors import every_fourth, load, splat, store, totals
 
+__all__ = ["BLOCK", "Grid", "Strided", "backward", "forward"]
 
-class Grid(NamedTuple):
-    """Voxels per axis of input and output, the kernel's geometry, and the numbers of groups and channels."""
-
-    spatial_dims: int
-    size: tuple[int, int, int]
-    out: tuple[int, int, int]
-    kernel_size: tuple[int, int, int]
-    stride: tuple[int, int, int]
-    padding: tuple[int, int, int]
-    dilation: tuple[int, int, int]
-    offset_groups: int
-    channels: int
-
-
-class Strided(NamedTuple):
-    """The memory of a tensor `(channels, positions)`: flat values, the first one's place, and the strides."""
-
-    values: np.ndarray
-    first: int
-    channel: int
-    position: int
-
-
-class NoAlias(Compiler):
-    """Promises that no two arrays among a function's arguments overlap, so that loops need not check it."""
-
-    def define_pipelines(self):
-        """As always, after the promise."""
-        self.state.flags.noalias = True
-        return super().define_pipelines()
+WIDE, LANES = 32, 16
+# Numba keeps compiled code by a function's arguments and the date of its file. As a default argument, this number
+# has it notice changes of the other two files as well.
+VERSION = zlib.crc32(
+    b"".join(Path(__file__).with_name(f"numba_{name}.py").read_bytes() for name in ("cells", "vectors"))
+)
 
 
-def compiled(function: Callable) -> Callable:
-    """`function` compiled at its first call, kept on disk where a folder for that can be written.
+def by_channels(lanes: int) -> tuple[Callable, Callable]:
+    """`sample` and `spread` for as many channels at a time; `n` is the first of them within the group.
 
-    Sums may be reordered and multiplications fused with additions; NaN and infinity keep their meaning.
+    With a weight (depthwise) their `y` and `grad_y` are `(positions, channels)`. Without one they are columns
+    `(positions, points, channels)`.
     """
-    options = {
-        "nogil": True,
-        "pipeline_class": NoAlias,
-        "error_model": "numpy",
-        "fastmath": {"reassoc", "contract", "nsz"},
-    }
-    try:
-        return numba.njit(function, cache=True, **options)
-    except RuntimeError:
-        return numba.njit(function, **options)
+
+    @inlined
+    def corner(share, rows, at):
+        return splat(share[at], lanes), np.uint64(rows[at])
+
+    @inlined
+    def plane(x, share, rows, at, n):
+        """Sum over the corners of one plane."""
+        s, a = corner(share, rows, at)
+        t, b = corner(share, rows, at + BLOCK)
+        u, c = corner(share, rows, at + 2 * BLOCK)
+        v, d = corner(share, rows, at + 3 * BLOCK)
+        low = s * load(x, a + n, lanes) + t * load(x, b + n, lanes)
+        return low + (u * load(x, c + n, lanes) + v * load(x, d + n, lanes))
+
+    @inlined
+    def sample(grid, x, share, rows, count, n, weight, lead, y, begin, step):
+        """Add all sampled points, times the weight, to the result, or write them to columns."""
+        at = np.uint64(0)
+        for point in range(points_of(grid)):
+            if weight is not None:
+                factor = load(weight, np.uint64(point * grid.channels + lead) + n, lanes)
+            for i in range(np.uint64(count)):
+                into = np.uint64(begin) + i * np.uint64(step) + n
+                if weight is None:
+                    into += np.uint64(point * grid.channels)
+                if rows[at + i] == NOWHERE:
+                    if weight is None:
+                        store(y, into, splat(x.dtype.type(0), lanes))
+                    continue
+                value = plane(x, share, rows, at + i, n)
+                if len(grid.planes) == 2:
+                    value = value + plane(x, share, rows, at + i + np.uint64(PLANE), n)
+                if weight is None:
+                    store(y, into, value)
+                else:
+                    store(y, into, load(y, into, lanes) + factor * value)
+            at += np.uint64(PLANE * len(grid.planes))
+
+    @inlined
+    def pull(x, grad_x, gradient, share, rows, dots, at, i, n):
+        """Sum over the corners of one plane; their gradients are added to what is there."""
+        s, a = corner(share, rows, at + i)
+        t, b = corner(share, rows, at + i + BLOCK)
+        u, c = corner(share, rows, at + i + 2 * BLOCK)
+        v, d = corner(share, rows, at + i + 3 * BLOCK)
+        voxels = load(x, a + n, lanes), load(x, b + n, lanes), load(x, c + n, lanes), load(x, d + n, lanes)
+        store(grad_x, a + n, load(grad_x, a + n, lanes) + s * gradient)
+        store(grad_x, b + n, load(grad_x, b + n, lanes) + t * gradient)
+        store(grad_x, c + n, load(grad_x, c + n, lanes) + u * gradient)
+        store(grad_x, d + n, load(grad_x, d + n, lanes) + v * gradient)
+        into = at + np.uint64(4) * i
+        products = gradient * voxels[0], gradient * voxels[1], gradient * voxels[2], gradient * voxels[3]
+        if lanes == 1:
+            for number in range(4):
+                dots[into + np.uint64(number)] += products[number]
+        else:
+            store(dots, into, load(dots, into, 4) + totals(products[0], products[1], products[2], products[3]))
+        return (s * voxels[0] + t * voxels[1]) + (u * voxels[2] + v * voxels[3])
+
+    @inlined
+    def spread(grid, x, share, rows, dots, count, n, weight, lead, grad_y, begin, step, grad_x, result):
+        """Gradients of `sample`: of x, of the weight (or the columns once more), and each corner's inner product.
+
+        `dots` is laid out like `share`, except that the corners of one plane and position lie side by side.
+        """
+        at = np.uint64(0)
+        for point in range(points_of(grid)):
+            if weight is not None:
+                own = np.uint64(point * grid.channels + lead) + n
+                factor, gained = load(weight, own, lanes), load(result, own, lanes)
+            for i in range(np.uint64(count)):
+                place = np.uint64(begin) + i * np.uint64(step) + n
+                if weight is None:
+                    place += np.uint64(point * grid.channels)
+                if rows[at + i] == NOWHERE:
+                    if weight is None:
+                        store(result, place, splat(x.dtype.type(0), lanes))
+                    continue
+                given = load(grad_y, place, lanes)
+                gradient = given if weight is None else given * factor
+                value = pull(x, grad_x, gradient, share, rows, dots, at, i, n)
+                if len(grid.planes) == 2:
+                    value = value + pull(x, grad_x, gradient, share, rows, dots, at + np.uint64(PLANE), i, n)
+                if weight is None:
+                    store(result, place, value)
+                else:
+                    gained = gained + given * value
+            if weight is not None:
+                store(result, own, gained)
+            at += np.uint64(PLANE * len(grid.planes))
+
+    return sample, spread
+
+
+sample_wide, spread_wide = by_channels(WIDE)
+sample_lanes, spread_lanes = by_channels(LANES)
+sample_one, spread_one = by_channels(1)
 
 
 @compiled
-def buffers(like):
-    """Scratch of one block: start, side, exists, factor, share, dots, place, row, inside (see `locate`)."""
-    dtype = like.dtype
+def forward(grid, x, offset, mask, weight, first, last, y, version=VERSION):
+    """The sampled points at positions first..last of one image `x` (voxels, channels).
+
+    With a weight (points, channels): their weighted sums, added to `y` (positions, channels). Without one:
+    columns `y` (positions from first on, points, channels).
+    """
+    start, moved, share, rows, _ = scratch(grid, x)
+    width = grid.channels // grid.offset_groups
+    step = grid.channels if weight is not None else points_of(grid) * grid.channels
+    whole, wide = np.uint64(width - width % LANES), np.uint64(width - width % WIDE)
+    for begin in range(first, last, BLOCK):
+        count = min(BLOCK, last - begin)
+        set_start(grid, begin, count, start)
+        for group in range(grid.offset_groups):
+            locate(grid, group, offset, mask, begin, count, start, moved, share, rows)
+            lead = group * width
+            into = (begin if weight is not None else begin - first) * step + lead
+            for n in range(np.uint64(0), wide, np.uint64(WIDE)):
+                sample_wide(grid, x, share, rows, count, n, weight, lead, y, into, step)
+            for n in range(wide, whole, np.uint64(LANES)):
+                sample_lanes(grid, x, share, rows, count, n, weight, lead, y, into, step)
+            for n in range(whole, np.uint64(width)):
+                sample_one(grid, x, share, rows, count, n, weight, lead, y, into, step)
+
+
+@inlined
+def slope(low, high, axis):
+    """Derivative along an axis, given the values before and behind: a voxel outside takes no part."""
+    return axis[4] * high - axis[3] * low
+
+
+@inlined
+def between(low, high, axis):
+    """Interpolated value."""
+    return axis[1] * low + axis[2] * high
+
+
+@inlined
+def plane_of(dots, at):
+    """Inner products at the four corners of one plane, for a block of positions."""
     return (
-        np.empty(3 * BLOCK, np.int32),
-        np.empty(6 * BLOCK, dtype),
-        np.empty(6 * BLOCK, dtype),
-        np.ones(BLOCK, dtype),
-        np.empty(8 * BLOCK, dtype),
-        np.empty(8 * BLOCK, dtype),
-        np.empty(6 * BLOCK, np.int32),
-        np.empty(8 * BLOCK, np.int32),
-        np.empty(BLOCK, np.int32),
+        every_fourth(dots, at, 0, BLOCK),
+        every_fourth(dots, at, 1, BLOCK),
+        every_fourth(dots, at, 2, BLOCK),
+        every_fourth(dots, at, 3, BLOCK),
     )
 
 
-@compiled
-def points_of(grid):
-    """Number of kernel points."""
-    return grid.kernel_size[0] * grid.kernel_size[1] * grid.kernel_size[2]
+@inlined
+def plane_slopes(dots, at, y, x):
+    """Derivatives along y and x within one plane, and the interpolated value."""
+    a, b, c, d = plane_of(dots, at)
+    low, high = between(a, b, x), between(c, d, x)
+    return slope(low, high, y), between(slope(a, b, x), slope(c, d, x), y), between(low, high, y)
+
+
+@inlined
+def set_slopes(grid, group, offset, mask, first, count, start, moved, dots, grad_offset, grad_mask, space):
+    """From the inner products at all corners, the gradients of the offsets and the mask of a block."""
+    at, place, dims = np.uint64(0), group * points_of(grid), grid.spatial_dims
+    for tap_z in range(0, grid.kernel_size[0] * grid.dilation[0], grid.dilation[0]):
+        for tap_y in range(0, grid.kernel_size[1] * grid.dilation[1], grid.dilation[1]):
+            for tap_x in range(0, grid.kernel_size[2] * grid.dilation[2], grid.dilation[2]):
+                factor = fetch(grid, offset, mask, place, first, count, moved)
+                x = along(2, grid.size[2], tap_x, start, moved)
+                y = along(1, grid.size[1], tap_y, start, moved)
+                along_y, along_x, value = plane_slopes(dots, at, y, x)
+                channel = (place + 1) * dims
+                if len(grid.planes) == 2:
+                    z = along(0, grid.size[0], tap_z, start, moved)
+                    above_y, above_x, above = plane_slopes(dots, at + np.uint64(PLANE), y, x)
+                    along_z = slope(value, above, z)
+                    scatter(grad_offset, channel - 3, first, count, along_z * factor, space)
+                    along_y, along_x = between(along_y, above_y, z), between(along_x, above_x, z)
+                    value = between(value, above, z)
+                if dims > 1:
+                    scatter(grad_offset, channel - 2, first, count, along_y * factor, space)
+                scatter(grad_offset, channel - 1, first, count, along_x * factor, space)
+                if grad_mask.values.size:
+                    scatter(grad_mask, place, first, count, value, space)
+                at += np.uint64(PLANE * len(grid.planes))
+                place += 1
 
 
 @compiled
-def set_start(grid, first, count, start):
-    """Place of the first kernel point, without its offset, of `count` output positions."""
-    for i in range(count):
-        rest = first + i
-        for axis in (2, 1, 0):
-            index = rest % grid.out[axis]
-            rest //= grid.out[axis]
-            start[axis * BLOCK + i] = index * grid.stride[axis] - grid.padding[axis]
-
-
-@compiled
-def locate(grid, group, point, offset, mask, first, count, scratch):
-    """Rows and linear weights (times the mask) of the corners around one kernel point of a block of positions.
-
-    A point that touches no voxel is not `inside`; a corner outside has no weight and repeats its neighbour.
-    """
-    start, side, exists, factor, share, _, place, row, inside = scratch
-    zero, one = side.dtype.type(0), side.dtype.type(1)
-    points = points_of(grid)
-    channel = (group * points + point) * grid.spatial_dims
-    pitch, rest = 1, point
-    for i in range(count):
-        inside[i] = 1
-    for axis in (2, 1, 0):
-        size = np.int32(grid.size[axis])
-        end = side.dtype.type(size) if size > 0 else -one
-        step = np.int32(pitch)
-        tap = np.int32(rest % grid.kernel_size[axis] * grid.dilation[axis])
-        rest //= grid.kernel_size[axis]
-        pitch *= grid.size[axis]
-        own = axis + grid.spatial_dims - 3
-        begin = np.uint64(offset.first + (channel + own) * offset.channel + first * offset.position)
-        stride = np.uint64(offset.position)
-        low_side = axis * 2 * BLOCK
-        high_side = low_side + BLOCK
-        for i in range(count):
-            side[low_side + i] = offset.values[begin + np.uint64(i) * stride] if own >= 0 else zero
-        for i in range(count):
-            position = side[low_side + i] + side.dtype.type(np.int32(start[axis * BLOCK + i] + tap))
-            touches = (position > -one) & (position < end)
-            position = position if touches else zero
-            low = np.int32(position) if position >= zero else np.int32(-1)
-            behind = position - side.dtype.type(low)
-            has_low = one if low >= 0 else zero
-            has_high = one if low + np.int32(1) < size else zero
-            exists[low_side + i] = has_low
-            exists[high_side + i] = has_high
-            side[low_side + i] = has_low * (one - behind)
-            side[high_side + i] = has_high * behind
-            place[low_side + i] = max(low, np.int32(0)) * step
-            place[high_side + i] = min(low + np.int32(1), size - np.int32(1)) * step
-            inside[i] &= np.int32(touches)
-    if mask.values.size:
-        begin = np.uint64(mask.first + (group * points + point) * mask.channel + first * mask.position)
-        stride = np.uint64(mask.position)
-        for i in range(count):
-            factor[i] = mask.values[begin + np.uint64(i) * stride]
-    for corner in range(8 if grid.spatial_dims == 3 else 4):
-        z, y, x = (corner >> 2) * BLOCK, (2 + (corner >> 1 & 1)) * BLOCK, (4 + (corner & 1)) * BLOCK
-        for i in range(count):
-            share[corner * BLOCK + i] = side[z + i] * side[y + i] * side[x + i] * factor[i]
-            row[corner * BLOCK + i] = place[z + i] + place[y + i] + place[x + i]
-
-
-@compiled
-def blend(grid, x, group, count, scratch, weight, weight_begin, y, y_begin, y_step):
-    """Add one sampled point, times the weight, to `y`, per channel of the group, for a block of positions."""
-    share, row, inside = scratch[4], scratch[7], scratch[8]
-    channels, width = grid.channels, np.uint64(grid.channels // grid.offset_groups)
-    lead, factor = group * (channels // grid.offset_groups), np.uint64(weight_begin)
-    for i in range(count):
-        if not inside[i]:
-            continue
-        into = np.uint64(y_begin + i * y_step)
-        for at in range(i, 8 * BLOCK if grid.spatial_dims == 3 else 4 * BLOCK, 4 * BLOCK):
-            a = np.uint64(row[at] * channels + lead)
-            b = np.uint64(row[at + BLOCK] * channels + lead)
-            c = np.uint64(row[at + 2 * BLOCK] * channels + lead)
-            d = np.uint64(row[at + 3 * BLOCK] * channels + lead)
-            s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
-            for n in range(width):
-                y[into + n] += weight[factor + n] * (s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n])
-
-
-@compiled
-def weighted_sum(grid, x, offset, mask, weight, first, last, y):
-    """Depthwise: add the weighted sums at positions first..last of one image to `y` (positions, channels).
-
-    `x` is (voxels, channels), `weight` (points, channels).
-    """
-    scratch = buffers(x)
-    channels = grid.channels
-    for begin in range(first, last, BLOCK):
-        count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, scratch[0])
-        for group in range(grid.offset_groups):
-            lead = group * (channels // grid.offset_groups)
-            for point in range(points_of(grid)):
-                locate(grid, group, point, offset, mask, begin, count, scratch)
-                row = point * channels + lead
-                blend(grid, x, group, count, scratch, weight, row, y, begin * channels + lead, channels)
-
-
-@compiled
-def fill_columns(grid, x, offset, mask, ones, first, last, columns):
-    """The sampled values (times the mask) at positions first..last of one image: (positions, points, channels)."""
-    scratch = buffers(x)
-    step = points_of(grid) * grid.channels
-    columns[: (last - first) * step] = 0
-    for begin in range(first, last, BLOCK):
-        count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, scratch[0])
-        for group in range(grid.offset_groups):
-            for point in range(points_of(grid)):
-                locate(grid, group, point, offset, mask, begin, count, scratch)
-                lead = point * grid.channels + group * (grid.channels // grid.offset_groups)
-                blend(grid, x, group, count, scratch, ones, 0, columns, (begin - first) * step + lead, step)
-
-
-@compiled
-def pull(grid, x, group, count, scratch, gradient, value, lead, step, grad_x):
-    """Backward of one sampled point, given its gradient per channel, for a block of positions.
-
-    Adds the sampled value to `value`, spreads the gradient over the corners in `grad_x`, and leaves in `dots`
-    each corner's inner product of voxel and gradient.
-    """
-    share, dots, row, inside = scratch[4], scratch[5], scratch[7], scratch[8]
-    channels, width = grid.channels, np.uint64(grid.channels // grid.offset_groups)
-    begin = group * (channels // grid.offset_groups)
-    dots[:] = 0
-    for i in range(count):
-        if not inside[i]:
-            continue
-        place = np.uint64(lead + i * step)
-        for at in range(i, 8 * BLOCK if grid.spatial_dims == 3 else 4 * BLOCK, 4 * BLOCK):
-            a = np.uint64(row[at] * channels + begin)
-            b = np.uint64(row[at + BLOCK] * channels + begin)
-            c = np.uint64(row[at + 2 * BLOCK] * channels + begin)
-            d = np.uint64(row[at + 3 * BLOCK] * channels + begin)
-            s, t, u, v = share[at], share[at + BLOCK], share[at + 2 * BLOCK], share[at + 3 * BLOCK]
-            dot_a = dot_b = dot_c = dot_d = share.dtype.type(0)
-            for n in range(width):
-                g = gradient[place + n]
-                dot_a += g * x[a + n]
-                dot_b += g * x[b + n]
-                dot_c += g * x[c + n]
-                dot_d += g * x[d + n]
-                value[place + n] += s * x[a + n] + t * x[b + n] + u * x[c + n] + v * x[d + n]
-            dots[at], dots[at + BLOCK], dots[at + 2 * BLOCK], dots[at + 3 * BLOCK] = dot_a, dot_b, dot_c, dot_d
-            for n in range(width):
-                grad_x[a + n] += s * gradient[place + n]
-            for n in range(width):
-                grad_x[b + n] += t * gradient[place + n]
-            for n in range(width):
-                grad_x[c + n] += u * gradient[place + n]
-            for n in range(width):
-                grad_x[d + n] += v * gradient[place + n]
-
-
-@compiled
-def set_slopes(grid, group, point, first, count, scratch, slopes, grad_offset, grad_mask):
-    """From the inner products at all corners, the gradients of one kernel point's offset and mask."""
-    _, side, exists, factor, _, dots, _, _, _ = scratch
-    points = points_of(grid)
-    for n in range(4 * BLOCK):
-        slopes[n] = 0
-    for corner in range(8 if grid.spatial_dims == 3 else 4):
-        z, y, x = (corner >> 2) * BLOCK, (2 + (corner >> 1 & 1)) * BLOCK, (4 + (corner & 1)) * BLOCK
-        up_z = side.dtype.type(2 * (corner >> 2) - 1)
-        up_y = side.dtype.type(2 * (corner >> 1 & 1) - 1)
-        up_x = side.dtype.type(2 * (corner & 1) - 1)
-        for i in range(count):
-            dot = dots[corner * BLOCK + i]
-            slopes[i] += up_z * exists[z + i] * side[y + i] * side[x + i] * dot
-            slopes[BLOCK + i] += up_y * side[z + i] * exists[y + i] * side[x + i] * dot
-            slopes[2 * BLOCK + i] += up_x * side[z + i] * side[y + i] * exists[x + i] * dot
-            slopes[3 * BLOCK + i] += side[z + i] * side[y + i] * side[x + i] * dot
-    place = group * points + point
-    for own in range(grid.spatial_dims):
-        axis = own + 3 - grid.spatial_dims
-        begin = np.uint64(
-            grad_offset.first + (place * grid.spatial_dims + own) * grad_offset.channel + first * grad_offset.position
-        )
-        for i in range(count):
-            slope = slopes[axis * BLOCK + i] * factor[i]
-            grad_offset.values[begin + np.uint64(i) * np.uint64(grad_offset.position)] = slope
-    if grad_mask.values.size:
-        begin = np.uint64(grad_mask.first + place * grad_mask.channel + first * grad_mask.position)
-        for i in range(count):
-            grad_mask.values[begin + np.uint64(i) * np.uint64(grad_mask.position)] = slopes[3 * BLOCK + i]
-
-
-@compiled
-def times(grad_y, begin, step, count, width, weight, row, gradient):
-    """Depthwise: gradient of one sampled point, (positions, width), for a block of positions."""
-    for i in range(count):
-        source, into = np.uint64(begin + i * step), np.uint64(i * width)
-        for n in range(np.uint64(width)):
-            gradient[into + n] = grad_y[source + n] * weight[np.uint64(row) + n]
-
-
-@compiled
-def add_products(grad_y, begin, step, count, width, value, grad_weight, row):
-    """Depthwise: add the gradient of one kernel point's weight, from a block of positions."""
-    for i in range(count):
-        source, into = np.uint64(begin + i * step), np.uint64(i * width)
-        for n in range(np.uint64(width)):
-            grad_weight[np.uint64(row) + n] += grad_y[source + n] * value[into + n]
-
-
-@compiled
-def weighted_sum_backward(
-    grid, x, offset, mask, weight, grad_y, first, last, grad_x, grad_offset, grad_mask, grad_weight
+def backward(
+    grid, x, offset, mask, weight, grad_y, first, last, grad_x, grad_offset, grad_mask, result, version=VERSION
 ):
-    """Depthwise: gradients of `weighted_sum`; those of x and weight are added to what is there."""
-    scratch, slopes = buffers(x), np.empty(4 * BLOCK, x.dtype)
-    channels, width = grid.channels, grid.channels // grid.offset_groups
-    gradient, value = np.empty(BLOCK * width, x.dtype), np.empty(BLOCK * width, x.dtype)
+    """Gradients of `forward`; that of x is added to what is there.
+
+    `result` is, with a weight, its gradient, added to what is there; without one, the columns once more.
+    """
+    start, moved, share, rows, dots = scratch(grid, x)
+    space = np.empty(BLOCK, x.dtype)
+    width = grid.channels // grid.offset_groups
+    step = grid.channels if weight is not None else points_of(grid) * grid.channels
+    whole, wide = np.uint64(width - width % LANES), np.uint64(width - width % WIDE)
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, scratch[0])
+        set_start(grid, begin, count, start)
         for group in range(grid.offset_groups):
-            for point in range(points_of(grid)):
-                locate(grid, group, point, offset, mask, begin, count, scratch)
-                row, source = point * channels + group * width, begin * channels + group * width
-                times(grad_y, source, channels, count, width, weight, row, gradient)
-                value[:] = 0
-                pull(grid, x, group, count, scratch, gradient, value, 0, width, grad_x)
-                add_products(grad_y, source, channels, count, width, value, grad_weight, row)
-                set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
-
-
-@compiled
-def columns_backward(grid, x, offset, mask, grad_columns, first, last, grad_x, grad_offset, grad_mask, columns):
-    """Gradients of `fill_columns`, and the columns again; the gradient of x is added to what is there."""
-    scratch, slopes = buffers(x), np.empty(4 * BLOCK, x.dtype)
-    step = points_of(grid) * grid.channels
-    columns[: (last - first) * step] = 0
-    for begin in range(first, last, BLOCK):
-        count = min(BLOCK, last - begin)
-        set_start(grid, begin, count, scratch[0])
-        for group in range(grid.offset_groups):
-            for point in range(points_of(grid)):
-                locate(grid, group, point, offset, mask, begin, count, scratch)
-                lead = point * grid.channels + group * (grid.channels // grid.offset_groups)
-                at = (begin - first) * step + lead
-                pull(grid, x, group, count, scratch, grad_columns, columns, at, step, grad_x)
-                set_slopes(grid, group, point, begin, count, scratch, slopes, grad_offset, grad_mask)
+            locate(grid, group, offset, mask, begin, count, start, moved, share, rows)
+            dots[:] = 0
+            lead = group * width
+            at = (begin if weight is not None else begin - first) * step + lead
+            for n in range(np.uint64(0), wide, np.uint64(WIDE)):
+                spread_wide(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
+            for n in range(wide, whole, np.uint64(LANES)):
+                spread_lanes(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
+            for n in range(whole, np.uint64(width)):
+                spread_one(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
+            set_slopes(grid, group, offset, mask, begin, count, start, moved, dots, grad_offset, grad_mask, space)
