@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking import geometric_mean, header, peak_memory, timed
+from benchmarking import geometric_mean, header, timed
 from torch import Tensor
 
 from dlka_med.ops import deform_conv
@@ -58,9 +58,18 @@ class Problem:
 
 
 TABLES = {
-    "depthwise 2D": [Problem(2, 96, 56, 5), Problem(2, 96, 56, 7, 3), Problem(2, 192, 28, 7, 3), Problem(2, 32, 64, 7, 3)],
+    "depthwise 2D": [
+        Problem(2, 96, 56, 5),
+        Problem(2, 96, 56, 7, 3),
+        Problem(2, 192, 28, 7, 3),
+        Problem(2, 32, 64, 7, 3),
+    ],
     "depthwise 3D": [Problem(3, 32, 32, 3), Problem(3, 32, 24, 5), Problem(3, 64, 16, 7, 3)],
-    "dense 3D": [Problem(3, 32, 32, 3, dense=True), Problem(3, 64, 16, 3, dense=True), Problem(3, 128, 8, 3, dense=True)],
+    "dense 3D": [
+        Problem(3, 32, 32, 3, dense=True),
+        Problem(3, 64, 16, 3, dense=True),
+        Problem(3, 128, 8, 3, dense=True),
+    ],
 }
 
 
@@ -146,7 +155,9 @@ def measure(problem: Problem, device: str, dtype: torch.dtype, rounds: int) -> d
     check(problem, tensors, 1e-3 if dtype == torch.float32 else 5e-2)
     passes = []
     for step in (forward, forward_backward):
-        calls = {name: (lambda run=run, step=step: step(run, problem, tensors)) for name, run in candidates(problem).items()}
+        calls = {
+            name: (lambda run=run, step=step: step(run, problem, tensors)) for name, run in candidates(problem).items()
+        }
         passes.append(timed(calls, device, rounds))
     return {name: (passes[0][name], passes[1][name]) for name in passes[0]}
 

@@ -1,8 +1,13 @@
 """Fixtures that every test may ask for."""
 
+import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, which other packages may do.
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -1,11 +1,9 @@
 """Every test that asks for `backend` runs once per backend in the table, on the device that it is for.
 
-Without a CUDA device Triton's interpreter runs the kernels of triton_gpu, which must be asked for before Triton is
-imported. As it is slow, only some of these tests run by default.
+Without a CUDA device Triton's interpreter, which tests/conftest.py asks for, runs the kernels of triton_gpu. As it is
+slow, only some of these tests run by default.
 """
 
-import os
-import sys
 from contextlib import nullcontext
 
 import pytest
@@ -16,8 +14,6 @@ from dlka_med.ops.backends import BACKENDS, triton_gpu
 from .cases import CASES
 
 CUDA = torch.cuda.is_available()
-if not CUDA and "triton" not in sys.modules:
-    os.environ["TRITON_INTERPRET"] = "1"
 
 QUICK = {
     "test_values": ("1d", "2d groups that cross", "2d depthwise multiplied", "3d depthwise plain", "3d one point"),
@@ -50,7 +46,7 @@ def pytest_collection_modifyitems(items):
 def triton_device():
     """Where tensors for triton_gpu lie: the default device while a test runs."""
     if not triton_gpu.INSTALLED or not (CUDA or triton_gpu.interpreted()):
-        pytest.skip("NOT TESTED: triton_gpu needs triton, and a CUDA device or a triton that nobody imported before")
+        pytest.skip("NOT TESTED: triton_gpu needs triton, and a CUDA device or its interpreter")
     with torch.device("cuda") if CUDA else nullcontext():
         yield "cuda" if CUDA else "cpu"
 
