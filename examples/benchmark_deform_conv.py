@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from benchmarking import geometric_mean, header, timed
+from benchmarking import geometric_mean, header, peak_memory, timed
 from torch import Tensor
 
 from dlka_med.ops import deform_conv
@@ -71,6 +71,9 @@ TABLES = {
         Problem(3, 128, 8, 3, dense=True),
     ],
 }
+
+
+LARGE = [Problem(2, 96, 224, 7, 3), Problem(3, 32, 64, 3), Problem(3, 32, 64, 3, dense=True)]
 
 
 def by_torchvision(problem: Problem, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
@@ -167,9 +170,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", action="store_true", help="memory of a forward call instead of times")
     parser.add_argument("--tables", nargs="*", default=list(TABLES), choices=list(TABLES))
     arguments = parser.parse_args()
     print(header(arguments.device), arguments.dtype, sep="; ")
+    if arguments.memory:
+        print_memory(arguments.device, getattr(torch, arguments.dtype))
+        return
     for title in arguments.tables:
         print_table(title, arguments.device, getattr(torch, arguments.dtype), arguments.rounds)
 
@@ -188,6 +195,18 @@ def print_table(title: str, device: str, dtype: torch.dtype, rounds: int) -> Non
         print(f"| {problem} | {' | '.join(cells)} | {ratios[-1][0]:.1f}x / {ratios[-1][1]:.1f}x |", flush=True)
     means = [geometric_mean(list(column)) for column in zip(*ratios, strict=True)]
     print(f"| geometric mean |{' |' * len(names)} {means[0]:.1f}x / {means[1]:.1f}x |")
+
+
+def print_memory(device: str, dtype: torch.dtype) -> None:
+    """What a forward call of the fused backend holds at its peak, result included, beside the sizes of its tensors."""
+    print("\n| problem | input + offset + output, MiB | a forward call at its peak, MiB | ratio |\n|---|---|---|---|")
+    for problem in LARGE:
+        tensors = problem.tensors(device, dtype)
+        run = by_backend(None)
+        forward(run, problem, tensors)
+        own = sum(tensor.nbytes for tensor in (*tensors[:2], tensors[0]))
+        peak = peak_memory(lambda run=run, on=(problem, tensors): forward(run, *on), device)
+        print(f"| {problem} | {own / 2**20:.0f} | {peak / 2**20:.0f} | {peak / own:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

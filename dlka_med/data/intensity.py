@@ -34,7 +34,7 @@ def resolve_intensity(
         cases: training cases only, or the validation leaks into the statistics.
 
     Raises:
-        InputError: a case cannot be used, or none has a labelled foreground.
+        InputError: a case cannot be used, none has a labelled foreground, or its values leave no range.
     """
     kinds = named_intensity(preprocessing, channels)
     open_channels = [index for index, kind in enumerate(kinds) if not is_resolved(kind)]
@@ -52,7 +52,14 @@ def resolve_intensity(
         lower, upper = np.percentile(values, (0.5, 99.5))
         found = {"lower": lower, "upper": upper, "mean": values.mean(), "std": values.std() or 1.0}
         given = {key: value for key in CT_STATISTICS if (value := getattr(kinds[index], key)) is not None}
-        resolved[index] = Intensity(kind="ct", **{key: float(value) for key, value in found.items()} | given)
+        statistics = {key: float(value) for key, value in found.items()} | given
+        if statistics["lower"] >= statistics["upper"]:
+            raise InputError(
+                f"the labelled foreground of the training cases leaves no range of grey values in channel "
+                f"{channels[index]!r}: lower {statistics['lower']:g}, upper {statistics['upper']:g}; check the images "
+                "and labels, or give both in preprocessing.intensity"
+            )
+        resolved[index] = Intensity(kind="ct", **statistics)
     return tuple(resolved)
 
 

@@ -87,3 +87,12 @@ def test_no_foreground(make_case):
     case = make_case("a", np.ones((3, 3, 3)), np.zeros((3, 3, 3), dtype=np.uint8))
     with pytest.raises(InputError, match="no training case has a labelled foreground"):
         resolve_intensity([case], Preprocessing(), ["CT"], LABELS)
+
+
+def test_a_foreground_of_one_value(make_case):
+    case = make_case("a", np.ones((3, 3, 3)), np.ones((3, 3, 3), dtype=np.uint8))
+    with pytest.raises(InputError, match="no range of grey values in channel 'CT': lower 1, upper 1"):
+        resolve_intensity([case], Preprocessing(), ["CT"], LABELS)
+    given = Intensity(kind="ct", lower=-160, upper=240)
+    ct = resolve_intensity([case], Preprocessing(intensity=(given,)), ["CT"], LABELS)[0]
+    assert (ct.lower, ct.upper, ct.mean, ct.std) == (-160, 240, 1, 1)

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from dlka_med.ops.backends.numba_threads import parallel
+from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative, why_not_traced
 from dlka_med.ops.geometry import Geometry
 
 INSTALLED = importlib.util.find_spec("numba") is not None
@@ -36,18 +36,9 @@ def why_not(
         return f"expected tensors on the cpu, got {x.device}"
     if geometry.spatial_dims > 3:
         return f"expected at most 3 spatial axes, got {geometry.spatial_dims}"
-    if torch.compiler.is_exporting():
-        return "an exported graph must not depend on numba"
-    if torch.compiler.is_compiling():
-        return None
-    if math.prod(x.shape[1:]) >= 2**32 - 1:
+    if not torch.compiler.is_compiling() and math.prod(x.shape[1:]) >= 2**32 - 1:
         return f"expected fewer than 2**32 - 1 numbers in an image, got shape {tuple(x.shape)}"
-    if torch._C._are_functorch_transforms_active():
-        return "it has no rule for the transforms of torch.func"
-    tensors = (t for t in (x, offset, weight, bias, mask) if t is not None)
-    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        return "it has no forward-mode derivative"
-    return None
+    return why_not_traced("numba", (t for t in (x, offset, weight, bias, mask) if t is not None))
 
 
 def run(
@@ -146,24 +137,8 @@ def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
 
 
-def refuse(ctx, *gradients: Tensor) -> None:
-    """Say that there is no second derivative."""
-    raise NotImplementedError("deform_conv: expected one backward pass, got a second derivative, which it has not")
-
-
 forward.register_autograd(differentiate, setup_context=keep)
-backward.register_autograd(refuse)
-
-
-def geometry_of(*settings: list[int] | int) -> Geometry:
-    """The record, from the arguments of an operator."""
-    *axes, groups, offset_groups = settings
-    return Geometry.of(len(axes[0]), *map(tuple, axes), groups, offset_groups)
-
-
-def outputs(x: Tensor, weight: Tensor | None) -> int:
-    """Channels of the result."""
-    return x.shape[-1] if weight is None else weight.shape[0]
+backward.register_autograd(refuse_second_derivative)
 
 
 class Problem:

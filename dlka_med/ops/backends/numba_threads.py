@@ -93,4 +93,5 @@ def after_fork() -> None:
     pool.cache_clear()
 
 
-os.register_at_fork(after_in_child=after_fork)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=after_fork)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative, why_not_traced
 from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, precision
 from dlka_med.ops.geometry import Geometry
 
@@ -40,15 +40,7 @@ def why_not(
     tensors = [t for t in (x, offset, weight, bias, mask) if t is not None]
     if any(t.dtype not in DTYPES for t in tensors):
         return f"expected tensors of 16, 32 or 64 bits, got {', '.join(str(t.dtype) for t in tensors)}"
-    if torch.compiler.is_exporting():
-        return "an exported graph must not depend on triton"
-    if torch.compiler.is_compiling():
-        return None
-    if torch._C._are_functorch_transforms_active():
-        return "it has no rule for the transforms of torch.func"
-    if any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
-        return "it has no forward-mode derivative"
-    return None
+    return why_not_traced("triton", tensors)
 
 
 def interpreted() -> bool:
@@ -148,24 +140,8 @@ def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
     return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
 
 
-def refuse(ctx, *gradients: Tensor) -> None:
-    """Say that there is no second derivative."""
-    raise NotImplementedError("deform_conv: expected one backward pass, got a second derivative, which it has not")
-
-
 forward.register_autograd(differentiate, setup_context=keep)
-backward.register_autograd(refuse)
-
-
-def geometry_of(*settings: list[int] | int) -> Geometry:
-    """The record, from the arguments of an operator."""
-    *axes, groups, offset_groups = settings
-    return Geometry.of(len(axes[0]), *map(tuple, axes), groups, offset_groups)
-
-
-def outputs(x: Tensor, weight: Tensor | None) -> int:
-    """Channels of the result."""
-    return x.shape[-1] if weight is None else weight.shape[0]
+backward.register_autograd(refuse_second_derivative)
 
 
 def like_flattened(tensor: Tensor) -> Tensor:
