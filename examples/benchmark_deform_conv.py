@@ -86,16 +86,21 @@ def by_torchvision(problem: Problem, x: Tensor, offset: Tensor, weight: Tensor) 
 
 def by_grid_sample(problem: Problem, x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
     """All points sampled by torch's grid_sample, then one matrix product or weighted sum."""
-    dims, side, points = problem.spatial_dims, problem.side, problem.kernel**problem.spatial_dims
     padding, dilation, groups = problem.settings.values()
-    geometry = Geometry.of(dims, problem.kernel, padding=padding, dilation=dilation)
-    taps = torch.tensor(geometry.kernel_points, device=x.device, dtype=x.dtype) - padding
-    axes = [torch.arange(side, device=x.device, dtype=x.dtype)] * dims
-    base = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    place = offset.reshape(1, points, dims, *x.shape[2:]) + base + taps.reshape(1, points, dims, *[1] * dims)
-    grid = (place * (2 / (side - 1)) - 1).flip(2).movedim(2, -1).reshape(1, points * side, *x.shape[3:], dims)
-    sampled = F.grid_sample(x, grid, align_corners=True).reshape(1, problem.channels, points, -1)
-    if groups == 1:
+    return grid_sampled(x, offset, weight, Geometry.of(x.ndim - 2, problem.kernel, 1, padding, dilation, groups))
+
+
+def grid_sampled(x: Tensor, offset: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """`deform_conv` by grid_sample, dense or depthwise, for an output as large as the input."""
+    dims, points, size = geometry.spatial_dims, geometry.points, x.shape[2:]
+    like = {"device": x.device, "dtype": x.dtype}
+    taps = torch.tensor(geometry.kernel_points, **like) - torch.tensor(geometry.padding, **like)
+    base = torch.stack(torch.meshgrid(*(torch.arange(extent, **like) for extent in size), indexing="ij"))
+    place = offset.reshape(-1, points, dims, *size) + base + taps.reshape(1, points, dims, *[1] * dims)
+    scale = torch.tensor([2 / max(extent - 1, 1) for extent in size], **like).reshape(-1, *[1] * dims)
+    grid = (place * scale - 1).flip(2).movedim(2, -1).reshape(x.shape[0], points * size[0], *size[1:], dims)
+    sampled = F.grid_sample(x, grid, align_corners=True).reshape(*x.shape[:2], points, -1)
+    if geometry.groups == 1:
         return (weight.flatten(1) @ sampled.flatten(1, 2)).reshape(x.shape)
     return torch.einsum("bckp,ck->bcp", sampled, weight.flatten(1)).reshape(x.shape)
 

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from dlka_med.blocks.dims import CONV, channels_last, check_spatial_dims
+from dlka_med.blocks.dims import check_spatial_dims
 from dlka_med.blocks.large_kernel_attention import LargeKernelAttention
 from dlka_med.blocks.norm import Norm, norm_layer
 from dlka_med.layers import DCNv3
+from dlka_med.layers.conv import CONV
+from dlka_med.ops.layout import channels_last
 
 
 class DeformableBottleneck(nn.Module):

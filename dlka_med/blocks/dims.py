@@ -1,9 +1,7 @@
 """What the blocks share so that one text serves 2D and 3D."""
 
-import torch
 from torch import Tensor, nn
 
-CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 DROPOUT = {2: nn.Dropout2d, 3: nn.Dropout3d}
 INTERPOLATION = {2: "bilinear", 3: "trilinear"}
@@ -11,7 +9,7 @@ INTERPOLATION = {2: "bilinear", 3: "trilinear"}
 
 def check_spatial_dims(spatial_dims: int) -> None:
     """Raise ValueError unless `spatial_dims` is 2 or 3."""
-    if spatial_dims not in CONV:
+    if spatial_dims not in CONV_TRANSPOSE:
         raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims!r}")
 
 
@@ -19,11 +17,6 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise ValueError unless `value`, given for the argument `name`, is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """`x` of shape (B, C, *S) with the channels innermost in memory; free if it is so already."""
-    return x.contiguous(memory_format=torch.channels_last_3d if x.ndim == 5 else torch.channels_last)
 
 
 def per_channel(weight: Tensor, spatial_dims: int) -> Tensor:

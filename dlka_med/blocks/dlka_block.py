@@ -8,10 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlka_med.blocks.dims import (
-    CONV,
     DROPOUT,
     INTERPOLATION,
-    channels_last,
     check_choice,
     check_spatial_dims,
     per_channel,
@@ -19,6 +17,8 @@ from dlka_med.blocks.dims import (
 from dlka_med.blocks.large_kernel_attention import Deformation, LargeKernelAttention
 from dlka_med.blocks.norm import ChannelNorm, Norm
 from dlka_med.blocks.residual_conv import ResidualConv
+from dlka_med.layers.conv import CONV
+from dlka_med.ops.layout import channels_last
 
 FeedForward = Literal["residual_conv", "conv_mlp"]
 

@@ -5,9 +5,9 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlka_med.blocks.depthwise import DepthwiseConv
-from dlka_med.blocks.dims import CONV, check_choice, check_spatial_dims
+from dlka_med.blocks.dims import check_choice, check_spatial_dims
 from dlka_med.layers import DCNv3, DeformConv
+from dlka_med.layers.conv import CONV
 
 Deformation = Literal["none", "depthwise", "dcnv3", "dense"]
 DEFORMATIONS: tuple[Deformation, ...] = get_args(Deformation)
@@ -63,7 +63,10 @@ class LargeKernelGate(nn.Module):
                 return DeformConv(
                     spatial_dims, channels, channels, size, dilation=step, groups=channels, bias=bias, **offsets
                 )
-            return DepthwiseConv(spatial_dims, channels, size, dilation=step, bias=bias)
+            padding = step * (size // 2)
+            return CONV[spatial_dims](
+                channels, channels, size, padding=padding, dilation=step, groups=channels, bias=bias
+            )
 
         self.depthwise = depthwise(kernel_size, 1)
         self.dilated = depthwise(dilated_kernel_size, dilation)

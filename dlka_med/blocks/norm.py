@@ -1,5 +1,6 @@
 """Norms that leave channels-last tensors as they are in memory."""
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -8,8 +9,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from dlka_med.blocks.dims import check_choice, check_spatial_dims
+from dlka_med.ops.layout import channels_last
 
 Norm = Literal["batch", "instance"]
+LONGEST_ROW, CACHED = 64, 2**17
 BATCH_NORM = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -34,8 +37,8 @@ class ChannelNorm(nn.LayerNorm):
 class InstanceNorm(nn.Module):
     """Zero mean and unit variance per image and channel of x `(B, C, *S)`, without parameters.
 
-    On a CPU `F.instance_norm` copies channels-last tensors to channels-first ones and answers so, and the
-    variance of torch is slow there: hence the formula itself.
+    `F.instance_norm` would copy channels-last tensors and answer channels-first; and its gradient is wrong on CPUs
+    where a batch of one image gets a channels-last gradient (torch 2.14).
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -43,26 +46,56 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             return F.instance_norm(x, eps=self.eps)
-        return _CPUInstanceNorm.apply(x, self.eps)
+        return _InstanceNorm.apply(x, self.eps)
 
 
-class _CPUInstanceNorm(torch.autograd.Function):
+class _InstanceNorm(torch.autograd.Function):
+    """Computed on rows of many voxels each: torch is slow at short ones, which the channels alone would be."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        centred = x - _mean(x)
-        scale = torch.rsqrt(_mean(centred.square()) + eps)
-        ctx.save_for_backward(centred, scale)
-        return centred * scale
+        voxels, channels = x[0, 0].numel(), x.shape[1]
+        x = channels_last(x)
+        rows = _rows(x)
+        mean = _fold(rows.sum(1, keepdim=True), channels) / voxels
+        squares = sum((part - mean).square().sum(1, keepdim=True) for part in _parts(rows))
+        scale = torch.rsqrt(_fold(squares, channels) / voxels + eps)
+        ctx.save_for_backward(x, mean, scale)
+        y = torch.empty_like(x)
+        torch.addcmul(-mean * scale, rows, scale, out=_rows(y))
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        centred, scale = ctx.saved_tensors
-        slope = _mean(grad * centred) * scale.square()
-        return torch.addcmul(grad - _mean(grad), centred, slope, value=-1).mul_(scale), None
+        x, mean, scale = ctx.saved_tensors
+        voxels, channels = x[0, 0].numel(), x.shape[1]
+        rows, above = _rows(x), _rows(channels_last(grad))
+        pairs = list(zip(_parts(rows), _parts(above), strict=True))
+        products = sum(((part - mean) * given).sum(1, keepdim=True) for part, given in pairs)
+        slope = _fold(products, channels) / voxels * scale.square()
+        shift = mean * slope - _fold(above.sum(1, keepdim=True), channels) / voxels
+        grad_x = torch.empty_like(x)
+        for into, (part, given) in zip(_parts(_rows(grad_x)), pairs, strict=True):
+            torch.addcmul(given + shift, part, slope, value=-1, out=into)
+            into.mul_(scale)
+        return grad_x, None
 
 
-def _mean(x: Tensor) -> Tensor:
-    return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+def _rows(x: Tensor) -> Tensor:
+    """The memory of x `(B, C, *S)`, channels-last, as `(B, rows, voxels of a row * C)`."""
+    voxels, channels = x[0, 0].numel(), x.shape[1]
+    return x.movedim(1, -1).view(x.shape[0], -1, math.gcd(voxels, LONGEST_ROW) * channels)
+
+
+def _fold(rows: Tensor, channels: int) -> Tensor:
+    """Sums per channel of `(B, 1, voxels * C)`, repeated for every voxel of a row."""
+    voxels = rows.shape[2] // channels
+    return rows.unflatten(2, (voxels, channels)).sum(2).repeat(1, 1, voxels)
+
+
+def _parts(rows: Tensor) -> tuple[Tensor, ...]:
+    """Pieces along the rows; on CPUs small ones, so that what is made of them stays in the cache."""
+    return rows.split(max(CACHED // rows[:, 0].numel(), 1), 1) if rows.device.type == "cpu" else (rows,)

@@ -6,7 +6,9 @@ from math import gcd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlka_med.blocks.dims import CONV, CONV_TRANSPOSE, channels_last, check_spatial_dims
+from dlka_med.blocks.dims import CONV_TRANSPOSE, check_spatial_dims
+from dlka_med.layers.conv import CONV
+from dlka_med.ops.layout import channels_last
 
 
 class PatchDownsample(nn.Module):

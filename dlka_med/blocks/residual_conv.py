@@ -3,8 +3,10 @@
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dlka_med.blocks.dims import CONV, channels_last, check_spatial_dims
+from dlka_med.blocks.dims import check_spatial_dims
 from dlka_med.blocks.norm import Norm, norm_layer
+from dlka_med.layers.conv import CONV
+from dlka_med.ops.layout import channels_last
 
 
 class ResidualConv(nn.Module):

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlka_med.layers.conv import CONV
 from dlka_med.ops.geometry import Geometry
-
-CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class CenteredDepthwise(nn.Module):
@@ -22,16 +20,12 @@ class CenteredDepthwise(nn.Module):
         padding = [max(min(border), 0) for border in borders]
         rest = [(before - own, behind - own) for (before, behind), own in zip(borders, padding, strict=True)]
         self.border = pad_argument(rest)
-        self.conv = CONVOLUTIONS[geometry.spatial_dims](
+        self.conv = CONV[geometry.spatial_dims](
             channels, channels, kernel_size, geometry.stride, padding, groups=channels
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, channels, *S)` to `(B, channels, *S')`."""
-        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-            # In bfloat16 the weight's gradient of small maps holds memory that oneDNN never wrote.
-            with torch.autocast("cpu", enabled=False):
-                return self.forward(x.to(self.conv.weight.dtype)).to(torch.get_autocast_dtype("cpu"))
         return self.conv(F.pad(x, self.border) if any(self.border) else x)
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dlka_med.layers.centered import CenteredDepthwise, at_centers
 from dlka_med.ops import deform_conv
 from dlka_med.ops.geometry import Geometry, per_axis
+from dlka_med.ops.layout import channels_last
 
-CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 ORIGINAL_NAMES = {"dw_conv.conv.": "dw_conv.0.", "norm.": "dw_conv.1.1.", "center_scale.": "center_feature_scale_proj_"}
 
 
@@ -39,7 +39,7 @@ class DeformAggregation(nn.Module):
         offset_limit: float | None = None,
     ) -> None:
         super().__init__()
-        if spatial_dims not in CHANNELS_LAST:
+        if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims: expected 2 or 3, got {spatial_dims!r}")
         padding = per_axis("pad", pad, spatial_dims, 0)
         group = per_axis("group", group, 1, 1)[0]
@@ -125,7 +125,7 @@ class DeformAggregation(nn.Module):
                 f"x: expected a spatial shape that holds the kernel {geometry.kernel_size} (dilation "
                 f"{geometry.dilation}, padding {geometry.padding}), got {tuple(x.shape[2:])}"
             )
-        return x.contiguous(memory_format=CHANNELS_LAST[geometry.spatial_dims])
+        return channels_last(x)
 
     def in_voxels(self, offset: Tensor) -> Tensor:
         """Predicted offsets `(B, *S', G*K*d)` as `deform_conv` takes them."""

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dlka_med.layers.conv import CONV
 from dlka_med.ops import deform_conv
 from dlka_med.ops.geometry import Geometry
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class DeformConv(nn.Module):
@@ -55,8 +54,8 @@ class DeformConv(nn.Module):
         offset_limit: float | None = None,
     ) -> None:
         super().__init__()
-        if spatial_dims not in CONVOLUTIONS:
-            raise ValueError(f"spatial_dims: expected one of {tuple(CONVOLUTIONS)}, got {spatial_dims!r}")
+        if spatial_dims not in CONV:
+            raise ValueError(f"spatial_dims: expected one of {tuple(CONV)}, got {spatial_dims!r}")
         if offset_limit is not None and not offset_limit > 0:
             raise ValueError(f"offset_limit: expected a positive number of voxels, got {offset_limit!r}")
         geometry = Geometry.of(spatial_dims, kernel_size, stride, 0, dilation, groups, offset_groups)
@@ -76,7 +75,7 @@ class DeformConv(nn.Module):
             self.bias = nn.Parameter(torch.empty(out_channels))
         else:
             self.register_parameter("bias", None)
-        self.offset_conv = CONVOLUTIONS[spatial_dims](
+        self.offset_conv = CONV[spatial_dims](
             in_channels,
             offset_groups * geometry.points * (spatial_dims + modulated),
             geometry.kernel_size,

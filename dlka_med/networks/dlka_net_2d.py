@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 from dlka_med.blocks import DLKABlock, PatchExpand
 from dlka_med.blocks.large_kernel_attention import Deformation
+from dlka_med.layers.conv import Conv2d
 from dlka_med.networks.checkpointing import run_checkpointed
 from dlka_med.networks.timm_encoder import TimmEncoder
+from dlka_med.ops.layout import channels_last
 
 
 class DLKANet2d(nn.Module):
@@ -92,7 +94,7 @@ class DLKANet2d(nn.Module):
         self.expanders = nn.ModuleList(
             PatchExpand(2, *pair, step) for *pair, step in zip(inputs, outputs, steps, strict=True)
         )
-        self.projections = nn.ModuleList(nn.Conv2d(c, c, 1) for c in channels[:-1])
+        self.projections = nn.ModuleList(Conv2d(c, c, 1) for c in channels[:-1])
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -112,7 +114,7 @@ class DLKANet2d(nn.Module):
             )
             for width, depth in zip(channels, depths, strict=False)
         )
-        self.heads = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in outputs[:supervised_scales])
+        self.heads = nn.ModuleList(Conv2d(c, out_channels, 1) for c in outputs[:supervised_scales])
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -152,8 +154,7 @@ class DLKANet2d(nn.Module):
             )
         bottom, right = (-n % unit for n, unit in zip(image.shape[2:], self.encoder.size_unit, strict=True))
         x = F.pad(image, (0, right, 0, bottom)) if bottom or right else image
-        # A copy: one channel makes the strides ambiguous, and `contiguous` would leave them as they are.
-        *skips, x = self.encoder(x.clone(memory_format=torch.channels_last))
+        *skips, x = self.encoder(channels_last(x))
         features = []
         for scale in reversed(range(len(skips))):
             x = self.projections[scale](self.expanders[scale + 1](x)) + skips[scale]

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,7 +10,9 @@ from dlka_med.blocks import DLKABlock, PatchDownsample, PatchUpsample, ResidualC
 from dlka_med.blocks.dims import check_choice
 from dlka_med.blocks.large_kernel_attention import Deformation
 from dlka_med.blocks.norm import Norm
+from dlka_med.layers.conv import Conv3d
 from dlka_med.networks.checkpointing import run_checkpointed
+from dlka_med.ops.layout import channels_last
 
 Stride = tuple[int, int, int]
 
@@ -107,7 +108,7 @@ class DLKANet3d(nn.Module):
         self.decoder = nn.ModuleList(stage(i) for i in stages[:-1])
         self.image_block = ResidualConv(3, in_channels, full_resolution_channels, norm="instance")
         self.full_block = ResidualConv(3, full_resolution_channels, full_resolution_channels, norm="instance")
-        self.heads = nn.ModuleList(nn.Conv3d(outputs[i], out_channels, 1) for i in range(supervised_scales))
+        self.heads = nn.ModuleList(Conv3d(outputs[i], out_channels, 1) for i in range(supervised_scales))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits `(B, out_channels, *S)` of the image x `(B, in_channels, *S)`.
@@ -141,8 +142,7 @@ class DLKANet3d(nn.Module):
         pads = self._padding(image.shape[2:])
         if any(pads):
             x = F.pad(x, [n for pad in reversed(pads) for n in (0, pad)])
-        # A copy: one channel makes the strides ambiguous, and `contiguous` would leave them as they are.
-        x = image = x.clone(memory_format=torch.channels_last_3d)
+        x = image = channels_last(x)
         skips = []
         for downsample, blocks in zip(self.downsamplers, self.encoder, strict=True):
             x = self._run(blocks, downsample(x))

@@ -1,24 +1,42 @@
 import pytest
 import torch
-from torch.nn import functional as F
 
 from dlka_med.blocks.norm import ChannelNorm, InstanceNorm, norm_layer
+from dlka_med.ops.layout import channels_last
 
 SIZES = [(5, 7), (3, 4, 5)]
+# More voxels than fit a piece, rows of one voxel and of many.
+LARGE = [(513, 517), (64, 32, 40), (33, 61, 37)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_instance_norm_agrees_with_torch_in_double_precision(size):
+@pytest.mark.parametrize("size", SIZES + LARGE)
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_instance_norm_agrees_with_the_formula_in_double_precision(size, batch, layout):
     torch.manual_seed(0)
-    x = (3 + torch.randn(2, *size, 6)).movedim(-1, 1).requires_grad_()
-    grad = torch.randn_like(x)
+    x = layout(3 + torch.randn(batch, 6, *size)).requires_grad_()
+    grad = channels_last(torch.randn_like(x))
     y = InstanceNorm()(x)
-    assert y.stride() == x.stride()
-    exact = x.detach().double().requires_grad_()
-    expected = F.instance_norm(exact)
+    assert channels_last(y) is y
+    exact, axes = x.detach().double().requires_grad_(), tuple(range(2, x.ndim))
+    variance, mean = torch.var_mean(exact, axes, keepdim=True, correction=0)
+    expected = (exact - mean) / (variance + 1e-5).sqrt()
     torch.testing.assert_close(y.double(), expected, rtol=1e-5, atol=1e-5)
     got, want = torch.autograd.grad(y, x, grad)[0], torch.autograd.grad(expected, exact, grad.double())[0]
     torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+def test_instance_norm_may_be_changed_in_place_and_compiled():
+    x = torch.randn(1, 4, 6, 7, 5, requires_grad=True)
+
+    def both(x):
+        return torch.nn.functional.leaky_relu(InstanceNorm()(x), inplace=True)
+
+    compiled = torch.compile(both, backend="aot_eager", fullgraph=True)
+    grad = channels_last(torch.randn_like(x))
+    y, z = both(x), compiled(x)
+    torch.testing.assert_close(y, z)
+    torch.testing.assert_close(*(torch.autograd.grad(t, x, grad)[0] for t in (y, z)))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from dlka_med.ops.backends.numba_threads import parallel
-from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative, why_not_traced
+from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative
 from dlka_med.ops.geometry import Geometry
+from dlka_med.ops.tracing import why_not_traced
 
 INSTALLED = importlib.util.find_spec("numba") is not None
 TILE_BYTES = 2**20

@@ -12,9 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative, why_not_traced
+from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative
 from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, precision
 from dlka_med.ops.geometry import Geometry
+from dlka_med.ops.tracing import why_not_traced
 
 INSTALLED = importlib.util.find_spec("triton") is not None
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

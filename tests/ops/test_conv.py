@@ -1,0 +1,165 @@
+"""Plain convolutions against torch's own in double precision."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dlka_med.ops import conv as module
+from dlka_med.ops.conv import conv
+from dlka_med.ops.layout import channels_last
+
+PLAIN = {2: F.conv2d, 3: F.conv3d}
+DEPTHWISE = [((7, 4, 9), 3, 1), ((7, 4, 9), 5, 2), ((5, 7, 2), 7, 3), ((6, 9, 3), 3, 3), ((1, 1, 1), 5, 3)]
+DEPTHWISE += [((7, 9), 7, 3), ((9, 8), 5, 1), ((1, 2), 3, 2)]
+# Sizes, kernel and padding of single images: odd and even, kept, shrunk and grown, more than FEW_VOXELS.
+SINGLE = [((7, 9, 5), 3, 1), ((8, 6, 7), 1, 0), ((9, 8, 7), 3, 0), ((10, 6, 5), 5, 3), ((5, 64, 1), 3, 1)]
+SINGLE += [((19, 17), 3, 1), ((16, 20), 1, 0), ((18, 21), 5, 0), ((256, 1), 3, 1)]
+
+
+def settings(dims, stride=1, padding=0, dilation=1, groups=1):
+    return {"stride": (stride,) * dims, "padding": (padding,) * dims, "dilation": (dilation,) * dims, "groups": groups}
+
+
+def compare(x, weight, bias, arguments, rtol=1e-5, atol=1e-4):
+    """Output and gradients of everything; the result, channels-last."""
+    inputs = [x.requires_grad_(), weight.requires_grad_()] + ([] if bias is None else [bias.requires_grad_()])
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = PLAIN[x.ndim - 2](*exact, **arguments)
+    y = conv(x, weight, bias, **arguments)
+    grad = torch.randn_like(y)
+    torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=atol)
+    wanted = torch.autograd.grad(expected, exact, grad.double())
+    for got, want in zip(torch.autograd.grad(y, inputs, grad), wanted, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=rtol, atol=atol)
+    return y
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Names of the ways of our own that were taken; the test is skipped where the processor has none."""
+    if not module._onednn_applies(torch.randn(1, 2, 4, 4), torch.randn(2, 2, 3, 3), 1):
+        pytest.skip("NOT TESTED: oneDNN is missing, or the processor has no AVX2")
+    names = []
+    for name in ("_SingleImage", "_Depthwise", "_subsampled"):
+        way = getattr(module, name)
+        call = way if name == "_subsampled" else way.apply
+
+        def spy(*arguments, name=name, call=call):
+            names.append(name)
+            return call(*arguments)
+
+        if name == "_subsampled":
+            monkeypatch.setattr(module, name, spy)
+        else:
+            monkeypatch.setattr(module, name, type(name, (), {"apply": staticmethod(spy)}))
+    return names
+
+
+@pytest.mark.parametrize(("size", "kernel", "dilation"), DEPTHWISE)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_depthwise(size, kernel, dilation, bias, layout, taken):
+    dims = len(size)
+    x, weight = layout(torch.randn(2, 5, *size)), torch.randn(5, 1, *[kernel] * dims)
+    arguments = settings(dims, padding=dilation * (kernel // 2), dilation=dilation, groups=5)
+    compare(x, weight, torch.randn(5) if bias else None, arguments)
+    assert taken == ["_subsampled"] * (dilation > 1) + ["_Depthwise"] * (dims == 3)
+
+
+@pytest.mark.parametrize(("size", "kernel", "padding"), SINGLE)
+@pytest.mark.parametrize("channels", [(3, 17), (1, 4), (20, 1)])
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_single_image(size, kernel, padding, channels, layout, taken):
+    dims, (inputs, outputs) = len(size), channels
+    x, weight = layout(torch.randn(1, inputs, *size)), torch.randn(outputs, inputs, *[kernel] * dims)
+    if min(size) + 2 * padding < kernel:
+        pytest.skip("the kernel is larger than the image")
+    y = compare(x, weight, torch.randn(outputs), settings(dims, padding=padding))
+    assert taken == ["_SingleImage"]
+    assert channels_last(y).data_ptr() == y.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "kernel", "arguments"),
+    [
+        (2, (8, 9, 7), 3, {"padding": 1}),
+        (1, (8, 9, 7), 3, {"padding": 1, "stride": 2}),
+        (1, (8, 9, 7), 3, {"padding": 2, "dilation": 2}),
+        (1, (8, 9, 7), 3, {"padding": 3}),
+        (1, (8, 9, 7), 3, {"padding": 1, "groups": 2}),
+        (1, (4, 3, 5), 3, {"padding": 1}),
+        (1, (16, 17), 4, {"stride": 4}),
+        (1, (16, 17), 3, {"padding": 1, "groups": 4, "stride": 2}),
+        (1, (16, 17), 3, {"padding": 0, "groups": 4}),
+    ],
+)
+def test_what_torch_does_itself(batch, size, kernel, arguments, taken):
+    arguments = settings(len(size), **arguments)
+    x, weight = torch.randn(batch, 4, *size), torch.randn(4, 4 // arguments["groups"], *[kernel] * len(size))
+    compare(x, weight, torch.randn(4), arguments)
+    assert taken == []
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_double_precision_and_second_derivatives(groups):
+    x = torch.randn(1, 2, 7, 8, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2 // groups, 3, 3, 3, dtype=torch.float64, requires_grad=True)
+    arguments = settings(3, padding=1, groups=groups)
+    assert torch.autograd.gradcheck(lambda x, w: conv(x, w, **arguments), (x, weight), fast_mode=True)
+    seconds = []
+    for dtype in (torch.float32, torch.float64):
+        a, b = (t.detach().to(dtype).requires_grad_() for t in (x, weight))
+        first = torch.autograd.grad(conv(a, b, **arguments).square().sum(), (a, b), create_graph=True)
+        seconds.append(torch.autograd.grad(sum(g.square().sum() for g in first), (a, b)))
+    for got, want in zip(*seconds, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-3 * want.abs().max())
+
+
+@pytest.mark.parametrize("size", [(3, 4, 3), (9, 8)])
+def test_depthwise_under_autocast_computes_in_single_precision(size):
+    dims = len(size)
+    weight, arguments = torch.randn(8, 1, *[5] * dims, requires_grad=True), settings(dims, padding=2, groups=8)
+    x = channels_last(torch.randn(2, 8, *size).bfloat16())
+    exact = torch.autograd.grad(conv(x.float(), weight, **arguments).square().mean(), weight)[0]
+    used = [torch.full((n,), float("nan")) for n in (64, 1024, 16384)]
+    del used  # what is read without having been written shall be NaN
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = conv(x, weight, **arguments)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), conv(x.float(), weight, **arguments), rtol=1e-2, atol=5e-2)
+    got = torch.autograd.grad(y.float().square().mean(), weight)[0]
+    torch.testing.assert_close(got, exact, rtol=2e-2, atol=2e-2 * exact.abs().max())
+
+
+def test_dense_under_autocast_is_that_of_torch():
+    x, weight = torch.randn(1, 3, 20, 20), torch.randn(4, 3, 3, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv(x, weight, **settings(2)).dtype == torch.bfloat16
+
+
+def test_transforms_and_graphs_see_the_convolution_of_torch():
+    x, weight = torch.randn(3, 1, 2, 20, 20), torch.randn(4, 2, 3, 3)
+    arguments = settings(2, padding=1)
+    expected = torch.stack([conv(one, weight, **arguments) for one in x])
+    torch.testing.assert_close(torch.func.vmap(lambda one: conv(one, weight, **arguments))(x), expected)
+
+    class Module(torch.nn.Module):
+        def forward(self, x):
+            return conv(x, weight, **arguments)
+
+    exported = torch.export.export(Module(), (x[0],))
+    assert "aten.conv2d.default" in exported.graph_module.code or "convolution" in exported.graph_module.code
+    torch.testing.assert_close(exported.module()(x[0]), expected[0])
+
+
+@pytest.mark.parametrize(("x", "weight"), [((1, 3, 20, 20), (4, 2, 3, 3)), ((1, 2, 2, 200), (4, 2, 5, 5))])
+def test_what_does_not_fit_is_refused_by_torch(x, weight):
+    with pytest.raises(RuntimeError, match=r"to have 2 channels|Kernel size can't be greater than actual input size"):
+        conv(torch.randn(x), torch.randn(weight), **settings(2))
+
+
+def test_an_empty_batch():
+    weight = torch.randn(4, 2, 3, 3, 3, requires_grad=True)
+    y = conv(torch.randn(0, 2, 8, 8, 8), weight, **settings(3, padding=1))
+    assert y.shape == (0, 4, 8, 8, 8)
+    assert torch.autograd.grad(y.sum(), weight)[0].abs().max() == 0
