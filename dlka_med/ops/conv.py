@@ -84,10 +84,9 @@ class _SingleImage(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
-        x = channels_last(x)
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        return _onednn(x, weight, bias, padding)
+        return _onednn(channels_last(x), weight, bias, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,7 +99,7 @@ class _SingleImage(torch.autograd.Function):
             padding = [size - 1 - own for size, own in zip(weight.shape[2:], ctx.padding, strict=True)]
             grad_x = _onednn(grad, weight.flip(spatial).transpose(0, 1), None, padding)
         if of_weight:
-            images, grads = _halves(x, ctx.padding[0], weight.shape[2] - 1), _halves(grad, 0, 0)
+            images, grads = _halves(channels_last(x), ctx.padding[0], weight.shape[2] - 1), _halves(grad, 0, 0)
             grad_weight = _grad_weight(images, grads, weight, [0, *ctx.padding[1:]])
         return grad_x, grad_weight, grad.sum((0, *range(2, grad.ndim))) if of_bias else None, None
 

@@ -13,7 +13,7 @@ DEPTHWISE = [((7, 4, 9), 3, 1), ((7, 4, 9), 5, 2), ((5, 7, 2), 7, 3), ((6, 9, 3)
 DEPTHWISE += [((7, 9), 7, 3), ((9, 8), 5, 1), ((1, 2), 3, 2)]
 # Sizes, kernel and padding of single images: odd and even, kept, shrunk and grown, more than FEW_VOXELS.
 SINGLE = [((7, 9, 5), 3, 1), ((8, 6, 7), 1, 0), ((9, 8, 7), 3, 0), ((10, 6, 5), 5, 3), ((5, 64, 1), 3, 1)]
-SINGLE += [((19, 17), 3, 1), ((16, 20), 1, 0), ((18, 21), 5, 0), ((256, 1), 3, 1)]
+SINGLE += [((1, 20, 15), 3, 1), ((19, 17), 3, 1), ((16, 20), 1, 0), ((18, 21), 5, 0), ((256, 1), 3, 1)]
 
 
 def settings(dims, stride=1, padding=0, dilation=1, groups=1):
