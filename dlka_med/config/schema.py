@@ -113,7 +113,9 @@ class DLKANet3dArguments(Record):
         ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)), description="downsampling in front of each stage"
     )
     full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
-    deformation: Literal["none", "depthwise", "dense"] = Field("dense", description="which convs of the gate deform")
+    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
+        "dense", description="which convs of the gate deform; depthwise and dcnv3 take much memory in 3D"
+    )
     position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
     supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
     dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
@@ -244,6 +246,10 @@ class Training(Record):
     foreground_oversampling: Probability = Field(0.33, description="share of patches centred on a labelled voxel")
     validate_every: PositiveInt = Field(1, description="epochs between validations")
     validation_cases: PositiveInt | None = Field(None, description="validate on the first so many; null: all")
+    start_from: str | None = Field(None, description="run folder whose weights the training starts from; null: fresh")
+    start_partially: bool = Field(
+        False, description="take the tensors that fit, for other classes, channels or sizes; false: all have to fit"
+    )
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()

@@ -7,7 +7,8 @@ from torch import nn
 
 from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
-from dlka_med.networks.original_weights import LoadReport, load_original
+from dlka_med.networks.load_report import LoadReport, load_matching
+from dlka_med.networks.original_weights import load_original
 
 NETWORKS: dict[str, type[nn.Module]] = {"dlka_net_2d": DLKANet2d, "dlka_net_3d": DLKANet3d}
 
@@ -24,4 +25,4 @@ def build_network(name: str, **arguments: Any) -> nn.Module:
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "DLKANet2d", "DLKANet3d", "LoadReport", "build_network", "load_original"]
+__all__ = ["NETWORKS", "DLKANet2d", "DLKANet3d", "LoadReport", "build_network", "load_matching", "load_original"]

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
+from dlka_med.networks.load_report import SHOWN, LoadReport, listed
 from dlka_med.networks.weight_file import named_tensors
-
-SHOWN = 5  # names of each kind in an error
 
 Rules = tuple[tuple[str, str | Callable[[re.Match], str]], ...]
 
@@ -104,53 +103,6 @@ ORIGINALS: dict[type[nn.Module], Original] = {
 }
 
 
-@dataclass(frozen=True)
-class LoadReport:
-    """What `load_original` did; `str(report)` is readable.
-
-    Attributes:
-        loaded: our names of all tensors that were set.
-        renamed: original name -> our name, where they differ.
-        unused: original names of tensors that never run in the original either.
-        summed: our names of first convs that got the sum over the three channels of repeated grey images.
-        missing: our names that the checkpoint lacks; they keep their values.
-        unexpected: original names without a place in the network.
-        misshapen: our name -> (shape in the checkpoint, shape in the network); they keep their values.
-    """
-
-    loaded: tuple[str, ...]
-    renamed: Mapping[str, str]
-    unused: tuple[str, ...] = ()
-    summed: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        """Whether checkpoint and network matched in full."""
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def differences(self, limit: int | None = None) -> list[str]:
-        """A line for each kind of difference, with its first `limit` names."""
-        shapes = [f"{name}: {found} instead of {expected}" for name, (found, expected) in self.misshapen.items()]
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of wrong shape": shapes}
-        return [_listed(kind, names, limit) for kind, names in kinds.items() if names]
-
-    @property
-    def summary(self) -> str:
-        """What matched and what did not, without the list of renamed tensors."""
-        lines = [f"{len(self.loaded)} tensors loaded, {len(self.renamed)} renamed", *self.differences()]
-        if self.summed:
-            lines.append(_listed("summed over the channels of repeated grey images", self.summed))
-        if self.unused:
-            lines.append(_listed("left out, as they never run", self.unused, SHOWN))
-        return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return "\n".join([self.summary, *(f"  {old} -> {new}" for old, new in self.renamed.items())])
-
-
 def load_original(
     network: nn.Module,
     state_dict: Mapping[str, Any],
@@ -187,7 +139,7 @@ def load_original(
     names = {name: _renamed(name, table.rules) for name in original if name not in unused}
     found = Counter(names.values())
     if ambiguous := [f"{old} -> {new}" for old, new in names.items() if found[new] > 1]:
-        raise ValueError("the checkpoint has several tensors\n" + _listed("for one place", ambiguous, SHOWN))
+        raise ValueError("the checkpoint has several tensors\n" + listed("for one place", ambiguous, SHOWN))
     theirs = {new: torch.as_tensor(original[old]) for old, new in names.items() if new in ours}
     if tuple(axes) != (0, 1, 2):
         theirs = {name: _turned(name, tensor, ours[name], axes) for name, tensor in theirs.items()}
@@ -249,8 +201,3 @@ def _turned(name: str, theirs: Tensor, ours: Tensor, axes: Sequence[int]) -> Ten
         points = theirs.unflatten(0, (side, side, side, 3))[:, :, :, list(axes)]
         theirs = points.permute(*axes, *range(3, points.ndim)).flatten(0, 3)
     return theirs
-
-
-def _listed(kind: str, names: Sequence[str], limit: int | None = None) -> str:
-    more = f" and {len(names) - limit} more" if limit is not None and len(names) > limit else ""
-    return f"{len(names)} {kind}: {'; '.join(names[:limit])}{more}"

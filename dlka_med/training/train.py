@@ -25,6 +25,7 @@ from dlka_med.training.data import RunData
 from dlka_med.training.interruption import Interruption
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget
+from dlka_med.training.start import start_from_run
 from dlka_med.training.task import SegmentationTask
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -58,7 +59,11 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
     data = RunData(config, out, resume)
     config, training = data.config, data.config.training
     torch.manual_seed(config.seed)
-    task = SegmentationTask(build_run_network(config, pretrained=not resume), training, config.seed)
+    fresh = not resume and training.start_from is None
+    network = build_run_network(config, pretrained=fresh)
+    if not resume:
+        start_from_run(network, training)
+    task = SegmentationTask(network, training, config.seed)
     clock = Clock(Budget(training.epochs, training.minutes, training.steps_per_epoch))
     validation = Validation(
         _scorer(data),
