@@ -1,6 +1,6 @@
 """Time and memory of deformable convolutions, side by side in one process.
 
-    python examples/benchmark_deform_conv.py [--device cuda] [--plot examples/benchmark_deform_conv.png]
+    python examples/benchmark_deform_conv.py [--rounds 3] [--device cuda] [--memory]
 
 Every way to compute is first compared with the reference backend, outputs and gradients; then the table of
 medians is printed as Markdown. `torchvision` needs that package; a plain convolution is the floor.

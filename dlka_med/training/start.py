@@ -26,8 +26,6 @@ def start_from_run(network: nn.Module, training: Training) -> None:
         report = load_matching(network, run.load_weights(), partial=training.start_partially)
     except ValueError as error:
         hint = "" if training.start_partially else "\nset training.start_partially to true to take what fits"
-        raise InputError(
-            f"training.start_from: {run.path} holds the weights of another network: {error}{hint}"
-        ) from error
+        raise InputError(f"training.start_from: the weights in {run.path} do not fit: {error}{hint}") from error
     if rank_zero_only.rank == 0:
         log.info("starting from %s: %s", run.path, report.summary)
