@@ -7,6 +7,7 @@ from torch import nn
 
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Dataset, read_dataset
+from dlka_med.data.description import label_values
 from dlka_med.data.intensity import is_resolved, named_intensity, resolve_intensity
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
@@ -27,7 +28,7 @@ def import_weights(
 
     What the config leaves open, names of channels and labels and CT statistics, is read from `dataset.root`. A 3D
     config whose first stride has the slices last gets the kernels turned that way. The split stays empty, since
-    nobody knows here which cases the checkpoint was trained on.
+    nobody knows here which cases the checkpoint was trained on. Class k of the weights is the k-th label value.
 
     Args:
         file: of the authors (`.model`, `.pth`), opened without running code that it may hold.
@@ -69,6 +70,8 @@ def _axes(network: nn.Module, weights: dict[str, Any]) -> tuple[int, ...]:
 def _resolved(config: RunConfig) -> RunConfig:
     """The config with all that predicting needs, of which the dataset is asked only what is missing."""
     dataset: Dataset | None = None
+    if config.dataset.labels is not None:
+        _check_order(config.dataset.labels)
     if config.dataset.channels is None or config.dataset.labels is None:
         dataset = _dataset(config, "dataset.channels or dataset.labels")
         names = {"channels": dataset.channels, "labels": dataset.labels}
@@ -87,9 +90,19 @@ def _resolved(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"preprocessing": preprocessing})
 
 
+def _check_order(labels: dict[str, int]) -> None:
+    ascending = label_values(Path("dataset.json"), {}, labels)
+    if list(labels) != list(ascending):
+        raise InputError(
+            f"dataset.labels: {labels} is not in ascending order, but class k of the weights is the k-th value: "
+            "number them 0, 1, 2 ... in the order of the weights"
+        )
+
+
 def _dataset(config: RunConfig, what: str) -> Dataset:
+    asked = config.dataset
     try:
-        return read_dataset(config.dataset.root, channels=config.dataset.channels, labels=config.dataset.labels)
+        return read_dataset(asked.root, channels=asked.channels, labels=asked.labels, groups=asked.groups)
     except InputError as error:
         raise InputError(
             f"the config leaves {what} to the dataset, which cannot be read: {error}\n"

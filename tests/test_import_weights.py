@@ -160,6 +160,31 @@ def test_what_the_config_leaves_open_comes_from_the_dataset(checkpoint, tmp_path
     assert 100 <= intensity.lower < intensity.mean < intensity.upper <= 107
 
 
+def test_groups_of_the_config_are_read(checkpoint, tmp_path):
+    write_dataset(tmp_path / "data")
+    (tmp_path / "mine.csv").write_text("c0,p\nc1,p\nc2,p\nc3,p\n")
+    asked = {"root": str(tmp_path / "data"), "channels": None, "folds": 2, "groups": str(tmp_path / "mine.csv")}
+    with pytest.raises(InputError, match="has 1 groups of cases outside the test, too few for 2 folds"):
+        import_weights(checkpoint, config(dataset=asked), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "a": 1, "b": 1}, "two labels share a value"),
+        ({"a": 1, "b": 2}, "one of them 0 for the background"),
+        ({"background": 0, "b": 2, "a": 1}, "not in ascending order, .* number them 0, 1, 2 ... in the order of"),
+    ],
+)
+@pytest.mark.parametrize("channels", [["MRI"], None])
+def test_labels_of_the_config_are_checked(checkpoint, tmp_path, labels, message, channels):
+    write_dataset(tmp_path / "data")
+    asked = {"root": str(tmp_path / "data"), "channels": channels, "labels": labels}
+    with pytest.raises(InputError, match=f"^dataset.labels: .*{message}"):
+        import_weights(checkpoint, config(dataset=asked), tmp_path / "run", partial=True)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [

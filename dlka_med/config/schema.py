@@ -63,7 +63,7 @@ class Intensity(Record):
     """How the voxels of one channel are normalised before resampling."""
 
     kind: Literal["ct", "zscore", "none"] = Field(
-        description="ct: clip to percentiles of the foreground and standardise; zscore: per image"
+        description="ct: clip to percentiles of the foreground and standardise; zscore: mean 0, deviation 1 per image"
     )
     lower: float | None = Field(
         None, description="ct: clipped below; null: 0.5th percentile of the training foreground"

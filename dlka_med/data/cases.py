@@ -11,6 +11,11 @@ from dlka_med.data.formats import ENDINGS, LISTED, case_id, ending, image_files,
 from dlka_med.data.groups import read_groups
 from dlka_med.errors import InputError
 
+SEPARATE = (
+    "files that end in _0000, _0001 and so on were taken for the channels of one case: "
+    "if these are separate images, rename them so that none ends in _0000"
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -40,6 +45,7 @@ def read_dataset(
     channels: Sequence[str] | None = None,
     labels: Mapping[str, int] | None = None,
     groups: str | Path | None = None,
+    grouped: bool = True,
 ) -> Dataset:
     """Read a dataset in the layout of the Medical Segmentation Decathlon or of nnU-Net v2, or images beside labels.
 
@@ -50,6 +56,7 @@ def read_dataset(
         channels, labels: replace what `dataset.json` says.
         groups: CSV file with a header, then case and group per line; an empty group means that the case stands
             alone. None: `groups.csv` of the dataset where there is one.
+        grouped: False: groups are not read, for those who do not split the cases.
 
     Raises:
         InputError: the folder is no dataset, a file is missing, or `dataset.json` contradicts itself.
@@ -84,7 +91,7 @@ def read_dataset(
     _refuse_mixture(root, [*cases, *test])
     table = root / "groups.csv" if groups is None else Path(groups)
     group_of: dict[str, str | None] = {}
-    if groups is not None or table.is_file():
+    if grouped and (groups is not None or table.is_file()):
         group_of = read_groups(table, [case.id for case in cases], [case.id for case in test])
     return Dataset(
         root=root,
@@ -117,7 +124,7 @@ def find_cases(path: str | Path, channels: Sequence[str], labels: Mapping[str, i
     if not path.is_dir():
         raise InputError(f"{path} does not exist: give an image file, a folder of them, or a dataset")
     if (path / "dataset.json").is_file() or is_pair(path):
-        dataset = read_dataset(path, channels=channels, labels=labels)
+        dataset = read_dataset(path, channels=channels, labels=labels, grouped=False)
         return tuple(replace(case, label=None) for case in (*dataset.cases, *dataset.test))
     cases = _cases_of_folder(path, channels)
     if not cases:
@@ -148,16 +155,28 @@ def _case_of_file(path: Path, channels: Sequence[str]) -> Case:
     found = [file for file in siblings if file.is_file()]
     if path not in found or (siblings[0] not in found and not is_volume(path)):
         return Case(case_id(path), (path,))  # a number of another kind
-    return _cases_of_channels(found, channels)[0]
+    return _grouped(found, channels)[0]
 
 
 def _cases_of_folder(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
     files = image_files(folder)
     if any(case_id(file) != stem(file) for file in files):
-        return _cases_of_channels(files, channels)
-    cases = tuple(Case(case_id(file), (file,)) for file in files)
+        return _grouped(files, channels)
+    return _one_file_each(folder, files)
+
+
+def _one_file_each(folder: Path, files: Iterable[Path]) -> tuple[Case, ...]:
+    cases = tuple(Case(stem(file), (file,)) for file in files)
     _refuse_twins(folder, cases)
     return cases
+
+
+def _grouped(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
+    """As `_cases_of_channels`, where nothing but the names says that these are channels."""
+    try:
+        return _cases_of_channels(files, channels)
+    except InputError as error:
+        raise InputError(f"{error}; {SEPARATE}") from error
 
 
 def _cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
@@ -237,8 +256,13 @@ def _files_that_end(folder: Path, suffix: str) -> list[Path]:
 
 
 def _paired_cases(root: Path, channels: Sequence[str]) -> list[Case]:
-    cases = _cases_of_folder(root / "images", channels)
-    return _with_labels(cases, root / "labels", ending(cases[0].images[0])) if cases else []
+    images, labels = root / "images", root / "labels"
+    files, known = image_files(images), label_files(labels)
+    if not files:
+        raise InputError(f"{images} has no image: expected files that end with {LISTED}")
+    equal = any(stem(file) in known for file in files)
+    cases = _one_file_each(images, files) if equal else _cases_of_folder(images, channels)
+    return _with_labels(cases, labels, ending(files[0]))
 
 
 def _with_labels(cases: Sequence[Case], folder: Path, suffix: str) -> list[Case]:

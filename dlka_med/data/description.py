@@ -8,6 +8,7 @@ from typing import Any
 from dlka_med.errors import InputError
 
 MAX_LABELS = 256
+MAX_VALUE = 65535
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -36,49 +37,67 @@ def channel_names(path: Path, facts: dict[str, Any], chosen: Sequence[str] | Non
         InputError: nobody names them, the numbers have gaps, or `chosen` has another length.
     """
     declared = facts.get("channel_names", facts.get("modality"))
-    if not facts:
-        if not chosen:
-            raise InputError(f"there is no {path}: name the channels in the config, like dataset.channels: [R, G, B]")
+    known = declared if isinstance(declared, dict) else {}
+    if chosen is not None and (chosen or known):
+        if known and len(chosen) != len(known):
+            names = list(known.values())
+            raise InputError(f"{path} declares {len(names)} channels {names}, but the config names {list(chosen)}")
         return tuple(chosen)
-    if not isinstance(declared, dict) or not declared or not all(str(key).isdigit() for key in declared):
-        raise InputError(f'{path} must name the channels, like "channel_names": {{"0": "MRI"}}, got {declared!r}')
-    if sorted(map(int, declared)) != list(range(len(declared))):
-        raise InputError(f"{path} must number the channels from 0 without gaps, got {sorted(declared)}")
-    names = tuple(str(declared[key]) for key in sorted(declared, key=int))
-    if chosen is None:
-        return names
-    if len(chosen) != len(names):
-        raise InputError(f"{path} declares {len(names)} channels {list(names)}, but the config names {list(chosen)}")
-    return tuple(chosen)
+    if not facts:
+        raise InputError(f"there is no {path}: name the channels in the config, like dataset.channels: [R, G, B]")
+    if not known or not all(key.isdecimal() for key in known):
+        raise InputError(
+            f'{path} must name the channels, like "channel_names": {{"0": "MRI"}}, got {declared!r}: '
+            "mend it or set dataset.channels in the config"
+        )
+    if sorted(map(int, known)) != list(range(len(known))):
+        raise InputError(f"{path} must number the channels from 0 without gaps, got {sorted(known)}")
+    return tuple(str(known[key]) for key in sorted(known, key=int))
 
 
 def label_values(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | None) -> dict[str, int]:
     """Values by name in ascending order; `chosen` replaces those of the file.
 
     Raises:
-        InputError: nobody declares them, or values repeat, are no whole numbers or lack the background.
+        InputError: nobody declares them, they are not as in `values_by_name`, or lack the background.
     """
     if chosen is None and not facts:
         raise InputError(
             f"there is no {path}: declare the labels in the config, like dataset.labels: {{background: 0, nucleus: 1}}"
         )
     declared, where = (facts.get("labels"), str(path)) if chosen is None else (chosen, "dataset.labels")
-    if not isinstance(declared, Mapping) or not declared:
-        raise InputError(f'{where} must declare the labels, like "labels": {{"background": 0, "tumour": 1}}')
-    if chosen is None and all(str(key).isdigit() for key in declared):
-        declared = {str(name): int(value) for value, name in declared.items()}
-    for name, value in declared.items():
-        if isinstance(value, list):
-            raise InputError(f"{where}: the label {name!r} is a region {value}; give one value per label instead")
-        if not isinstance(value, int) or value < 0:
-            raise InputError(f"{where}: the label {name!r} must have a whole number from 0 on, got {value!r}")
-        if name == "ignore":
-            raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
-    values = sorted(declared.values())
-    if values[0] != 0 or len(set(values)) != len(values) or len(values) < 2:
-        raise InputError(
-            f"{where}: labels need distinct values, one of them 0 for the background, got {dict(declared)}"
-        )
+    try:
+        values = values_by_name(declared)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+    if "ignore" in values:
+        raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
+    if 0 not in values.values() or len(values) < 2:
+        raise InputError(f"{where}: labels need two values or more, one of them 0 for the background, got {values}")
     if len(values) > MAX_LABELS:
         raise InputError(f"{where} declares {len(values)} labels; at most {MAX_LABELS} are supported")
-    return dict(sorted(declared.items(), key=lambda item: item[1]))
+    return values
+
+
+def values_by_name(declared: Any) -> dict[str, int]:
+    """Values by name in ascending order, of `{name: value}` or the Decathlon's `{"value": name}`.
+
+    Raises:
+        ValueError: it is neither, a value is no whole number from 0 to 65535, or two labels share a value or a name.
+    """
+    if not isinstance(declared, Mapping) or not declared:
+        raise ValueError(f'the labels must be declared like {{"background": 0, "tumour": 1}}, got {declared!r}')
+    pairs = list(declared.items())
+    if all(str(key).isdecimal() and isinstance(name, str) for key, name in pairs):
+        pairs = [(name, int(key)) for key, name in pairs]
+    for name, value in pairs:
+        if isinstance(value, list):
+            raise ValueError(f"the label {name!r} is a region {value}; give one value per label instead")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
+            raise ValueError(f"the label {name!r} must have a whole number from 0 to {MAX_VALUE}, got {value!r}")
+    values = dict(sorted(pairs, key=lambda pair: pair[1]))
+    if len(values) < len(pairs):
+        raise ValueError(f"two labels share a name in {dict(declared)}; give each its own")
+    if len(set(values.values())) < len(values):
+        raise ValueError(f"two labels share a value in {dict(declared)}; give each its own")
+    return values

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlka_med.data.cases import Case
+from dlka_med.data.cases import SEPARATE, Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.nifti import read_nifti
 from dlka_med.data.raster import read_raster, read_raster_label
@@ -16,6 +16,7 @@ from dlka_med.errors import InputError
 
 GRID_TOLERANCE = 0.1  # voxels
 WHOLE_NUMBER_TOLERANCE = 1e-4
+RESAMPLE = "resample one onto the other's grid"
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,16 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         raise InputError(f"case {case.id} has {len(case.images)} images, expected {len(channels)}: {list(channels)}")
     arrays, grids = [], []
     for index, path in enumerate(case.images):
-        array, affine = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
+        try:
+            array, affine = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
+            grids.append(Grid(path, array.shape[1:], affine))
+            check_same_grid(grids[0], grids[-1])
+        except InputError as error:
+            if len(case.images) == 1 or is_volume(path):
+                raise
+            raise InputError(f"{error}; {SEPARATE}") from error
         _refuse_nonfinite(path, array)
         arrays.append(array)
-        grids.append(Grid(path, array.shape[1:], affine))
-        check_same_grid(grids[0], grids[-1])
     label = None
     if case.label is not None and labels is not None:
         label, affine = _read_label(case.label, labels)
@@ -83,9 +89,10 @@ def check_same_grid(first: Grid, second: Grid) -> None:
     if first.affine.shape != second.affine.shape:
         raise InputError(f"{first.path} and {second.path} cannot be compared: one is a volume, the other a 2D image")
     if first.shape != second.shape:
+        flat = len(first.affine) == 3
         raise InputError(
             f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
-            "resample one onto the other's grid"
+            + ("save both with the same size (a photograph is turned as its EXIF data say)" if flat else RESAMPLE)
         )
     ends = ((0, size - 1) for size in (*first.shape, 1)[: len(first.affine) - 1])
     corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
@@ -93,7 +100,7 @@ def check_same_grid(first: Grid, second: Grid) -> None:
     if not shift <= GRID_TOLERANCE * spacing_of(first.affine).min():
         raise InputError(
             f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
-            "resample one onto the other's grid, or copy the affine if only the header is wrong"
+            f"{RESAMPLE}, or copy the affine if only the header is wrong"
         )
 
 
@@ -132,8 +139,10 @@ def _class_indices(path: Path, values: np.ndarray, labels: Mapping[str, int]) ->
     if undeclared.any():
         found, counts = np.unique(whole[undeclared], return_counts=True)
         listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in zip(found[:10], counts[:10], strict=True))
+        is_mask = np.isin(whole, (0, 255)).all()
         raise InputError(
             f"{path} has label values that are not declared: {listed}; declared are {dict(labels)}: "
-            "declare them in dataset.json or mend the file"
+            "declare them (dataset.labels in the config, or dataset.json) or mend the file"
+            + ("; a black and white mask has to hold class numbers, such as 0 and 1" if is_mask else "")
         )
     return index.astype(np.uint8)

@@ -16,6 +16,9 @@ FORMATS = ("PNG", "TIFF", "JPEG")
 MAX_PIXELS = 89_478_485  # Pillow's own: beyond it a small file may be made to fill the memory
 GREY_16 = ("I", "I;16", "I;16B", "I;16L")
 MODES = (*GREY_16, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "F")
+INVERTED = ("L;I", "1;I")  # Pillow's names of the layouts on disk
+STRETCHED = {"L;2": 85, "L;4": 17}
+PLANES = ({"L"}, {"P"}, {*"RGB"}, {*"RGBA"})
 COLOURS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
 UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, Warning)
 
@@ -24,18 +27,19 @@ def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
     """An image (C, rows, columns) as stored: unsigned 8 or 16 bit, int32 or float32.
 
     Turned upright where its EXIF data say so. A palette is looked up. Colours that are equal everywhere count as
-    one channel, and a grey image as three where the channels are called red, green and blue.
+    one channel, and a grey image as three where the channels are called red, green and blue. Grey of 2 or 4 bit is
+    stretched to 8, and MinIsWhite of up to 8 bit inverted.
 
     Raises:
         InputError: the file is damaged, has another number of channels, several pages, transparent pixels,
-            colours of 16 bit, or too many pixels.
+            colours of 16 bit, bands or planes that Pillow cannot read, or too many pixels.
     """
     pixels = _read(path, is_label=False)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.shape[-1] in (2, 4):
         if (pixels[..., -1] != 255).any():
-            raise InputError(f"{path} has transparent pixels: fill them with a colour and save it without alpha")
+            raise _transparent(path)
         pixels = pixels[..., :-1]
     wanted = len(channels)
     if wanted == 1 and pixels.shape[-1] == 3 and _is_grey(pixels):
@@ -54,7 +58,7 @@ def read_raster_label(path: Path) -> np.ndarray:
     """Label values (rows, columns) as stored; of a palette its numbers, not its colours.
 
     Raises:
-        InputError: see `read_raster`; or the file is JPEG, or its pixels are colours.
+        InputError: see `read_raster`; or the file is JPEG, its pixels are colours, grey of 2 or 4 bit, or inverted.
     """
     if ending(path).lower() in LOSSY_ENDINGS:
         raise InputError(f"{path} is JPEG, which changes label values when it is saved: export the label as PNG")
@@ -86,19 +90,29 @@ def _read(path: Path, is_label: bool) -> np.ndarray:
     try:
         with Image.open(path, formats=FORMATS) as image:
             _check_header(path, image)
+            layouts = _layouts(image)
+            if is_label and any(layout.startswith((*STRETCHED, *INVERTED)) for layout in layouts):
+                raise InputError(
+                    f"{path} stores its labels in fewer than 8 bit, or inverted (MinIsWhite): save it as 8-bit grey PNG"
+                )
             upright = ImageOps.exif_transpose(image)
             if upright.mode in ("P", "PA") and not is_label:
                 transparent = upright.mode == "PA" or "transparency" in upright.info
                 upright = upright.convert("RGBA" if transparent else "RGB")
             pixels = np.asarray(upright)
+            if not is_label and image.mode != "P" and "transparency" in image.info:
+                factor = max(STRETCHED.get(layout, 1) for layout in layouts)
+                key = (np.asarray(image.info["transparency"]) * factor).astype(pixels.dtype)
+                if (pixels.reshape(image.width * image.height, -1) == key).all(axis=1).any():
+                    raise _transparent(path)
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} is no PNG, TIFF or JPEG file, or of a kind that cannot be read (of TIFF: more than four bands, "
-            "64 bit): convert or copy it again"
+            f"{path} is no PNG, TIFF or JPEG file, or of a kind that cannot be read (of TIFF: bands that are "
+            "neither grey, colours nor alpha; 64 bit): convert or copy it again"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path) from error
@@ -114,11 +128,48 @@ def _check_header(path: Path, image: Image.Image) -> None:
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
         raise InputError(f"{path} has {pages} pages, but a case is one image: save each page as a file of its own")
+    if image.format == "TIFF":
+        _check_tiff(path, image)
     # Pillow would drop the lower half of such numbers without a word.
-    if image.mode not in GREY_16 and any(";16" in str(tile[3]) for tile in image.tile):
-        raise InputError(f"{path} has colours of 16 bit: save it with 8 bit, or as one 16-bit grey file per channel")
+    if image.mode not in GREY_16 and any(";16" in layout for layout in _layouts(image)):
+        if "LA;16B" in _layouts(image):
+            raise InputError(f"{path} has grey of 16 bit with alpha: save it without alpha, as 16-bit grey PNG")
+        raise _deep_colours(path, 16)
     if image.mode not in MODES:
         raise InputError(f"{path} has pixels of the kind {image.mode}: save it as grey or RGB image")
+
+
+def _check_tiff(path: Path, image: Image.Image) -> None:
+    """Bands, bits and planes by the tags, of which Pillow may lose some without a word."""
+    tags = image.tag_v2
+    bands, readable = tags.get(277, 1), len(image.getbands())
+    if bands > readable:
+        raise InputError(f"{path} has {bands} bands, of which only {readable} can be read: save one file per channel")
+    bits = max(tags.get(258, (1,)))
+    if bands > 1 and bits > 8:
+        raise _deep_colours(path, bits)
+    # Pillow names the layout of each uncompressed plane by one letter, whatever its bits, their order and sense.
+    in_planes = tags.get(284, 1) == 2 and all(tile[0] != "libtiff" for tile in image.tile)
+    plain = bits == 8 and tags.get(262, 0) != 0 and tags.get(266, 1) == 1
+    if in_planes and image.mode in MODES and not (plain and _layouts(image) in PLANES):
+        raise InputError(
+            f"{path} is a TIFF in separate planes (PlanarConfiguration 2), of which only complete ones "
+            f"of 8-bit grey (no MinIsWhite), RGB or RGBA can be read, here {bands} of {bits} bit: save it with "
+            "PlanarConfiguration 1, or as PNG"
+        )
+
+
+def _layouts(image: Image.Image) -> set[str]:
+    """Pillow's names of how the pixels lie on disk; none once they are read."""
+    return {tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile}
+
+
+def _deep_colours(path: Path, bits: int) -> InputError:
+    return InputError(f"{path} has colours of {bits} bit: save it with 8 bit, or as one 16-bit grey file per channel")
+
+
+def _transparent(path: Path) -> InputError:
+    return InputError(f"{path} has transparent pixels: fill them with a colour and save it without alpha")
 
 
 def _too_large(path: Path) -> InputError:

@@ -1,10 +1,10 @@
 """Label maps on disk: find, read, pair, name."""
 
-import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,6 +13,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from dlka_med.data.cases import is_pair, read_dataset
+from dlka_med.data.description import read_description, values_by_name
 from dlka_med.data.formats import LISTED, image_files, is_volume, label_files, stem
 from dlka_med.data.load import Grid, spacing_of
 from dlka_med.data.nifti import affine_in_mm
@@ -115,7 +116,7 @@ def find_references(path: Path, labels: Mapping[str, int] | None = None) -> dict
         labels: foreground values by name, instead of those in a dataset's description.
     """
     if is_dataset(path):
-        dataset = read_dataset(path, labels=None if labels is None else {"background": 0, **labels})
+        dataset = read_dataset(path, labels=None if labels is None else {"background": 0, **labels}, grouped=False)
         return {case.id: case.label for case in dataset.cases if case.label is not None}
     return find_label_maps(path / "labels" if is_pair(path) else path)
 
@@ -142,27 +143,20 @@ def declared_labels(predictions: Path, references: Path) -> dict[str, int] | Non
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
     if file is None:
         return None
+    facts = read_description(file)
     try:
-        labels = json.loads(file.read_text(encoding="utf-8"))["labels"]
-        if all(key.isdecimal() for key in labels):
-            labels = {name: int(value) for value, name in labels.items()}
-        return foreground(labels)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f'{file}: expected {{"labels": {{name: value}}}} with whole numbers as values ({error!r})'
-        ) from error
+        return foreground(facts.get("labels"))
+    except ValueError as error:
+        raise InputError(f'{file}: expected {{"labels": {{name: value}}}}, but {error}') from error
 
 
-def foreground(labels: Mapping[str, int]) -> dict[str, int]:
+def foreground(labels: Any) -> dict[str, int]:
     """Labels without background (0), in the order of their values.
 
     Raises:
-        ValueError: a value is no whole number from 0 to 65535, two names share one, or there is none but 0.
+        ValueError: they are not as in `values_by_name`, or there is none but 0.
     """
-    if not all(isinstance(value, int) and 0 <= value <= 65535 for value in labels.values()):
-        raise ValueError(f"label values are whole numbers from 0 to 65535, got {dict(labels)}")
-    if len(set(labels.values())) < len(labels):
-        raise ValueError(f"two labels share a value in {dict(labels)}")
-    if not any(labels.values()):
-        raise ValueError("no label but background")
-    return {name: value for name, value in sorted(labels.items(), key=lambda item: item[1]) if value}
+    values = {name: value for name, value in values_by_name(labels).items() if value}
+    if not values:
+        raise ValueError("there is no label but background")
+    return values

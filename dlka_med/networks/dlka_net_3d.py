@@ -164,7 +164,7 @@ class DLKANet3d(nn.Module):
 
     def _stride(self, stages: int) -> Stride:
         """Product of the first `stages` strides."""
-        return tuple(prod(stride[axis] for stride in self.strides[:stages]) for axis in range(3))
+        return tuple(prod([stride[axis] for stride in self.strides[:stages]]) for axis in range(3))
 
     def _padding(self, size: Sequence[int]) -> list[int]:
         return [-n % s for n, s in zip(size, self._stride(len(self.strides)), strict=True)]

@@ -68,6 +68,7 @@ class TimmEncoder(nn.Module):
         self.indices = self.model.prune_intermediate_layers(stages, prune_norm=False, prune_head=True)
         if hasattr(self.model, "head"):  # before timm 1.0.31 the norm of ConvNeXt's head stayed
             self.model.head = nn.Identity()
+        self.has_norm = not type(model).__module__.startswith("timm.models.hiera")  # which refuses to be asked for one
         self.channels: tuple[int, ...] = tuple(info[index]["num_chs"] for index in self.indices)
         self.strides: tuple[int, ...] = tuple(info[index]["reduction"] for index in self.indices)
         bound = "img_size" in arguments and "strict_img_size" not in arguments
@@ -83,7 +84,7 @@ class TimmEncoder(nn.Module):
                 "build the network with a larger img_size"
             )
         return self.model.forward_intermediates(
-            x, indices=self.indices, norm=True, output_fmt="NCHW", intermediates_only=True
+            x, indices=self.indices, norm=self.has_norm, output_fmt="NCHW", intermediates_only=True
         )
 
 

@@ -42,7 +42,8 @@ class RunData(pl.LightningDataModule):
             config.dataset.root,
             channels=config.dataset.channels,
             labels=config.dataset.labels,
-            groups=None if resume else config.dataset.groups,
+            groups=config.dataset.groups,
+            grouped=not resume,
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
         self.config = config.model_copy(

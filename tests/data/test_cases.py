@@ -52,6 +52,17 @@ def test_names_of_the_config_win(decathlon):
         read_dataset(root, labels={"whole": 1})
 
 
+@pytest.mark.parametrize("declared", [None, ["T1"], {"0": "T1", "7": "T2"}])
+def test_channels_of_the_config_make_up_for_those_of_the_file(nnunet, declared):
+    root = nnunet(["x"], channel_names=declared)
+    with pytest.raises(InputError, match=r"dataset\.json must n.*channels"):
+        read_dataset(root)
+    dataset = read_dataset(root, channels=["a", "b"])
+    assert (dataset.channels, len(dataset.cases[0].images)) == (("a", "b"), 2)
+    with pytest.raises(InputError, match=r"dataset\.json must n.*channels|names \[\]"):
+        read_dataset(root, channels=[])
+
+
 def test_groups(decathlon):
     root = decathlon(["a", "b", "c"])
     groups = root / "groups.csv"
@@ -75,6 +86,7 @@ def test_broken_groups(decathlon, text, message):
     (root / "groups.csv").write_text(text)
     with pytest.raises(InputError, match=message):
         read_dataset(root)
+    assert [case.id for case in find_cases(root, ["MRI"])] == ["a", "b"], "predicting needs no groups"
 
 
 @pytest.mark.parametrize(
@@ -87,9 +99,13 @@ def test_broken_groups(decathlon, text, message):
         ({"training": None}, "of no known layout"),
         ({"modality": {}}, "must name the channels"),
         ({"modality": {"0": "MRI", "2": "CT"}}, "without gaps"),
-        ({"labels": {}}, "must declare the labels"),
+        ({"labels": {}}, r"dataset\.json: the labels must be declared like"),
         ({"labels": {"1": "organ", "2": "other"}}, "one of them 0"),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, "distinct values"),
+        ({"labels": {"background": 0}}, "two values or more"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "share a value"),
+        ({"labels": {"0": "background", "1": "a", "2": "a"}}, "share a name"),
+        ({"labels": {"background": 0, "a": True}}, "whole number"),
+        ({"labels": {"background": 0, "a": 65536}}, "whole number from 0 to 65535, got 65536"),
         ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
         ({"labels": {"background": 0, "ignore": 1}}, "'ignore' is not supported"),
         ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
@@ -210,6 +226,43 @@ def test_images_beside_labels(tmp_path, save, ending, label_ending):
     save(tmp_path / "labels/c.png" if ".nii" in ending else tmp_path / "labels/c.nii", PIXELS)
     with pytest.raises(InputError, match="two label maps of one case"):
         read_dataset(tmp_path)
+
+
+def test_equal_stems_are_one_case_each_whatever_their_numbers(tmp_path, save):
+    names = {"channels": ["R", "G", "B"], "labels": {"background": 0, "cell": 1}}
+    stems = [f"frame_{index:04d}" for index in range(3)]
+    for name in stems:
+        save(tmp_path / f"images/{name}.jpg", PIXELS)
+        save(tmp_path / f"labels/{name}.png", PIXELS)
+    dataset = read_dataset(tmp_path, **names)
+    assert [(case.id, case.label.stem, len(case.images)) for case in dataset.cases] == [(n, n, 1) for n in stems]
+    assert [case.id for case in find_cases(tmp_path, **names)] == stems
+    (tmp_path / "labels/frame_0000.png").unlink()
+    with pytest.raises(InputError, match=r"case frame_0000 has no label"):
+        read_dataset(tmp_path, **names)
+    for name in stems[1:]:
+        (tmp_path / f"labels/{name}.png").unlink()
+    save(tmp_path / "labels/frame.png", PIXELS)
+    assert [(case.id, len(case.images)) for case in read_dataset(tmp_path, **names).cases] == [("frame", 3)]
+    for name in stems:
+        (tmp_path / f"images/{name}.jpg").unlink()
+    with pytest.raises(InputError, match=r"images has no image: expected files that end with .*\.png"):
+        read_dataset(tmp_path, **names)
+
+
+def test_frames_taken_for_channels_are_explained(tmp_path, save):
+    rgb, hint = ["R", "G", "B"], "if these are separate images, rename them so that none ends in _0000$"
+    frames = [save(tmp_path / f"frame_{index:04d}.png", PIXELS) for index in range(4)]
+    with pytest.raises(InputError, match=f"only 3 are declared.*{hint}"):
+        find_cases(tmp_path, rgb)
+    frames[3].rename(tmp_path / "other.png")
+    with pytest.raises(InputError, match=f"has no channel number.*{hint}"):
+        find_cases(tmp_path, rgb)
+    (tmp_path / "other.png").unlink()
+    frames[2].unlink()
+    for path in (tmp_path, frames[0]):
+        with pytest.raises(InputError, match=f"lacks channel 2.*{hint}"):
+            find_cases(path, rgb)
 
 
 def test_volumes_and_images_are_not_mixed(tmp_path, save):

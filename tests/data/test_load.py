@@ -108,6 +108,30 @@ def test_label_values(make_case):
         load_case(make_case("c", IMAGE, np.full(SHAPE, -1, dtype=np.int16)), ["MRI"], LABELS)
 
 
+def test_undeclared_values_of_a_mask(make_case):
+    declare = r"declare them \(dataset\.labels in the config, or dataset\.json\) or mend the file"
+    with pytest.raises(InputError, match=f"{declare}; a black and white mask has to hold class numbers"):
+        load_case(make_case("a", IMAGE, np.where(LABEL, 255, 0).astype(np.uint8)), ["MRI"], LABELS)
+    with pytest.raises(InputError, match=f"{declare}$"):
+        load_case(make_case("b", IMAGE, np.where(LABEL, 255, 1).astype(np.uint8)), ["MRI"], LABELS)
+
+
+def test_images_of_differing_size(save, tmp_path):
+    def image(name, *shape):
+        return save(tmp_path / name, np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
+
+    advice = r"\(3, 4\), but .* has \(4, 3\): save both with the same size \(a photograph is turned"
+    hint = "if these are separate images, rename them so that none ends in _0000$"
+    first, second = image("a_0000.png", 3, 4), image("a_0001.png", 4, 3)
+    with pytest.raises(InputError, match=f"{advice} as its EXIF data say\\)$"):
+        load_case(Case("a", (first,), second), ["T1"], dict.fromkeys("ab", 0) | {str(i): i for i in range(12)})
+    with pytest.raises(InputError, match=f"{advice}.*{hint}"):
+        load_case(Case("a", (first, second)), ["T1", "T2"])
+    colours = image("b_0000.png", 3, 4, 3), image("b_0001.png", 3, 4, 3)
+    with pytest.raises(InputError, match=f"has 3 channels, expected 1.*{hint}"):
+        load_case(Case("b", colours), ["T1", "T2"])
+
+
 def test_grids(make_case, save, tmp_path):
     case = make_case("a", IMAGE, LABEL[:, :, :5])
     with pytest.raises(InputError, match=r"has the shape \(4, 5, 6\), but .*a.nii.gz has \(4, 5, 5\)"):

@@ -20,16 +20,47 @@ COLOURS = RANDOM.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 DEEP = RANDOM.integers(0, 65536, (5, 7), dtype=np.uint16)
 
 
-def png_16(array: np.ndarray, kind: int) -> bytes:
-    """A PNG of 16 bit by the letter of its specification; kind: 0 grey, 2 colours, 4 and 6 with alpha."""
+def png(rows: np.ndarray, kind: int, *, bits: int = 16, key: tuple[int, ...] = ()) -> bytes:
+    """A PNG by the letter of its specification; kind: 0 grey, 2 colours, 4 and 6 with alpha; key: what is clear."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
-    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, kind, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    height, width = rows.shape[:2]
+    pixels = b"".join(b"\0" + (row.astype(">u2").tobytes() if bits == 16 else packed(row, bits)) for row in rows)
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    if key:
+        parts.insert(1, (b"tRNS", struct.pack(f">{len(key)}H", *key)))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def packed(row: np.ndarray, bits: int) -> bytes:
+    """Numbers of `bits` bit one after the other, the highest bit first."""
+    return np.packbits(row.reshape(-1, 1) >> np.arange(bits)[::-1] & 1).tobytes()
+
+
+def tiff(pixels: np.ndarray, *, planes=1, sense=1, extra=(), deflate=False, bits=None, order="<") -> bytes:
+    """A TIFF of (rows, columns, bands); planes and sense: PlanarConfiguration and PhotometricInterpretation."""
+    height, width, bands = pixels.shape
+    stored = pixels.astype(pixels.dtype.newbyteorder(order))
+    parts = [stored] if planes == 1 else [stored[..., band] for band in range(bands)]
+    whole = bits or 8 * pixels.itemsize
+    strips = [b"".join(packed(row, bits) for row in part) if bits else part.tobytes() for part in parts]
+    strips = [zlib.compress(strip) for strip in strips] if deflate else strips
+    starts = [8 + sum(map(len, strips[:number])) for number in range(len(strips))]
+    tags = {256: [width], 257: [height], 258: [whole] * bands, 259: [8 if deflate else 1], 262: [sense]}
+    tags |= {273: starts, 277: [bands], 278: [height], 279: [len(strip) for strip in strips], 284: [planes]}
+    tags |= {338: extra} if extra else {}
+    head = 8 + sum(map(len, strips))
+    entries, tail = b"", b""
+    for tag, values in tags.items():
+        value = struct.pack(f"{order}{len(values)}H", *values)
+        if len(value) > 4:
+            tail, value = tail + value, struct.pack(f"{order}I", head + 6 + 12 * len(tags) + len(tail))
+        entries += struct.pack(f"{order}HHI", tag, 3, len(values)) + value.ljust(4, b"\0")
+    start = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, head)
+    return start + b"".join(strips) + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + tail
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".TIFF"])
@@ -117,11 +148,103 @@ def test_images_stand_upright(tmp_path, orientation):
 def test_colours_of_16_bit_are_refused_not_halved(tmp_path, kind):
     bands = {2: 3, 4: 2, 6: 4}[kind]
     path = tmp_path / "a.png"
-    path.write_bytes(png_16(RANDOM.integers(0, 65536, (4, 5, bands)), kind))
-    with pytest.raises(InputError, match=r"a\.png has colours of 16 bit: save it with 8 bit"):
+    path.write_bytes(png(RANDOM.integers(0, 65536, (4, 5, bands)), kind))
+    what = "grey of 16 bit with alpha: save it without" if kind == 4 else "colours of 16 bit: save it with 8 bit"
+    with pytest.raises(InputError, match=rf"a\.png has {what}"):
         read_raster(path, RGB)
-    path.write_bytes(png_16(DEEP, 0))
+    path.write_bytes(png(DEEP, 0))
     np.testing.assert_array_equal(read_raster(path, ["x"])[0], DEEP)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("deflate", [False, True])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_planes_of_tiff_are_read_or_refused(tmp_path, planes, deflate, order):
+    path = tmp_path / "a.tif"
+    layout = {"planes": planes, "deflate": deflate, "order": order}
+    path.write_bytes(tiff(GREY[..., None], **layout))
+    np.testing.assert_array_equal(read_raster(path, ["x"]), GREY[None])
+    opaque = np.concatenate([COLOURS, np.full((5, 7, 1), 255, np.uint8)], -1)
+    for array, extra in ((COLOURS, ()), (opaque, (2,))):
+        path.write_bytes(tiff(array, sense=2, extra=extra, **layout))
+        np.testing.assert_array_equal(read_raster(path, RGB), np.moveaxis(COLOURS, -1, 0))
+    deep = RANDOM.integers(0, 65536, (5, 7, 4), dtype=np.uint16)
+    for array, extra in ((deep[..., :3], ()), (deep, (2,))):
+        path.write_bytes(tiff(array, sense=2, extra=extra, **layout))
+        with pytest.raises(InputError, match=r"a\.tif has colours of 16 bit: save it with 8 bit"):
+            read_raster(path, RGB)
+    path.write_bytes(tiff(DEEP[..., None], **layout))
+    if planes == 1 or deflate:
+        np.testing.assert_array_equal(read_raster(path, ["x"]), DEEP[None])
+    else:
+        with pytest.raises(InputError, match=r"a\.tif is a TIFF in separate planes .*1 of 16 bit: save it with Planar"):
+            read_raster(path, ["x"])
+
+
+def test_planes_that_pillow_would_mix_up_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    grey = GREY[..., None]
+    with_alpha = np.concatenate([grey, np.full_like(grey, 255)], -1)
+    for pixels, kind in ((with_alpha, {"extra": (2,)}), (grey, {"sense": 0}), (grey % 16, {"bits": 4})):
+        path.write_bytes(tiff(pixels, planes=2, **kind))
+        with pytest.raises(InputError, match=r"a\.tif is a TIFF in separate planes .*save it with PlanarConfig"):
+            read_raster(path, ["x"])
+
+
+def test_bands_that_cannot_be_read_are_not_lost(tmp_path):
+    path = tmp_path / "a.tif"
+    for bands, sense, readable in ((2, 1, 1), (4, 2, 3), (5, 2, 3)):
+        pixels = RANDOM.integers(0, 256, (5, 7, bands), dtype=np.uint8)
+        path.write_bytes(tiff(pixels, sense=sense, extra=(0,) * (bands - readable)))
+        with pytest.raises(InputError, match=rf"a\.tif has {bands} bands, of which only {readable} can .*one file"):
+            read_raster(path, RGB[:readable])
+    path.write_bytes(tiff(pixels[..., :2]))
+    with pytest.raises(InputError, match=r"a\.tif is .*of TIFF: bands that are neither grey, colours nor alpha"):
+        read_raster(path, ["x"])
+
+
+def test_labels_are_those_stored_or_refused(tmp_path):
+    for bits, factor in ((2, 85), (4, 17)):
+        (tmp_path / "a.png").write_bytes(png(GREY % 2**bits, 0, bits=bits))
+        (tmp_path / "b.tif").write_bytes(tiff((GREY % 2**bits)[..., None], bits=bits))
+        for name in ("a.png", "b.tif"):
+            np.testing.assert_array_equal(read_raster(tmp_path / name, ["x"])[0], GREY % 2**bits * factor)
+            with pytest.raises(InputError, match=rf"{name} stores its labels in fewer than 8 bit.* as 8-bit grey PNG"):
+                read_raster_label(tmp_path / name)
+    binary = (GREY % 2)[..., None]
+    for bits in (1, 8):
+        (tmp_path / "a.png").write_bytes(png(binary, 0, bits=bits))
+        (tmp_path / "b.tif").write_bytes(tiff(binary, bits=bits))
+        for name in ("a.png", "b.tif"):
+            np.testing.assert_array_equal(read_raster_label(tmp_path / name), binary[..., 0])
+        for deflate in (False, True):
+            (tmp_path / "c.tif").write_bytes(tiff(binary, sense=0, bits=bits, deflate=deflate))
+            with pytest.raises(InputError, match=r"c\.tif stores its labels .*or inverted \(MinIsWhite\)"):
+                read_raster_label(tmp_path / "c.tif")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_clear_colour_counts_only_if_it_hides_something(tmp_path, bits):
+    path = tmp_path / "a.png"
+    grey = DEEP & 2**bits - 1
+    grey[grey == 1] = 0
+    path.write_bytes(png(grey, 0, bits=bits, key=(1,)))
+    assert read_raster(path, ["x"]).shape == (1, 5, 7)
+    grey[2, 3] = 1
+    path.write_bytes(png(grey, 0, bits=bits, key=(1,)))
+    with pytest.raises(InputError, match=r"a\.png has transparent pixels: fill"):
+        read_raster(path, ["x"])
+
+
+def test_a_clear_colour_must_agree_in_all_its_bands(tmp_path):
+    path = tmp_path / "a.png"
+    colours = COLOURS.copy()
+    colours[2, 3], colours[2, 4] = (1, 2, 0), (1, 0, 3)
+    path.write_bytes(png(colours, 2, bits=8, key=(1, 2, 3)))
+    np.testing.assert_array_equal(read_raster(path, RGB), np.moveaxis(colours, -1, 0))
+    path.write_bytes(png(colours, 2, bits=8, key=(1, 2, 0)))
+    with pytest.raises(InputError, match=r"a\.png has transparent pixels: fill"):
+        read_raster(path, RGB)
 
 
 def test_several_pages_are_refused(tmp_path):
@@ -157,7 +280,7 @@ def test_damaged_files(tmp_path, ending):
 
 def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    data = bytearray(png_16(DEEP, 0))
+    data = bytearray(png(DEEP, 0))
     for side in (10_000, 100_000):  # Pillow warns of the first and refuses the second
         data[16:24] = struct.pack(">II", side, side)
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -165,7 +288,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"a\.png has more than 89 million pixels: cut it"):
             read_raster(path, ["x"])
     monkeypatch.setattr("dlka_med.data.raster.MAX_PIXELS", 34)
-    path.write_bytes(png_16(DEEP, 0))
+    path.write_bytes(png(DEEP, 0))
     with pytest.raises(InputError, match="cut it into tiles"):
         read_raster(path, ["x"])
 

@@ -1,3 +1,5 @@
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ from PIL import Image
 
 from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import find_label_maps, read_label_map
+from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, read_label_map
 
 
 def save(path, array, affine=None, unit="mm"):
@@ -102,3 +104,38 @@ def test_files_are_found_by_case_id(tmp_path):
     save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8))
     with pytest.raises(InputError, match="two label maps of one case"):
         find_label_maps(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"1": "x", "2": "x"}, "share a name"),
+        ({"x": 1, "y": 1}, "share a value"),
+        ({"x": True}, "whole number"),
+        ({"x": 65536}, "from 0 to 65535"),
+        ({"background": 0}, "no label but background"),
+        (["x"], "must be declared like"),
+        (None, "must be declared like"),
+    ],
+)
+def test_broken_names_are_refused(tmp_path, labels, message):
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(InputError, match=rf"labels\.json: expected .*{message}"):
+        declared_labels(tmp_path, tmp_path / "references")
+
+
+@pytest.mark.parametrize("labels", [{"0": "background", "7": "b", "2": "a"}, {"b": 7, "background": 0, "a": 2}])
+def test_names_are_in_the_order_of_their_values(tmp_path, labels):
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
+    assert list(declared_labels(tmp_path, tmp_path / "references").items()) == [("a", 2), ("b", 7)]
+
+
+def test_references_of_a_dataset_need_no_groups(tmp_path):
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / folder).mkdir()
+    save(tmp_path / "imagesTr" / "a_0000.nii.gz", np.ones((2, 2, 2), np.uint8))
+    label = save(tmp_path / "labelsTr" / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
+    facts = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "x": 1}}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    (tmp_path / "groups.csv").write_text("case,group\nq,1\n")
+    assert find_references(tmp_path) == {"a": label}

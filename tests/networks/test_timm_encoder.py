@@ -124,3 +124,9 @@ def test_pretrained_without_a_network_says_what_to_do(monkeypatch):
 def test_pretrained_where_timm_has_nothing():
     with pytest.raises(ValueError, match="offers no weights for 'swinv2_cr_tiny_224'"):
         TimmEncoder("swinv2_cr_tiny_224", img_size=(64, 64), pretrained=True)
+
+
+def test_a_backbone_without_a_norm_for_its_maps():
+    encoder = TimmEncoder("sam2_hiera_tiny", 1, (64, 64)).eval()
+    with torch.no_grad():
+        assert [y.shape[1] for y in encoder(torch.zeros(1, 1, 64, 96))] == list(encoder.channels)
