@@ -14,7 +14,13 @@ from benchmark_deform_conv import FUSED, Problem, candidates, measure
 from benchmarking import header
 
 CHANNELS = 32
-STYLES = {FUSED: "o-", "plain conv": "s:"}
+STYLES = {
+    "torchvision": "C0^--",
+    "grid_sample": "C1v--",
+    "reference": "C2x--",
+    FUSED: "C3o-",
+    "plain conv": "C7s:",
+}
 Series = tuple[str, str, dict[int, Problem]]
 PANELS: tuple[Series, ...] = (
     ("2D, 64x64", "kernel size", {k: Problem(2, CHANNELS, 64, k) for k in (3, 5, 7, 9, 11)}),
@@ -36,13 +42,14 @@ def plot(panels: tuple[Series, ...], device: str, rounds: int, out: Path) -> Non
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False, layout="constrained")
     for ax, (title, label, problems) in zip(axes[0], panels, strict=True):
         for name, milliseconds in curves(problems, device, rounds).items():
-            ax.plot(list(problems), milliseconds, STYLES.get(name, "^--"), label=name)
+            ax.plot(list(problems), milliseconds, STYLES[name], label=name)
         ax.set(title=title, xlabel=label, xscale="log", yscale="log", xticks=list(problems))
         ax.set_xticks(list(problems), labels=list(map(str, problems)))
         ax.set_xticks([], minor=True)
         ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
     axes[0][0].set_ylabel("ms, forward and backward")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     figure.suptitle(f"Depthwise deformable convolution, {CHANNELS} channels; {header(device)}", fontsize="medium")
     figure.savefig(out, dpi=120)
     plt.close(figure)

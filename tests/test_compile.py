@@ -8,6 +8,7 @@ import torch
 from dlka_med.blocks import DLKABlock
 from dlka_med.networks import DLKANet2d, DLKANet3d
 
+pytestmark = pytest.mark.slow
 SIZES = {"img_size": (8, 16, 16), "channels": (4, 8), "depths": (1, 1), "strides": ((1, 2, 2), (2, 2, 2))}
 NETWORKS = {
     "3D": (lambda: DLKANet3d(1, 3, supervised_scales=1, dropout=0.0, layer_scale=0.1, **SIZES), (1, 1, 7, 16, 18)),
@@ -35,7 +36,6 @@ def test_networks_are_one_graph(name):
     compare(build(), torch.randn(shape), "aot_eager")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.filterwarnings("ignore:.*No CUDA runtime:UserWarning")
 def test_blocks_by_inductor(dims):
