@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dlka_med.blocks.dims import check_choice, check_spatial_dims
 from dlka_med.ops.layout import channels_last
+from dlka_med.ops.tracing import why_not_traced
 
 Norm = Literal["batch", "instance"]
 LONGEST_ROW, CACHED = 64, 2**17
@@ -46,7 +47,7 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or why_not_traced("this way", (x,)) is not None:
             return F.instance_norm(x, eps=self.eps)
         return _InstanceNorm.apply(x, self.eps)
 

@@ -39,6 +39,12 @@ def test_instance_norm_may_be_changed_in_place_and_compiled():
     torch.testing.assert_close(*(torch.autograd.grad(t, x, grad)[0] for t in (y, z)))
 
 
+def test_instance_norm_may_be_transformed():
+    x = torch.randn(3, 1, 4, 6, 7)
+    expected = torch.stack([InstanceNorm()(one) for one in x])
+    torch.testing.assert_close(torch.func.vmap(InstanceNorm())(x), expected)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_channel_norm_normalises_each_voxel_and_keeps_the_memory_layout(size):
     x = torch.randn(2, *size, 6).movedim(-1, 1)
