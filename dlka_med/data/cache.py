@@ -19,7 +19,7 @@ from dlka_med.data.workers import Progress, in_workers
 from dlka_med.errors import InputError
 from dlka_med.files import whole_folder, writable_folder
 
-FORMAT = 2
+FORMAT = 1
 FOREGROUND_VOXELS = 10_000
 DAY = 24 * 3600  # seconds
 

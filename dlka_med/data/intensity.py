@@ -84,26 +84,25 @@ def is_resolved(intensity: Intensity) -> bool:
     return intensity.kind != "ct" or all(getattr(intensity, key) is not None for key in CT_STATISTICS)
 
 
-def normalise(image: np.ndarray, intensity: Intensity) -> np.ndarray:
-    """Standardise one channel, of a volume or of a 2D image.
+def normalise(volume: np.ndarray, intensity: Intensity) -> np.ndarray:
+    """Standardise one channel.
 
-    `zscore` of a volume takes mean and deviation over the nonzero voxels, so that an empty surrounding does not
-    count, and shifts and scales every voxel. In a 2D image 0 is a grey value like others, and all pixels count. A
-    constant image becomes 0 and stays finite.
+    `zscore` takes mean and deviation over the nonzero voxels, so that an empty surrounding does not count,
+    and shifts and scales every voxel; a constant image becomes 0 and stays finite.
     """
     if intensity.kind == "none":
-        return image
+        return volume
     if intensity.kind == "ct":
         if not is_resolved(intensity):
             raise ValueError("the intensity of a CT channel has no statistics yet: call resolve_intensity first")
-        return (image.clip(intensity.lower, intensity.upper) - np.float32(intensity.mean)) / np.float32(intensity.std)
-    inside = image if image.ndim == 2 else image[image != 0]
+        return (volume.clip(intensity.lower, intensity.upper) - np.float32(intensity.mean)) / np.float32(intensity.std)
+    inside = volume[volume != 0]
     if not inside.size:
-        return image
+        return volume
     mean, std = inside.mean(dtype=np.float64), inside.std(dtype=np.float64)
     if std <= 1e-6 * abs(mean):
         std = max(abs(mean), 1.0)
-    return (image - np.float32(mean)) / np.float32(std)
+    return (volume - np.float32(mean)) / np.float32(std)
 
 
 def _foreground_voxels(

@@ -27,11 +27,6 @@ def test_zscore_ignores_the_empty_surrounding(scale):
     np.testing.assert_allclose(result[500:], -inside.mean() / inside.std(), rtol=1e-5)
 
 
-def test_zscore_of_a_2d_image_counts_every_pixel():
-    image = np.random.default_rng(0).choice([0, 0, 0, 50, 200], (20, 30)).astype(np.float32)
-    np.testing.assert_allclose(normalise(image, ZSCORE), (image - image.mean()) / image.std(), rtol=1e-5)
-
-
 @pytest.mark.parametrize("value", [0, 7, -3, 1e-20, 1.7e6])
 def test_constant_images_become_zero(value):
     np.testing.assert_array_equal(normalise(np.full((3, 3, 3), value, dtype=np.float32), ZSCORE), 0)
