@@ -8,7 +8,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from dlka_med.config.schema import Network, RunConfig
+from dlka_med.config.network import Network
+from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 

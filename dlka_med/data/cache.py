@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dlka_med.config.schema import Preprocessing
+from dlka_med.config.dataset import Preprocessing
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.workers import Progress, in_workers

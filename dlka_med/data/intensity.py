@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case
 from dlka_med.data.load import load_case
 from dlka_med.data.workers import Progress, in_workers

@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
-from dlka_med.config.schema import Augmentation, Plane
+from dlka_med.config.record import Plane
+from dlka_med.config.training import Augmentation
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
 from dlka_med.data.load import spacing_of

@@ -8,7 +8,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import CropForeground, Orientation, SpatialCrop, SpatialResample
 
-from dlka_med.config.schema import Preprocessing
+from dlka_med.config.dataset import Preprocessing
 from dlka_med.data.cases import Case
 from dlka_med.data.intensity import named_intensity, normalise
 from dlka_med.data.load import load_case, spacing_of

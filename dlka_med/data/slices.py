@@ -3,7 +3,7 @@
 import nibabel as nib
 import numpy as np
 
-from dlka_med.config.schema import Plane
+from dlka_med.config.record import Plane
 
 ACROSS = {"sagittal": 0, "coronal": 1, "axial": 2}  # world axis
 

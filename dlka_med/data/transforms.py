@@ -19,7 +19,7 @@ from monai.transforms import (
 )
 from monai.transforms.utils import create_rotate
 
-from dlka_med.config.schema import Augmentation
+from dlka_med.config.training import Augmentation
 from dlka_med.data.prepare import coarse_axis
 
 Patch = dict[str, torch.Tensor]

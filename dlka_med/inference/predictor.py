@@ -11,7 +11,8 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from dlka_med.config.schema import Plane, RunConfig
+from dlka_med.config.record import Plane
+from dlka_med.config.schema import RunConfig
 from dlka_med.data.prepare import Prepared
 from dlka_med.data.slices import slice_axis
 from dlka_med.errors import InputError

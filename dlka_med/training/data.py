@@ -7,8 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
+from dlka_med.config.dataset import Dataset as DatasetConfig
 from dlka_med.config.loading import save_config
-from dlka_med.config.schema import Dataset as DatasetConfig
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset

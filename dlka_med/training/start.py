@@ -5,7 +5,7 @@ import logging
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
-from dlka_med.config.schema import Training
+from dlka_med.config.training import Training
 from dlka_med.errors import InputError
 from dlka_med.networks import load_matching
 from dlka_med.run_folder import RunFolder

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dlka_med.config.schema import Optimizer
-from dlka_med.config.schema import Training as TrainingConfig
+from dlka_med.config.training import Optimizer
+from dlka_med.config.training import Training as TrainingConfig
 from dlka_med.losses import PyramidLoss
 from dlka_med.training.schedule import learning_rate_factor
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data import cache as cache_module
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.intensity import named_intensity, normalise, resolve_intensity
 from dlka_med.errors import InputError
 

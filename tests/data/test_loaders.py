@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from dlka_med.config.schema import Augmentation, Intensity, Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
+from dlka_med.config.training import Augmentation
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
 from dlka_med.data.loaders import PatchDataset, cut, patch_loader
@@ -179,7 +180,7 @@ def test_cut(start):
 SCRIPT = """
 import signal, sys
 from pathlib import Path
-from dlka_med.config.schema import Preprocessing
+from dlka_med.config.dataset import Preprocessing
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
 from dlka_med.data.cases import Case

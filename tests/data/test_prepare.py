@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from dlka_med.config.schema import Intensity, Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case, read_dataset
 from dlka_med.data.load import spacing_of
 from dlka_med.data.prepare import coarse_axis, prepare

@@ -5,7 +5,7 @@ from monai.data import get_track_meta
 from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
-from dlka_med.config.schema import Augmentation
+from dlka_med.config.training import Augmentation
 from dlka_med.data.transforms import TrainingTransform
 
 SIZE = {2: (24, 19), 3: (16, 13, 20)}

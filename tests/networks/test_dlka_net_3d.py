@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
-from dlka_med.config.schema import DLKANet3dArguments
+from dlka_med.config.network import DLKANet3dArguments
 from dlka_med.networks import NETWORKS, DLKANet3d, build_network
 
 SMALL = {

@@ -1,0 +1,71 @@
+"""The cases of a run, and their deterministic way to the network's grid."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, field_validator, model_validator
+
+from dlka_med.config.record import Plane, Record, Spacing
+
+
+class Dataset(Record):
+    """Where the cases are and which of them train, validate and test."""
+
+    root: str = Field(description="folder of the dataset (Decathlon or nnU-Net v2 layout, or images beside labels)")
+    channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
+    labels: dict[str, int] | None = Field(None, description="label names and values; null: as the dataset says")
+    slices: Plane | None = Field(
+        None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"
+    )
+    groups: str | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
+    folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
+    fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
+    test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
+    cache: str | None = Field(None, description="folder for preprocessed cases, shared by runs; null: inside the run")
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "Dataset":
+        if self.fold >= self.folds:
+            raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
+        return self
+
+
+class Intensity(Record):
+    """How the voxels of one channel are normalised before resampling."""
+
+    kind: Literal["ct", "zscore", "none"] = Field(
+        description="ct: clip to percentiles of the foreground and standardise; zscore: mean 0, deviation 1 per image"
+    )
+    lower: float | None = Field(
+        None, description="ct: clipped below; null: 0.5th percentile of the training foreground"
+    )
+    upper: float | None = Field(
+        None, description="ct: clipped above; null: 99.5th percentile of the training foreground"
+    )
+    mean: float | None = Field(None, description="ct: subtracted; null: mean of the training foreground")
+    std: PositiveFloat | None = Field(None, description="ct: divided by; null: deviation of the training foreground")
+
+    @model_validator(mode="after")
+    def _bounds_ascend(self) -> "Intensity":
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower is {self.lower:g}, but must be less than upper, which is {self.upper:g}")
+        return self
+
+
+class Preprocessing(Record):
+    """The deterministic way of an image from disk to the network's grid."""
+
+    orientation: str | None = Field("RAS", pattern="^[RLAPSI]{3}$", description="axes of volumes; null: as stored")
+    spacing: Spacing | None = Field(
+        None, description="mm per voxel of the network's grid, in 2D pixels; null, of one axis or all: as stored"
+    )
+    crop_foreground: bool = Field(True, description="cut away the empty border (zero in all channels)")
+    intensity: tuple[Intensity, ...] | Literal["auto"] = Field(
+        "auto", description="one entry per channel; auto: ct where the channel is called CT, else zscore"
+    )
+
+    @field_validator("orientation")
+    @classmethod
+    def _orientation_names_every_axis(cls, codes: str | None) -> str | None:
+        if codes is not None and any(len(set(codes) & set(pair)) != 1 for pair in ("RL", "AP", "SI")):
+            raise ValueError("expected one letter of each of the pairs R/L, A/P and S/I, for example RAS")
+        return codes

@@ -1,0 +1,88 @@
+"""The arguments of each network that a config can name."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from dlka_med.config.record import Probability, Record
+
+
+class DLKANet3dArguments(Record):
+    """Arguments of the 3D D-LKA U-Net; the defaults are the published network."""
+
+    spatial_dims: ClassVar[int] = 3
+
+    name: Literal["dlka_net_3d"]
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
+    depths: tuple[PositiveInt, ...] = Field((3, 3, 3, 3), description="D-LKA blocks of each stage")
+    strides: tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...] = Field(
+        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)), description="downsampling in front of each stage"
+    )
+    full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
+    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
+        "dense", description="which convs of the gate deform; depthwise and dcnv3 take much memory in 3D"
+    )
+    position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
+    supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
+    dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
+    norm: Literal["batch", "instance"] = Field("batch", description="norm of the blocks' residual convs")
+    layer_scale: PositiveFloat = Field(1e-6, description="start value of the factor of each attention branch")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+
+    @model_validator(mode="after")
+    def _stage_lists_agree(self) -> "DLKANet3dArguments":
+        lengths = {"channels": len(self.channels), "depths": len(self.depths), "strides": len(self.strides)}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"channels, depths and strides need one entry per stage each, got {lengths}")
+        stages = len(self.channels)
+        if stages < 2:
+            raise ValueError(f"channels, depths and strides need at least two stages, got {stages}")
+        if self.supervised_scales > stages:
+            raise ValueError(f"supervised_scales is {self.supervised_scales}, but the network has {stages} stages")
+        return self
+
+    def check_patch(self, patch: Sequence[int], batch: int) -> None:
+        """A norm needs two values per channel at the deepest stage: voxels, or images where it spans a batch."""
+        total = [math.prod(steps) for steps in zip(*self.strides, strict=True)]
+        voxels = math.prod(-(-size // step) for size, step in zip(patch, total, strict=True))
+        if voxels * (batch if self.norm == "batch" else 1) < 2:
+            raise ValueError(
+                f"training.patch_size {list(patch)} leaves one voxel at the deepest stage (network.strides "
+                f"multiply to {total}), too few for network.norm {self.norm} and training.batch_size "
+                f"{batch}: make an axis of the patch larger than its stride"
+            )
+
+
+class DLKANet2dArguments(Record):
+    """Arguments of the 2D D-LKA Net; with deformation depthwise and pretrained weights it is the published network."""
+
+    spatial_dims: ClassVar[int] = 2
+
+    name: Literal["dlka_net_2d"]
+    encoder: str = Field("maxvit_rmlp_small_rw_224", description="a backbone of timm with four feature maps")
+    pretrained: bool | str = Field(False, description="weights of the encoder: true: those of timm; or a file of them")
+    depths: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
+        (2, 2, 2), description="D-LKA blocks of each decoder stage, fine to coarse"
+    )
+    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
+        "dcnv3", description="which convs of the gate deform; published: depthwise"
+    )
+    supervised_scales: Annotated[int, Field(ge=1, le=4)] = Field(1, description="outputs that the loss sees")
+    mlp_ratio: PositiveInt = Field(4, description="hidden channels of the blocks' MLP per channel")
+    dropout: Probability = Field(0.0, description="inside the blocks' MLP")
+    drop_path: Probability = Field(0.0, description="probability that a block leaves a branch out for an image")
+    layer_scale: PositiveFloat = Field(1e-2, description="start value of the factors of the blocks' branches")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
+
+    def check_patch(self, patch: Sequence[int], batch: int) -> None:
+        """The encoder's norms need two values per channel at its greatest stride, which is 32."""
+        if math.prod(-(-size // 32) for size in patch) * batch < 2:
+            raise ValueError(
+                f"training.patch_size {list(patch)} leaves one pixel at the encoder's deepest stage, too few for a "
+                "training.batch_size of 1: make an axis of the patch larger than 32"
+            )
+
+
+Network = Annotated[DLKANet2dArguments | DLKANet3dArguments, Field(discriminator="name")]
