@@ -98,8 +98,9 @@ class LargeKernelAttention(nn.Module):
         bias: whether the convs of the large kernel have one; the 1x1 convs and DCNv3 always do.
         offset_groups: groups of channels that share offsets, a divisor of `channels`. None: 1, and for "dcnv3"
             the greatest divisor of `channels` up to 4, the number of groups that DCNv3 has by default.
-        offset_limit: keeps learned offsets within this many voxels; None: no limit. All offsets start at zero;
-            `dlka_med.layers.read_offsets` tells those of an input.
+        offset_limit: keeps learned offsets within this many voxels, and the kernel points that they move inside the
+            image; None, as published: no limit. All offsets start at zero; `dlka_med.layers.read_offsets` tells
+            those of an input, `measure_deformation` how far they go.
 
     Raises:
         ValueError: for other values of `spatial_dims` or `deformation`, an even kernel size, or `offset_groups`

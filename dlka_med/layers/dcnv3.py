@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlka_med.layers.bounds import bounded
 from dlka_med.layers.centered import CenteredDepthwise, at_centers
 from dlka_med.ops import deform_conv
 from dlka_med.ops.geometry import Geometry, per_axis
@@ -64,8 +65,12 @@ class DeformAggregation(nn.Module):
         """Add the layers that offsets and modulation come from."""
         raise NotImplementedError
 
-    def linear_predictors(self) -> tuple[nn.Linear, ...]:
-        """Those that start at zero."""
+    def predictors(self) -> tuple[nn.Linear, ...]:
+        """The layers whose output is offsets and modulation; they start at zero."""
+        raise NotImplementedError
+
+    def offset_predictor(self) -> tuple[nn.Linear, slice]:
+        """The layer whose output holds the offsets, and the channels that they are."""
         raise NotImplementedError
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -77,7 +82,7 @@ class DeformAggregation(nn.Module):
         for layer in (self.input_proj, self.output_proj):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        for layer in (*self.linear_predictors(), self.center_scale):
+        for layer in (*self.predictors(), self.center_scale):
             if layer is not None:
                 nn.init.zeros_(layer.weight)
                 nn.init.zeros_(layer.bias)
@@ -127,15 +132,11 @@ class DeformAggregation(nn.Module):
             )
         return channels_last(x)
 
-    def in_voxels(self, offset: Tensor) -> Tensor:
-        """Predicted offsets `(B, *S', G*K*d)` as `deform_conv` takes them."""
+    def in_voxels(self, offset: Tensor, size: Sequence[int]) -> Tensor:
+        """Predicted offsets `(B, *S', G*K*d)` of an input of spatial shape `size` as `deform_conv` takes them."""
         if self.offset_scale != 1:
             offset = self.offset_scale * offset
-        if self.offset_limit is not None:
-            offset = self.offset_limit * torch.tanh(offset / self.offset_limit)
-        if self.spread is not None:
-            offset = offset + self.spread.to(offset.dtype)
-        return offset.movedim(-1, 1)
+        return bounded(offset.movedim(-1, 1), self.geometry, size, self.offset_limit, self.spread)
 
     def extra_repr(self) -> str:
         """The arguments, for `print`."""
@@ -165,7 +166,8 @@ class DCNv3(DeformAggregation):
         offset_scale: factor of the learned offsets and of the kernel points' distance from the kernel's centre.
         center_feature_scale: mix the sum with the value at the kernel's centre, by a learned share per group.
         spatial_dims: 2 or 3.
-        offset_limit: learned offsets are kept within this many voxels by `limit * tanh(offset / limit)`.
+        offset_limit: learned offsets are kept within this many voxels by `limit * tanh(offset / limit)`, and carry no
+            kernel point out of the image (see `dlka_med.layers.bounds`); None: neither.
 
     Raises:
         TypeError: an argument is not made of integers.
@@ -179,14 +181,17 @@ class DCNv3(DeformAggregation):
         self.offset = nn.Linear(self.channels, points * self.geometry.spatial_dims)
         self.mask = nn.Linear(self.channels, points)
 
-    def linear_predictors(self) -> tuple[nn.Linear, ...]:
+    def predictors(self) -> tuple[nn.Linear, ...]:
         return self.offset, self.mask
+
+    def offset_predictor(self) -> tuple[nn.Linear, slice]:
+        return self.offset, slice(None)
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = F.gelu(self.norm(self.dw_conv(x).movedim(1, -1)))
         mask = self.mask(features).unflatten(-1, (self.geometry.offset_groups, self.geometry.points))
         mask = mask.softmax(-1).flatten(-2).movedim(-1, 1)
-        return self.in_voxels(self.offset(features)), mask, features
+        return self.in_voxels(self.offset(features), x.shape[2:]), mask, features
 
     def load_original(self, state_dict: Mapping[str, Any]) -> None:
         """Take the weights of a DCNv3 module of InternImage (2D, LayerNorm); nothing changes unless all fit.
@@ -252,15 +257,18 @@ class DCNv4(DeformAggregation):
         values = self.geometry.offset_groups * self.geometry.points * (self.geometry.spatial_dims + 1)
         self.offset_mask = nn.Linear(self.channels, values)
 
-    def linear_predictors(self) -> tuple[nn.Linear, ...]:
+    def predictors(self) -> tuple[nn.Linear, ...]:
         return (self.offset_mask,)
+
+    def offset_predictor(self) -> tuple[nn.Linear, slice]:
+        return self.offset_mask, slice(self.geometry.offset_groups * self.geometry.points, None)
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = at_centers(x, self.geometry) if self.dw_conv is None else self.dw_conv(x)
         features = features.movedim(1, -1)
         points = self.geometry.offset_groups * self.geometry.points
         mask, offset = self.offset_mask(features).tensor_split([points], -1)
-        return self.in_voxels(offset), mask.movedim(-1, 1), features
+        return self.in_voxels(offset, x.shape[2:]), mask.movedim(-1, 1), features
 
 
 def spread(geometry: Geometry, scale: float) -> Tensor | None:

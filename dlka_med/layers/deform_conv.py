@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dlka_med.layers.bounds import bounded
 from dlka_med.layers.conv import CONV
 from dlka_med.ops import deform_conv
 from dlka_med.ops.geometry import Geometry
@@ -31,7 +32,8 @@ class DeformConv(nn.Module):
         offset_groups: groups of channels that share offsets and modulation.
         modulated: also predict the modulation.
         bias: add a learned bias.
-        offset_limit: offsets are kept within this many voxels by `limit * tanh(offset / limit)`.
+        offset_limit: offsets are kept within this many voxels by `limit * tanh(offset / limit)`, and carry no
+            kernel point out of the image (see `dlka_med.layers.bounds`); None: neither.
 
     Raises:
         TypeError: an argument is not made of integers.
@@ -85,6 +87,16 @@ class DeformConv(nn.Module):
         )
         self.reset_parameters()
 
+    spread = None
+
+    def predictors(self) -> tuple[nn.Module, ...]:
+        """The layers whose output is offsets and modulation."""
+        return (self.offset_conv,)
+
+    def offset_predictor(self) -> tuple[nn.Module, slice]:
+        """The layer whose output holds the offsets, and the channels that they are."""
+        return self.offset_conv, slice(self.geometry.offset_groups * self.geometry.points * self.geometry.spatial_dims)
+
     def reset_parameters(self) -> None:
         """Draw weight and bias as `torch.nn.Conv3d` does; set the convolution of the offsets to zero."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -98,9 +110,7 @@ class DeformConv(nn.Module):
         """Offsets in voxels `(B, G*K*d, *S')` and modulation `(B, G*K, *S')` or None, for `deform_conv`."""
         predicted = self.offset_conv(x)
         offsets = self.geometry.offset_groups * self.geometry.points * self.geometry.spatial_dims
-        offset = predicted[:, :offsets]
-        if self.offset_limit is not None:
-            offset = self.offset_limit * torch.tanh(offset / self.offset_limit)
+        offset = bounded(predicted[:, :offsets], self.geometry, x.shape[2:], self.offset_limit)
         return offset, 2 * torch.sigmoid(predicted[:, offsets:]) if self.modulated else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class DLKANet3d(nn.Module):
         norm: of the blocks' residual convs; "instance" for batches too small for running statistics.
         layer_scale: start value of the factor of each attention branch.
         checkpointing: recompute the blocks' activations in the backward pass; same results, less memory.
+        offset_groups, offset_limit: see `dlka_med.blocks.LargeKernelAttention`; the published network has no limit.
 
     Raises:
         ValueError: if an argument is out of range or the stage lists differ in length.
@@ -64,6 +65,8 @@ class DLKANet3d(nn.Module):
         norm: Norm = "batch",
         layer_scale: float = 1e-6,
         checkpointing: bool = False,
+        offset_groups: int | None = None,
+        offset_limit: float | None = None,
     ) -> None:
         super().__init__()
         _check_stages(channels, depths, strides)
@@ -94,6 +97,8 @@ class DLKANet3d(nn.Module):
                     layer_scale=layer_scale,
                     dropout=dropout,
                     norm=norm,
+                    offset_groups=offset_groups,
+                    offset_limit=offset_limit,
                 )
                 for _ in range(depths[index])
             ]

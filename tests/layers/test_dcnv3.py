@@ -91,7 +91,10 @@ def by_grid_sample(module, x, arguments):
     positions = torch.stack(torch.meshgrid(*(torch.arange(n) for n in out), indexing="ij"), -1)
     for g, (k, point) in itertools.product(range(group), enumerate(itertools.product(*map(range, kernel)))):
         shift = [scale * (i * d - m) for i, d, m in zip(point, dilation, middle, strict=True)]
-        place = positions * torch.tensor(stride) + torch.tensor(centre) + torch.tensor(shift) + offset[..., g, k, :]
+        home = positions * torch.tensor(stride) + torch.tensor(centre) + torch.tensor(shift)
+        place = home + offset[..., g, k, :]
+        if limit < math.inf:
+            place = place.maximum(home.clamp(max=0)).minimum(home.maximum(torch.tensor(SIZE[:dims]) - 1))
         place = (2 * place / (torch.tensor(SIZE[:dims]) - 1) - 1).flip(-1)
         sampled = F.grid_sample(values.unflatten(1, (group, -1))[:, g], place, align_corners=True)
         y[:, g] = y[:, g] + mask[..., g, k].unsqueeze(1) * sampled

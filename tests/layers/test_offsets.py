@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from dlka_med.layers import DCNv3, DCNv4, DeformConv, read_offsets
+from dlka_med.layers import (
+    DCNv3,
+    DCNv4,
+    DeformConv,
+    measure_deformation,
+    offset_parameters,
+    read_offsets,
+    without_offsets,
+)
 
 LAYERS = {
     "DeformConv": lambda dims: DeformConv(dims, 4, 4, offset_groups=2, modulated=True),
@@ -56,3 +64,70 @@ def test_the_module_is_left_as_it_was():
     assert [part.training for part in module] == [True, True, False]
     assert norm.num_batches_tracked == 0
     assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+def test_deformation_in_numbers(build, dims):
+    """One of the points of one group moves past the image, one by half a voxel; kernels of 3 on 6 x 5 (x 4)."""
+    layer, size = build(dims), (6, 5, 4)[:dims]
+    move(layer, 0, 0, (50.0, 0.0, 0.0)[:dims])
+    move(layer, 1, 4, (0.0, 0.5, 0.0)[:dims])
+    points = 3**dims
+    at_first = [
+        sum(0 <= place + step - 1 < extent for place in range(extent)) / extent for extent in size for step in range(3)
+    ]
+    inside = torch.tensor(at_first).view(dims, 3)
+    shares = inside[0].view(-1, 1) * inside[1]
+    if dims == 3:
+        shares = shares.unsqueeze(-1) * inside[2]
+    found = measure_deformation(layer, torch.randn(2, 4, *size))[""]
+    assert found.outside_undeformed == pytest.approx(1 - shares.mean().item())
+    gone = shares.flatten()[0].item() / (2 * points)
+    # Half a voxel never reaches a whole one beyond the border: that point stays where it can read.
+    assert found.outside == pytest.approx(found.outside_undeformed + gone)
+    assert found.displacement == pytest.approx(50.5 / (2 * points))
+    assert found.largest == 50
+
+
+def test_the_spread_of_a_scaled_kernel_is_no_displacement():
+    layer = DCNv3(4, offset_scale=4.0, group=2)
+    found = measure_deformation(layer, torch.randn(1, 4, 6, 6))[""]
+    assert (found.displacement, found.largest) == (0, 0)
+    # Points 4 voxels from the centre of 6: 2 of 6 positions keep one inside, along each axis with such a point.
+    assert found.outside == found.outside_undeformed == pytest.approx(1 - ((1 + 2 / 6 + 2 / 6) / 3) ** 2)
+
+
+@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+def test_offsets_switched_off_for_a_while(build):
+    torch.manual_seed(0)
+    module = nn.Sequential(build(2), build(2))
+    for parameter in offset_parameters(module):
+        nn.init.normal_(parameter)
+    x = torch.randn(1, 4, 6, 5)
+    before, kept = module(x), {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    modulation = module[1].predict_offsets(x)[1]
+    with without_offsets(module, ["1"]):
+        moved = read_offsets(module, x)
+        assert moved["0"].abs().max() > 0.1
+        assert not moved["1"].any()
+        torch.testing.assert_close(module[1].predict_offsets(x)[1], modulation)
+        assert (module(x) - before).abs().max() > 1e-3
+    with without_offsets(module):
+        assert not any(offsets.any() for offsets in read_offsets(module, x).values())
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, kept[name])
+
+
+@pytest.mark.parametrize(
+    ("build", "names"),
+    [
+        (LAYERS["DeformConv"], {"offset_conv.weight", "offset_conv.bias"}),
+        (LAYERS["DCNv3"], {"offset.weight", "offset.bias", "mask.weight", "mask.bias"}),
+        (LAYERS["DCNv4"], {"offset_mask.weight", "offset_mask.bias"}),
+    ],
+)
+def test_what_predicts_offsets(build, names):
+    layer = build(2)
+    found = {id(parameter) for parameter in offset_parameters(nn.Sequential(layer, nn.Conv2d(4, 4, 1)))}
+    assert {name for name, parameter in layer.named_parameters() if id(parameter) in found} == names
