@@ -29,6 +29,7 @@ def import_weights(
     What the config leaves open, names of channels and labels and CT statistics, is read from `dataset.root`. A 3D
     config whose first stride has the slices last gets the kernels turned that way. The split stays empty, since
     nobody knows here which cases the checkpoint was trained on. Class k of the weights is the k-th label value.
+    Offsets have no limit, as in the original.
 
     Args:
         file: of the authors (`.model`, `.pth`), opened without running code that it may hold.
@@ -44,7 +45,7 @@ def import_weights(
         weights = read_weights(file)
     except (FileNotFoundError, ValueError) as error:
         raise InputError(str(error)) from error
-    config = _resolved(config)
+    config = _without_limit(_resolved(config))
     network = build_run_network(config, pretrained=False)
     try:
         report = load_original(network, weights, partial=partial, axes=_axes(network, weights))
@@ -55,6 +56,10 @@ def import_weights(
         run = RunFolder.create(folder, config, {part: () for part in PARTS})
         run.save_weights(network.state_dict(), {"imported": Path(file).name, "complete": report.complete})
     return RunFolder.open(out), report
+
+
+def _without_limit(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"network": config.network.model_copy(update={"offset_limit": None})})
 
 
 def _axes(network: nn.Module, weights: dict[str, Any]) -> tuple[int, ...]:

@@ -2,13 +2,21 @@
 
 from dlka_med.layers.dcnv3 import DCNv3, DCNv4
 from dlka_med.layers.deform_conv import DeformConv
-from dlka_med.layers.offsets import Deformation, measure_deformation, offset_parameters, read_offsets, without_offsets
+from dlka_med.layers.offsets import (
+    Deformation,
+    effects_of_layers,
+    measure_deformation,
+    offset_parameters,
+    read_offsets,
+    without_offsets,
+)
 
 __all__ = [
     "DCNv3",
     "DCNv4",
     "DeformConv",
     "Deformation",
+    "effects_of_layers",
     "measure_deformation",
     "offset_parameters",
     "read_offsets",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -101,6 +101,32 @@ def without_offsets(module: nn.Module, names: Iterable[str] | None = None) -> It
                 rows.copy_(values)
 
 
+@torch.no_grad()
+def effects_of_layers(module: nn.Module, *inputs: Any) -> dict[str, tuple[float, float]]:
+    """How much the output of `module(*inputs)`, in evaluation mode, depends on each deformable layer.
+
+    Returns:
+        Name as in `read_offsets` -> root of the mean squared change of the output, over the output's deviation, first
+        if the layer returns zeros, then if only its offsets are zero. 0 of the first means: the layer does nothing.
+    """
+    plain = _run(module, inputs)
+    deviation = plain.double().std().clamp(min=1e-30)
+
+    def change(output: Tensor) -> float:
+        return ((output.double() - plain.double()).square().mean().sqrt() / deviation).item()
+
+    effects = {}
+    for name, layer in deformable_layers(module).items():
+        hook = layer.register_forward_hook(lambda layer, arguments, output: torch.zeros_like(output))
+        try:
+            silent = change(_run(module, inputs))
+        finally:
+            hook.remove()
+        with without_offsets(module, [name]):
+            effects[name] = silent, change(_run(module, inputs))
+    return effects
+
+
 def _offsets(layer: DeformableLayer, x: Tensor) -> Tensor:
     geometry = layer.geometry
     shape = (geometry.offset_groups, geometry.points, geometry.spatial_dims)
@@ -130,12 +156,15 @@ def _measure(layer: DeformableLayer, x: Tensor) -> Deformation:
     )
 
 
-def _run(module: nn.Module, inputs: tuple[Any, ...], look: Any) -> None:
-    """Run `module(*inputs)` in evaluation mode; `look(name, layer, arguments)` is called at every deformable layer."""
+def _run(module: nn.Module, inputs: tuple[Any, ...], look: Callable[..., None] | None = None) -> Any:
+    """`module(*inputs)` in evaluation mode; `look(name, layer, arguments)` is called at every deformable layer."""
     modes = {part: part.training for part in module.modules()}
-    hooks = [layer.register_forward_pre_hook(partial(look, name)) for name, layer in deformable_layers(module).items()]
+    hooks = []
+    if look is not None:
+        for name, layer in deformable_layers(module).items():
+            hooks.append(layer.register_forward_pre_hook(partial(look, name)))
     try:
-        module.eval()(*inputs)
+        return module.eval()(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,6 +9,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from dlka_med.config.training import Optimizer
 from dlka_med.config.training import Training as TrainingConfig
+from dlka_med.layers import offset_parameters
 from dlka_med.losses import PyramidLoss
 from dlka_med.training.schedule import learning_rate_factor
 
@@ -59,7 +60,7 @@ class SegmentationTask(pl.LightningModule):
         settings = self.training_config.optimizer
         rate = settings.learning_rate * learning_rate_factor(self.progress, settings.schedule, settings.warmup)
         for group in self.optimizers(use_pl_optimizer=False).param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
         self.row["learning_rate"] = rate
 
     def on_train_batch_end(self, outputs: Any, batch: Any, index: int) -> None:
@@ -74,11 +75,24 @@ class SegmentationTask(pl.LightningModule):
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; vectors (biases, norms, layer scales) do not decay."""
+    """SGD with Nesterov momentum or AdamW.
+
+    Vectors (biases, norms, layer scales) do not decay, nor does what predicts offsets and modulation, which learns
+    at `settings.offset_rate` times the learning rate (Dai et al., ICCV 2017, section 3, and Zhu et al., CVPR 2019,
+    appendix, slow it down likewise). Each group keeps its factor of the learning rate under "rate".
+    """
+    moving = {id(p) for p in offset_parameters(network)}
     parameters = [p for p in network.parameters() if p.requires_grad]
+    still = [p for p in parameters if id(p) not in moving]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in still if p.ndim > 1], "weight_decay": settings.weight_decay, "rate": 1.0},
+        {"params": [p for p in still if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
+        {
+            "params": [p for p in parameters if id(p) in moving],
+            "weight_decay": 0.0,
+            "rate": settings.offset_rate,
+            "lr": settings.learning_rate * settings.offset_rate,
+        },
     ]
     if settings.name == "sgd":
         momentum = settings.momentum

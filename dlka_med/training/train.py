@@ -22,6 +22,7 @@ from dlka_med.run_folder import RunFolder, build_run_network
 from dlka_med.training.callbacks import Clock, Recorder, Validation
 from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, usable_checkpoint
 from dlka_med.training.data import RunData
+from dlka_med.training.deformation import DeformationMonitor
 from dlka_med.training.interruption import Interruption
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget
@@ -83,7 +84,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
             strategy=training.strategy,
             precision=PRECISION[training.precision],
             gradient_clip_val=training.optimizer.gradient_clip,
-            callbacks=[clock, validation, Recorder(clock, data.run), interruption],
+            callbacks=[clock, validation, DeformationMonitor(), Recorder(clock, data.run), interruption],
             plugins=[SafeCheckpointIO()],
             logger=False,
             enable_checkpointing=False,

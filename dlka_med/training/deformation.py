@@ -1,0 +1,101 @@
+"""What the deformable layers do while a network trains: neither a loss nor a Dice shows that one has died."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+
+from dlka_med.layers import Deformation, effects_of_layers, measure_deformation
+from dlka_med.training.task import SegmentationTask
+
+LEAVING = 0.1  # share of the kernel points that deforming took out of the image
+STILL = 1e-3  # voxels of mean displacement
+
+log = logging.getLogger("dlka_med")
+
+
+class DeformationMonitor(pl.Callback):
+    """After each validation: displacement and share outside the image of every deformable layer, for the records.
+
+    Measured with the network that ships on the images of the epoch's last training batch. A layer whose kernel points
+    leave the image is warned of, and at the end of the training one that never moved; then the log also tells how much
+    the logits depend on each layer and on its offsets.
+    """
+
+    def __init__(self) -> None:
+        self.images: Tensor | None = None
+        self.warned: set[str] = set()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, task: SegmentationTask, outputs: Any, batch: Any, index: int
+    ) -> None:
+        self.images = batch["image"]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
+        if "dice" not in task.row or self.images is None or not trainer.is_global_zero:
+            return
+        network = task.shipped_network
+        with trainer.precision_plugin.forward_context():
+            measured = measure_deformation(network, self.images)
+            if not measured:
+                return
+            task.row |= columns(measured)
+            log.info(summary(measured))
+            self._warn(measured, last := trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs)
+            if last:
+                for line in effects(network, self.images):
+                    log.info(line)
+
+    def _warn(self, measured: Mapping[str, Deformation], last: bool) -> None:
+        for name, layer in measured.items():
+            if layer.outside > layer.outside_undeformed + LEAVING and name not in self.warned:
+                self.warned.add(name)
+                log.warning(
+                    "deformation: %.0f %% of the kernel points of %s lie outside the image (%.0f %% before they move), "
+                    "where they read and learn nothing: set network.offset_limit, or lower "
+                    "training.optimizer.offset_rate",
+                    100 * layer.outside,
+                    name,
+                    100 * layer.outside_undeformed,
+                )
+        still = [name for name, layer in measured.items() if layer.displacement < STILL]
+        if last and still:
+            log.warning(
+                "deformation: the kernel points of %d of %d layers never moved (less than %g voxels): %s; raise "
+                "training.optimizer.offset_rate or network.layer_scale, or use adamw",
+                len(still),
+                len(measured),
+                STILL,
+                ", ".join(still),
+            )
+
+
+def columns(measured: Mapping[str, Deformation]) -> dict[str, float]:
+    """Columns of `metrics.csv`: displacement in voxels of the layer's map, and shares of kernel points."""
+    row = {}
+    for name, layer in measured.items():
+        row[f"displacement {name}"] = layer.displacement
+        row[f"outside {name}"] = layer.outside
+        row[f"outside undeformed {name}"] = layer.outside_undeformed
+    return row
+
+
+def summary(measured: Mapping[str, Deformation]) -> str:
+    """One line of the log."""
+    moved = [layer.displacement for layer in measured.values()]
+    gone = [layer.outside - layer.outside_undeformed for layer in measured.values()]
+    return (
+        f"deformation of {len(measured)} layers: kernel points move {min(moved):.2g} to {max(moved):.2g} voxels on "
+        f"average; deforming changes the share outside the image by {100 * min(gone):+.0f} to "
+        f"{100 * max(gone):+.0f} percentage points"
+    )
+
+
+def effects(network: nn.Module, images: Tensor) -> list[str]:
+    """Lines of the log: how much the logits of these images depend on each deformable layer."""
+    lines = ["effect on the logits, as a share of their deviation, of zeroing a layer / only its offsets:"]
+    for name, (layer, offsets) in effects_of_layers(network, images).items():
+        lines.append(f"  {name}: {layer:.2g} / {offsets:.2g}")
+    return lines
