@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for cases.csv and summary.json")
     add("--tolerance", type=number(0), default=1.0, metavar="MM", help="of the surface Dice (1); in 2D in pixels")
     add("--workers", type=whole_number(1), default=1, metavar="N", help="processes that compare (1)")
+    add("--strict", action="store_true", help="refuse cases and labels that one side alone has")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -33,5 +34,6 @@ def run(options: argparse.Namespace) -> None:
         options.out,
         tolerance=options.tolerance,
         workers=options.workers,
+        strict=options.strict,
     )
     sys.stdout.write(format_summary(summary).rstrip("\n") + "\n")

@@ -126,7 +126,7 @@ def test_predict_calls(library):
 def test_evaluate_prints_the_table(library, capsys):
     assert cli.main(["evaluate", "predictions", "labels", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
     assert library.calls[0][1] == (Path("predictions"), Path("labels"), Path("out"))
-    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3}
+    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3, "strict": False}
     assert capsys.readouterr().out == "dice 0.5\n"
 
 
