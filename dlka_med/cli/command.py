@@ -28,6 +28,7 @@ DISK_ERRORS = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EEXIST,
+    errno.EIO,
     errno.EISDIR,
     errno.ELOOP,
     errno.ENAMETOOLONG,

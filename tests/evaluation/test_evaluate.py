@@ -2,12 +2,16 @@ import csv
 import json
 import logging
 import math
+import os
+import tempfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from dlka_med import cli
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate, format_summary
 
@@ -325,3 +329,19 @@ def test_mistakes_in_2d_label_maps(tmp_path, spoilt, message):
     save(tmp_path / "predictions" / "a.png", spoilt)
     with pytest.raises(InputError, match=message):
         evaluate(tmp_path / "predictions", tmp_path / "labels", label_names={"nucleus": 1})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: this system has no /dev/full")
+@pytest.mark.parametrize("name", ["cases.csv", "summary.json"])
+def test_a_full_disk_is_named_and_leaves_nothing(folders, tmp_path, monkeypatch, capsys, name):
+    mkdtemp = tempfile.mkdtemp
+
+    def on_full_disk(**names):
+        folder = mkdtemp(**names)
+        os.symlink("/dev/full", Path(folder) / name)
+        return folder
+
+    monkeypatch.setattr("dlka_med.files.tempfile.mkdtemp", on_full_disk)
+    assert cli.main(["evaluate", *map(str, folders), "-o", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'out'} cannot be written, no space is left on its disk" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["labels", "predictions"]
