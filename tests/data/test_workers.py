@@ -68,6 +68,6 @@ def fill_disk(job: int) -> int:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_ends_the_work_at_once(workers):
     done = []
-    with pytest.raises(WriteError, match="^the disk is full$"):
+    with pytest.raises(WriteError, match=r"^the disk is full$"):
         done.extend(in_workers(fill_disk, [1, 2, 3, 4], workers))
     assert done == [1]
