@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message names the thing, says what was expected and how to mend it. The command line prints it
     without a stack trace and exits with code 2.
     """
+
+
+class WriteError(InputError):
+    """A folder that cannot be written to, or a full disk: whatever is written there next will fail as well."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dlka_med.errors import InputError
+from dlka_med.errors import InputError, WriteError
 
 ALMOST_NOTHING = 2**16  # bytes
 
@@ -20,8 +20,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     The temporary name ends like `path`, so writers that look at the suffix (`.nii.gz`) are content.
 
     Raises:
-        InputError: the folder cannot be written to.
-        OSError: with the path and ENOSPC, the disk is full.
+        WriteError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     writable_folder(path.parent)
@@ -46,8 +45,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; move it there on success, remove it on any failure.
 
     Raises:
-        InputError: `path` exists and is not an empty folder, or its parent cannot be written to.
-        OSError: with the path and ENOSPC, the disk is full.
+        InputError: `path` exists and is not an empty folder.
+        WriteError: its parent cannot be written to, or the disk is full.
     """
     path = Path(path)
     refuse_existing(path)
@@ -79,7 +78,7 @@ def writable_folder(path: str | Path) -> Path:
     """Make the folder if it is missing and check that files can be put into it.
 
     Raises:
-        InputError: it cannot be made or written to.
+        WriteError: it cannot be made or written to.
     """
     path = Path(path)
     try:
@@ -87,7 +86,7 @@ def writable_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(
+        raise WriteError(
             f"cannot write to the folder {path} ({error.strerror}): name another one or change its rights"
         ) from error
     return path
@@ -97,4 +96,6 @@ def _name_full_disk(error: Exception, path: Path) -> None:
     # numpy, torch and safetensors each have a word of their own for it, mostly without an error number.
     told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
     if told or shutil.disk_usage(path.parent).free < ALMOST_NOTHING:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise WriteError(
+            f"{path} cannot be written, no space is left on its disk: make room, or name a folder on another disk"
+        ) from error

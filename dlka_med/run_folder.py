@@ -1,22 +1,24 @@
 """The layout of a run: one folder that holds all that later verbs need."""
 
-import difflib
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from dlka_med.config.loading import load_config, save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
-from dlka_med.files import whole_file, whole_folder
-from dlka_med.networks import build_network
+from dlka_med.files import refuse_existing, whole_file, whole_folder
+from dlka_med.paths import did_you_mean
+
+# A mistyped run is told before torch is imported, which takes seconds.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 PARTS = ("train", "validation", "test")
 
@@ -63,7 +65,7 @@ class RunFolder:
         return self.path / "log.txt"
 
     @classmethod
-    def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> "RunFolder":
+    def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> RunFolder:
         """Make the folder with its config and split, whole or not at all.
 
         A folder of a run that has learned nothing yet is filled anew, and its cache kept.
@@ -94,7 +96,7 @@ class RunFolder:
         return run
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path) -> RunFolder:
         """Open an existing run after a look at what it holds.
 
         Raises:
@@ -105,7 +107,7 @@ class RunFolder:
             path_hint = f"; its folder {path.parent} may be meant" if _is_run(path.parent) else ""
             raise InputError(f"{path} is a file, but a run is a folder made by training{path_hint}")
         if not path.is_dir():
-            raise InputError(f"there is no run folder {path}{_nearest_run(path)}")
+            raise InputError(f"there is no run folder {path}{did_you_mean(path, _is_run)}")
         missing = [name for name in ("config.yaml", "split.json") if not (path / name).is_file()]
         if missing:
             inside = sorted(child.name for child in path.iterdir() if _is_run(child))
@@ -121,6 +123,20 @@ class RunFolder:
     def started(self) -> bool:
         """Whether anything was learned that could be lost."""
         return self.checkpoint_file.exists() or self.weights_file.exists()
+
+    def refuse_started(self) -> None:
+        """Raise `InputError` if a new run cannot begin here; one that has learned nothing may be begun anew."""
+        if self.started:
+            raise InputError(f"{self.path} holds a run already: add --resume to go on with it, or name another folder")
+        if not self.config_file.is_file():
+            refuse_existing(self.path)
+
+    def refuse_untrained(self) -> None:
+        """Raise `InputError` if there are no weights yet."""
+        if not self.weights_file.is_file():
+            raise InputError(
+                f"{self.weights_file} is missing: the training of this run has not validated yet; resume it"
+            )
 
     @cached_property
     def config(self) -> RunConfig:
@@ -154,6 +170,8 @@ class RunFolder:
 
     def save_weights(self, state_dict: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
         """Replace `weights.safetensors`; the metadata's values are stored as text."""
+        from safetensors.torch import save_file
+
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state_dict.items()}
         texts = {key: str(value) for key, value in (metadata or {}).items()}
         with whole_file(self.weights_file) as temporary:
@@ -185,9 +203,10 @@ class RunFolder:
         return network.to(device).eval()
 
     def _read_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        from safetensors import SafetensorError, safe_open
+
+        self.refuse_untrained()
         file = self.weights_file
-        if not file.is_file():
-            raise InputError(f"{file} is missing: the training of this run has not validated yet; resume it")
         try:
             with safe_open(file, framework="pt") as content:
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
@@ -207,6 +226,8 @@ def build_run_network(config: RunConfig, *, pretrained: bool = True) -> nn.Modul
     Raises:
         InputError: the network's arguments contradict each other, or pretrained weights cannot be had.
     """
+    from dlka_med.networks import build_network
+
     arguments = config.network.model_dump()
     if not pretrained and "pretrained" in arguments:
         arguments["pretrained"] = False
@@ -242,9 +263,3 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 def _is_run(path: Path) -> bool:
     return path.is_dir() and all((path / name).is_file() for name in ("config.yaml", "split.json"))
-
-
-def _nearest_run(path: Path) -> str:
-    runs = [child.name for child in path.parent.iterdir() if _is_run(child)] if path.parent.is_dir() else []
-    match = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.5)
-    return f"; did you mean {path.parent / match[0]}?" if match else ""

@@ -15,7 +15,7 @@ MAX_LINES = 350
 
 FLOORS = [
     {"errors"},
-    {"files", "progress"},
+    {"files", "paths", "progress"},
     {"ops", "config"},
     {"layers"},
     {"blocks"},

@@ -1,5 +1,6 @@
 """The demo's dataset, and the whole demo."""
 
+import functools
 import json
 import sys
 
@@ -7,12 +8,22 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dlka_med import demo as demo_module
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.load import load_case
 from dlka_med.demo import LABELS, make_brain_dataset, run_demo
 from dlka_med.errors import InputError
 
 pytest.importorskip("nilearn", reason='NOT TESTED: pip install "dlka_med[demo]"')
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_template():
+    """The template is read once for all tests; gives what reads it anew."""
+    anew = demo_module._template
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_module, "_template", functools.cache(anew))
+        yield anew
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +113,8 @@ def test_an_existing_folder_is_refused(dataset):
         run_demo(dataset)
 
 
-def test_missing_nilearn_names_the_extra(tmp_path, monkeypatch):
+def test_missing_nilearn_names_the_extra(tmp_path, monkeypatch, read_template):
+    monkeypatch.setattr(demo_module, "_template", read_template)
     monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
     with pytest.raises(InputError, match=r"pip install \"dlka_med\[demo\]\""):
         make_brain_dataset(tmp_path / "dataset")

@@ -233,7 +233,7 @@ def spoil(file, how):
         ("text", "is no readable file of weights"),
         ("code", "reading it could run code, so it is refused: if you trust it"),
         ("other", "not one of this DLKANet3d .*unexpected: layer1.weight"),
-        ("gone", "there is no file"),
+        ("gone", "does not exist: give the authors' file"),
     ],
 )
 def test_a_bad_file_is_one_message_and_exit_code_2(checkpoint, tmp_path, capsys, how, message):

@@ -12,6 +12,7 @@ from dlka_med.config.network import Network
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.paths import did_you_mean
 
 Location = tuple[str | int, ...]
 
@@ -52,7 +53,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise InputError(f"there is no config file {path}{_nearest_file(path)}") from None
+        raise InputError(f"there is no config file {path}{did_you_mean(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the config file {path}: {error}") from error
     try:
@@ -179,11 +180,6 @@ def _records_in(annotation: Any) -> Any:
 def _nearest(word: str, known: Sequence[str]) -> str:
     match = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""
-
-
-def _nearest_file(path: Path) -> str:
-    siblings = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-    return _nearest(path.name, siblings)
 
 
 def _kind(data: Any) -> str:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from dlka_med.errors import InputError
+from dlka_med.errors import InputError, WriteError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -24,16 +24,19 @@ def in_workers(
     """Results in the order of the jobs; `progress(done, total)` is called after each.
 
     `function` and the jobs must be picklable. All jobs are tried before the mistakes of the user are reported
-    together; any other exception ends the work at once, with the worker's own traceback.
+    together; a full disk or any other exception ends the work at once, with the worker's own traceback.
 
     Raises:
         InputError: the mistakes found in the jobs, one per line, the first 20 of them.
+        WriteError: the first one, at once: the jobs that follow would fail as well.
         RuntimeError: the system killed a worker.
     """
     mistakes: list[str] = []
     for done, outcome in enumerate(_outcomes(partial(_attempt, function), jobs, workers), 1):
         if progress is not None:
             progress(done, len(jobs))
+        if isinstance(outcome, WriteError):
+            raise outcome
         if isinstance(outcome, InputError):
             mistakes.append(str(outcome))
         else:

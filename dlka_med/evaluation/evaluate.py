@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import logging
 import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,13 +14,12 @@ from typing import Any, Literal
 from dlka_med.data.formats import is_volume
 from dlka_med.data.workers import in_workers
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, foreground
+from dlka_med.evaluation.label_maps import foreground
+from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, tell_unpaired
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.files import refuse_existing, whole_folder, writable_folder
 from dlka_med.metrics import EMPTY_MASK_RULE
 from dlka_med.progress import progress
-
-logger = logging.getLogger("dlka_med")
 
 METRICS = ("dice", "hd95", "nsd")
 RULE = (
@@ -65,6 +63,7 @@ class LabelSummary:
 class Evaluation:
     """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value.
 
+    What one side alone has, cases and labels, is left out of all figures and named here.
     `hd95` and `tolerance` are in `unit`: mm for volumes, px (pixels) for 2D images, whose pixels have no known size.
     """
 
@@ -72,9 +71,12 @@ class Evaluation:
     labels: dict[str, LabelSummary]
     cases: int
     tolerance: float
-    cases_without_prediction: tuple[str, ...]
     scores: tuple[LabelScore, ...]
     unit: Unit
+    cases_without_prediction: tuple[str, ...] = ()
+    cases_without_reference: tuple[str, ...] = ()
+    labels_without_prediction: tuple[str, ...] = ()
+    labels_without_reference: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """The content of `summary.json`; distances carry their unit in their names."""
@@ -82,10 +84,7 @@ class Evaluation:
         del content["scores"]
         content["mean"] = self._with_units(content["mean"])
         content["labels"] = {name: self._with_units(label) for name, label in content["labels"].items()}
-        return self._with_units(content) | {
-            "cases_without_prediction": list(self.cases_without_prediction),
-            "rule": RULE,
-        }
+        return self._with_units(content) | {"rule": RULE}
 
     def columns(self) -> dict[str, str]:
         """Column of `cases.csv` -> field of `LabelScore`; pixels have no volume."""
@@ -104,25 +103,27 @@ def evaluate(
     label_names: Mapping[str, int] | None = None,
     tolerance: float = 1.0,
     workers: int = 1,
+    strict: bool = False,
 ) -> Evaluation:
     """Score label maps against references: Dice, HD95 and surface Dice (NSD).
 
     Distances are in millimetres, of 2D images (PNG, TIFF) in pixels. Files are paired by case id, the file name
-    without suffix; a single prediction is paired with a single reference whatever their names. References without
-    a prediction are listed and logged, not scored.
+    without suffix; a single prediction is paired with a single reference whatever their names. Labels are paired by
+    name, each side by its own values. Cases and labels that one side alone has are listed and logged, not scored.
 
     Args:
         predictions: folder of label maps, or one file.
         labels: folder of references, one file, or a dataset's root.
         out: new folder for `cases.csv` and `summary.json`, which appear together or not at all; None: not
             written.
-        label_names: values by name; None: as predictions/labels.json says, else dataset.json at or beside the
-            labels, else label_1, label_2, ... for the values found.
+        label_names: values by name, of both sides; None: those of predictions/labels.json and of dataset.json at or
+            beside the labels, or of the one that is there; else label_1, label_2, ... for the values found.
         tolerance: of the surface Dice, in mm or pixels.
         workers: processes; 1 compares in this one. More need `if __name__ == "__main__":` in scripts.
+        strict: refuse cases and labels that one side alone has.
 
     Raises:
-        InputError: nothing to compare, a prediction without reference, volumes among 2D images, a damaged file,
+        InputError: nothing to compare, no label's name on both sides, volumes among 2D images, a damaged file,
             differing grids, undeclared label values (all such cases are named), or an output folder that exists
             or cannot be written to.
     """
@@ -134,69 +135,50 @@ def evaluate(
     if out is not None:
         refuse_existing(out)
         writable_folder(Path(out).parent)
-    names = declared_labels(predictions, labels) if label_names is None else _checked(label_names)
-    pairs, missing = pair(predictions, labels, names)
-    unit = _unit([prediction for prediction, _ in pairs.values()])
-    if missing:
-        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        total = len(missing) + len(pairs)
-        logger.warning("%d of %d references have no prediction and are left out: %s", len(missing), total, first)
-    score = partial(_score, names, tolerance)
-    rows = [row for scores in in_workers(score, sorted(pairs.items()), workers, progress("evaluate")) for row in scores]
-    result = summarise(rows, sorted(pairs), names, tolerance, missing, unit)
+    names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
+    cases = pair_cases(predictions, labels, None if names is None else names.referred)
+    unit = _unit([prediction for prediction, _ in cases.found.values()])
+    tell_unpaired(cases, names, strict=strict)
+    score, jobs = partial(_score, names, tolerance), sorted(cases.found.items())
+    rows = [row for scores in in_workers(score, jobs, workers, progress("evaluate")) for row in scores]
+    result = dataclasses.replace(
+        summarise(rows, sorted(cases.found), None if names is None else names.names, tolerance, unit),
+        cases_without_prediction=cases.only_referred,
+        cases_without_reference=cases.only_predicted,
+        labels_without_prediction=() if names is None else names.only_referred,
+        labels_without_reference=() if names is None else names.only_predicted,
+    )
     if out is not None:
         write(result, out)
     return result
 
 
-def pair(
-    predictions: Path, labels: Path, names: Mapping[str, int] | None = None
-) -> tuple[dict[str, tuple[Path, Path]], tuple[str, ...]]:
-    """(prediction, reference) by case id, and the ids of references without a prediction.
-
-    Args:
-        names: foreground label values by name, if they are known.
-
-    Raises:
-        InputError: a prediction has no reference, or there is nothing to pair.
-    """
-    found, references = find_label_maps(predictions), find_references(labels, names)
-    if predictions.is_file() and labels.is_file():
-        return {case: (predictions, labels) for case in found}, ()
-    strangers = sorted(found.keys() - references.keys())
-    if strangers:
-        raise InputError(
-            f"{len(strangers)} of {len(found)} predictions have no reference in {labels}, the first is "
-            f"{found[strangers[0]]}: predictions and references are paired by file name"
-        )
-    pairs = {case: (path, references[case]) for case, path in found.items()}
-    return pairs, tuple(sorted(references.keys() - found.keys()))
-
-
 def summarise(
     rows: Iterable[LabelScore],
     cases: Sequence[str],
-    names: Mapping[str, int] | None,
+    labels: Sequence[str] | None,
     tolerance: float,
-    missing: Sequence[str] = (),
     unit: Unit = "mm",
 ) -> Evaluation:
-    """Fill in labels that a case lacks, and average."""
+    """Fill in labels that a case lacks, and average.
+
+    Args:
+        labels: names in their order; None: those of the rows, label_<value>, by value.
+    """
     found = {(row.case, row.label): row for row in rows}
-    if names is None:
-        names = {label: int(label.removeprefix("label_")) for _, label in found}
-    ordered = sorted(names, key=names.__getitem__)
+    if labels is None:
+        labels = sorted({label for _, label in found}, key=lambda label: int(label.removeprefix("label_")))
     ml = 0.0 if unit == "mm" else None
     scores = [
         found.get((case, label)) or LabelScore(case, label, "both_empty", None, None, None, ml, ml, 0, 0)
         for case in cases
-        for label in ordered
+        for label in labels
     ]
-    labels = {label: _summary([score for score in scores if score.label == label]) for label in ordered}
+    summaries = {label: _summary([score for score in scores if score.label == label]) for label in labels}
     means = {
-        metric: _over(statistics.fmean, [getattr(label, metric) for label in labels.values()]) for metric in METRICS
+        metric: _over(statistics.fmean, [getattr(label, metric) for label in summaries.values()]) for metric in METRICS
     }
-    return Evaluation(Mean(**means), labels, len(cases), tolerance, tuple(missing), tuple(scores), unit)
+    return Evaluation(Mean(**means), summaries, len(cases), tolerance, tuple(scores), unit)
 
 
 def write(result: Evaluation, out: str | Path) -> None:
@@ -238,6 +220,10 @@ def format_summary(result: Evaluation) -> str:
     ]
     if result.cases_without_prediction:
         lines.append(f"{len(result.cases_without_prediction)} references without a prediction are not counted")
+    if result.cases_without_reference:
+        lines.append(f"{len(result.cases_without_reference)} predictions without a reference are not counted")
+    if one_sided := (*result.labels_without_prediction, *result.labels_without_reference):
+        lines.append(f"labels that one side alone names are not counted: {', '.join(one_sided)}")
     return "\n".join(lines) + "\n"
 
 
@@ -276,13 +262,13 @@ def _unit(predictions: Sequence[Path]) -> Unit:
     return "px" if False in kinds else "mm"
 
 
-def _checked(label_names: Mapping[str, int]) -> dict[str, int]:
+def _checked(label_names: Mapping[str, int]) -> LabelPairs:
     try:
-        return foreground(label_names)
+        return LabelPairs.of_values(foreground(label_names))
     except ValueError as error:
         raise InputError(f"label_names: {error}") from error
 
 
-def _score(names: Mapping[str, int] | None, tolerance: float, job: Job) -> list[LabelScore]:
+def _score(names: LabelPairs | None, tolerance: float, job: Job) -> list[LabelScore]:
     case, paths = job
     return score_case(case, *paths, names, tolerance)

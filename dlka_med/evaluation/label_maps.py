@@ -1,4 +1,4 @@
-"""Label maps on disk: find, read, pair, name."""
+"""Label maps on disk: find, read, name."""
 
 import zlib
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from dlka_med.data.load import Grid, spacing_of
 from dlka_med.data.nifti import affine_in_mm
 from dlka_med.data.raster import read_raster_label
 from dlka_med.errors import InputError
+from dlka_med.paths import existing
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,8 @@ def find_label_maps(path: Path) -> dict[str, Path]:
     Raises:
         InputError: there is no such file or folder, it holds none, or two of one id.
     """
-    if path.is_file():
+    if existing(path, "a folder of label maps, or one of them").is_file():
         return {stem(path): path}
-    if not path.is_dir():
-        raise InputError(f"{path}: there is no such file or folder")
     found = label_files(path)
     if not found:
         raise InputError(f"{path} holds no label map: expected files that end with {LISTED}")
@@ -126,22 +125,33 @@ def is_dataset(path: Path) -> bool:
     return (path / "dataset.json").is_file() and not image_files(path)
 
 
-def declared_labels(predictions: Path, references: Path) -> dict[str, int] | None:
-    """Foreground label values by name, from the first of: labels.json of the predictions, dataset.json at
-    or beside the references; None if there is neither.
+def predicted_labels(predictions: Path) -> dict[str, int] | None:
+    """Foreground label values by name, of labels.json among the predictions; None if there is none.
 
     Raises:
-        InputError: the file found is damaged.
+        InputError: the file is damaged.
     """
-    predictions = predictions if predictions.is_dir() else predictions.parent
-    references = references if references.is_dir() else references.parent
-    candidates = (
-        predictions / "labels.json",
-        references / "dataset.json",
-        references.resolve().parent / "dataset.json",
-    )
+    return _declared(_folder(predictions) / "labels.json")
+
+
+def reference_labels(references: Path) -> dict[str, int] | None:
+    """Foreground label values by name, of dataset.json at or beside the references; None if there is none.
+
+    Raises:
+        InputError: the file is damaged, or declares regions.
+    """
+    folder = _folder(references)
+    candidates = (folder / "dataset.json", folder.resolve().parent / "dataset.json")
     file = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if file is None:
+    return None if file is None else _declared(file)
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _declared(file: Path) -> dict[str, int] | None:
+    if not file.is_file():
         return None
     facts = read_description(file)
     try:

@@ -9,6 +9,7 @@ import numpy as np
 from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import LabelMap, read_label_map
+from dlka_med.evaluation.pairing import LabelPairs
 from dlka_med.metrics import Status, compare
 
 
@@ -35,30 +36,30 @@ def score_case(
     case: str,
     prediction_path: Path,
     reference_path: Path,
-    labels: Mapping[str, int] | None,
+    labels: LabelPairs | None,
     tolerance: float,
 ) -> list[LabelScore]:
     """Compare two label maps, label by label.
 
     Args:
-        labels: values of the foreground labels by name; None: those found, called label_<value>.
+        labels: values of the labels in either map; None: those found, called label_<value>.
 
     Raises:
-        InputError: a file is damaged, the grids differ, or a value is not among `labels`.
+        InputError: a file is damaged, the grids differ, or a value is not among those that its side declares.
     """
     prediction, reference = read_label_map(prediction_path), read_label_map(reference_path)
     check_same_grid(prediction.grid, reference.grid)
     if labels is None:
         values = values_of(prediction) | values_of(reference)
-        labels = {f"label_{value}": value for value in sorted(values - {0})}
+        labels = LabelPairs.of_values({f"label_{value}": value for value in sorted(values - {0})})
     else:
-        for label_map in (prediction, reference):
-            check_values(label_map, labels)
+        check_values(prediction, labels.predicted)
+        check_values(reference, labels.referred)
     predicted, spacing = prediction.flattened()
     referred, _ = reference.flattened()
     rows = []
-    for name, value in labels.items():
-        ours, theirs = predicted == value, referred == value
+    for name in labels.names:
+        ours, theirs = predicted == labels.predicted[name], referred == labels.referred[name]
         scores = compare(ours, theirs, spacing, tolerance)
         found, expected = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
         ml = reference.voxel_ml

@@ -12,8 +12,9 @@ import torch
 
 from dlka_med.data.cases import Case, check_dims, find_cases
 from dlka_med.data.prepare import Prepared, prepare
-from dlka_med.errors import InputError
+from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
+from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import label_map_ending, write_label_map
 from dlka_med.progress import progress
@@ -37,8 +38,8 @@ def predict_images(
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
     It is called `<case id>.nii.gz` for a volume and `<case id>.png` for a 2D image. The voxels hold the label
-    values of the dataset that the run was trained on. A bad case does not keep the others from being predicted; the
-    mistakes are reported together at the end.
+    values of the dataset that the run was trained on. A bad case, or one too large for the memory, does not keep the
+    others from being predicted; the mistakes are reported together at the end.
 
     Args:
         run: folder made by training.
@@ -56,6 +57,7 @@ def predict_images(
 
     Raises:
         InputError: the run, the images, `out` or an option cannot be used (before any work); or bad cases.
+        WriteError: the disk is full; at once, and nothing is half-written.
     """
     if overwrite and skip_existing:
         raise InputError("overwrite and skip_existing contradict each other: choose one")
@@ -82,12 +84,18 @@ def predict_images(
             classes = predictor.segment(ready.result(), partial(_show_windows, show, done, len(cases)))
             write_label_map(targets[case.id], classes, labels, like=case.images[0])
             written.append(targets[case.id])
+        except WriteError:
+            raise
         except InputError as mistake:
             logger.error("case %s is left out: %s", case.id, mistake)
             mistakes.append(f"{case.id}: {mistake}")
-        except Exception:
-            logger.error("while predicting the case %s", case.id)
-            raise
+        except Exception as error:
+            if not is_out_of_memory(error):
+                logger.error("while predicting the case %s", case.id)
+                raise
+            mistake = lacking_memory(error, predictor.device)
+            logger.error("case %s is left out: %s", case.id, mistake)
+            mistakes.append(f"{case.id}: {mistake}")
         show(done + 1, len(cases))
     if mistakes:
         raise InputError(

@@ -1,10 +1,10 @@
 """A network and the way it sees whole images."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import chain, combinations
 from math import ceil, prod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.data.prepare import Prepared
 from dlka_med.data.slices import slice_axis
 from dlka_med.errors import InputError
+from dlka_med.inference.memory import free_memory
 from dlka_med.inference.restore import restore
 
 Progress = Callable[[int, int], None]
+Precision = Literal["fp32", "bf16", "fp16"]
 GPU_SHARE = 0.5  # of the free GPU memory may be taken by the logits of the whole image
 
 
@@ -37,6 +39,7 @@ class Predictor:
         batch_size: windows per forward pass.
         device: where the network runs; None: where its parameters are.
         slices: a window of two axes sees volumes slice by slice in this plane; None: images of its own dims.
+        precision: in which the network runs, as in training; fp16 needs a GPU, bf16 there one that has it, else fp32.
 
     Raises:
         ValueError: arguments out of range.
@@ -52,6 +55,7 @@ class Predictor:
         batch_size: int = 1,
         device: str | torch.device | None = None,
         slices: Plane | None = None,
+        precision: Precision = "fp32",
     ):
         self.patch_size = tuple(int(size) for size in patch_size)
         dims = len(self.patch_size)
@@ -61,6 +65,8 @@ class Predictor:
             raise ValueError(f"overlap must be at least 0 and less than 1, got {overlap}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
+        if precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         self.mirror_axes = tuple(sorted(set(mirror_axes)))
         if any(not 0 <= axis < dims for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes must be among 0 to {dims - 1}, got {self.mirror_axes}")
@@ -68,6 +74,7 @@ class Predictor:
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
         self.network = network.to(self.device)
         self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
+        self.dtype = _dtype(precision, self.device)
 
     @classmethod
     def of_run(cls, network: nn.Module, config: RunConfig, **changes: Any) -> "Predictor":
@@ -78,6 +85,7 @@ class Predictor:
             "mirror_axes": config.inference.mirror_axes,
             "batch_size": config.inference.batch_size,
             "slices": config.dataset.slices,
+            "precision": config.training.precision,
         }
         return cls(network, **described | changes)
 
@@ -99,7 +107,7 @@ class Predictor:
         flips = [f for n in range(len(self.mirror_axes) + 1) for f in combinations(self.mirror_axes, n)]
         images = images.float()
         # Not inference_mode: what a network caches while it predicts must stay usable in training.
-        with _evaluating(self.network), torch.no_grad():
+        with _evaluating(self.network), torch.no_grad(), self._fast():
             inferer = SlidingWindowInferer(
                 self.patch_size,
                 sw_batch_size=self.batch_size,
@@ -162,8 +170,27 @@ class Predictor:
         voxels = len(batch) * prod(
             max(size, patch) for size, patch in zip(batch.shape[2:], self.patch_size, strict=True)
         )
-        free, _ = torch.cuda.mem_get_info(self.device)
-        return self.device if voxels * (2 * classes + 1) * 4 < GPU_SHARE * free else torch.device("cpu")
+        needed = voxels * (2 * classes + 1) * 4
+        return self.device if needed < GPU_SHARE * free_memory(self.device) else torch.device("cpu")
+
+    @contextmanager
+    def _fast(self) -> Iterator[None]:
+        """The precision of the network, and cuDNN's search for the fastest kernels: all windows have one size."""
+        searching = torch.backends.cudnn.benchmark
+        repeatable = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
+        torch.backends.cudnn.benchmark = searching or not repeatable
+        half = self.dtype != torch.float32
+        try:
+            with torch.autocast(self.device.type, self.dtype) if half else nullcontext():
+                yield
+        finally:
+            torch.backends.cudnn.benchmark = searching
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    if precision == "bf16" and (device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())):
+        return torch.bfloat16
+    return torch.float16 if precision == "fp16" and device.type == "cuda" else torch.float32
 
 
 @contextmanager

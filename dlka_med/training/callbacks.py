@@ -16,6 +16,7 @@ from dlka_med.evaluation.figures import plot_curve
 from dlka_med.files import whole_file
 from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
+from dlka_med.training.log_file import LogFile
 from dlka_med.training.schedule import Budget
 from dlka_med.training.task import SegmentationTask
 
@@ -131,8 +132,7 @@ class Recorder(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, task: SegmentationTask, stage: str) -> None:
         if trainer.is_global_zero:
-            self.handler = logging.FileHandler(self.run.log_file, encoding="utf-8")
-            self.handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%Y-%m-%d %H:%M:%S"))
+            self.handler = LogFile(self.run.log_file)
             log.addHandler(self.handler)
             log.setLevel(logging.INFO)
 

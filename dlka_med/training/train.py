@@ -15,7 +15,7 @@ from torch import nn
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.load import load_label
 from dlka_med.errors import InputError
-from dlka_med.files import refuse_existing, writable_folder
+from dlka_med.files import writable_folder
 from dlka_med.inference.predictor import Predictor
 from dlka_med.metrics import dice
 from dlka_med.run_folder import RunFolder, build_run_network
@@ -54,7 +54,7 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
     if resume:
         config = resumed_config(config, RunFolder.open(out))
     elif rank_zero_only.rank == 0:
-        _refuse_started(out)
+        RunFolder(out).refuse_started()
         writable_folder(out.parent)
     _check_hardware(config)
     data = RunData(config, out, resume)
@@ -133,15 +133,6 @@ def _our_words() -> Iterator[None]:
         log.removeHandler(shown)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _refuse_started(out: Path) -> None:
-    """A folder that holds a run without a finished epoch may be used again: it holds nothing of worth."""
-    run = RunFolder(out)
-    if run.started:
-        raise InputError(f"{out} holds a run already: add --resume to go on with it, or name another folder")
-    if not run.config_file.is_file():
-        refuse_existing(out)
 
 
 def _check_hardware(config: RunConfig) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dlka_med.data.workers import in_workers
-from dlka_med.errors import InputError
+from dlka_med.errors import InputError, WriteError
 
 
 def work(job: int) -> tuple[int, int]:
@@ -57,3 +57,17 @@ def interrupt(job: int) -> int:
 
 def test_ctrl_c_is_for_the_parent():
     assert list(in_workers(interrupt, [1, 2], 2)) == [1, 2]
+
+
+def fill_disk(job: int) -> int:
+    if job == 2:
+        raise WriteError("the disk is full")
+    return job
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_ends_the_work_at_once(workers):
+    done = []
+    with pytest.raises(WriteError, match=r"^the disk is full$"):
+        done.extend(in_workers(fill_disk, [1, 2, 3, 4], workers))
+    assert done == [1]

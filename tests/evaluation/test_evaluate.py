@@ -2,12 +2,16 @@ import csv
 import json
 import logging
 import math
+import os
+import tempfile
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from dlka_med import cli
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate, format_summary
 
@@ -198,7 +202,8 @@ def spoil_affine(predictions, labels):
 
 
 def spoil_pairs(predictions, labels):
-    save(predictions / "stranger.nii.gz", label_map(5, 2))
+    for file in labels.iterdir():
+        file.rename(file.with_name(f"other_{file.name}"))
 
 
 def spoil_values(predictions, labels):
@@ -224,7 +229,7 @@ def spoil_folder(predictions, labels):
     [
         (spoil_shape, r"a\.nii\.gz has the shape \(20, 18, 11\)"),
         (spoil_affine, r"a\.nii\.gz .* up to 38 mm apart"),
-        (spoil_pairs, r"1 of 4 predictions have no reference.*stranger\.nii\.gz"),
+        (spoil_pairs, r"none of 3 predictions has a reference.*a\.nii\.gz"),
         (spoil_values, r"labels.a\.nii\.gz holds the values 2, 6"),
         (spoil_bytes, r"a\.nii\.gz cannot be read"),
         (spoil_names, r"labels\.json: expected"),
@@ -251,7 +256,7 @@ def test_wrong_options_are_refused_before_any_work(folders, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             evaluate(*folders, **arguments)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         evaluate(tmp_path / "nowhere", folders[1])
 
 
@@ -324,3 +329,19 @@ def test_mistakes_in_2d_label_maps(tmp_path, spoilt, message):
     save(tmp_path / "predictions" / "a.png", spoilt)
     with pytest.raises(InputError, match=message):
         evaluate(tmp_path / "predictions", tmp_path / "labels", label_names={"nucleus": 1})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: this system has no /dev/full")
+@pytest.mark.parametrize("name", ["cases.csv", "summary.json"])
+def test_a_full_disk_is_named_and_leaves_nothing(folders, tmp_path, monkeypatch, capsys, name):
+    mkdtemp = tempfile.mkdtemp
+
+    def on_full_disk(**names):
+        folder = mkdtemp(**names)
+        os.symlink("/dev/full", Path(folder) / name)
+        return folder
+
+    monkeypatch.setattr("dlka_med.files.tempfile.mkdtemp", on_full_disk)
+    assert cli.main(["evaluate", *map(str, folders), "-o", str(tmp_path / "out")]) == 2
+    assert f"{tmp_path / 'out'} cannot be written, no space is left on its disk" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["labels", "predictions"]

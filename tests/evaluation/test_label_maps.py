@@ -7,7 +7,13 @@ from PIL import Image
 
 from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import declared_labels, find_label_maps, find_references, read_label_map
+from dlka_med.evaluation.label_maps import (
+    find_label_maps,
+    find_references,
+    predicted_labels,
+    read_label_map,
+    reference_labels,
+)
 
 
 def save(path, array, affine=None, unit="mm"):
@@ -121,13 +127,17 @@ def test_files_are_found_by_case_id(tmp_path):
 def test_broken_names_are_refused(tmp_path, labels, message):
     (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
     with pytest.raises(InputError, match=rf"labels\.json: expected .*{message}"):
-        declared_labels(tmp_path, tmp_path / "references")
+        predicted_labels(tmp_path)
 
 
 @pytest.mark.parametrize("labels", [{"0": "background", "7": "b", "2": "a"}, {"b": 7, "background": 0, "a": 2}])
 def test_names_are_in_the_order_of_their_values(tmp_path, labels):
     (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
-    assert list(declared_labels(tmp_path, tmp_path / "references").items()) == [("a", 2), ("b", 7)]
+    assert list(predicted_labels(tmp_path).items()) == [("a", 2), ("b", 7)]
+    (tmp_path / "labels.json").rename(tmp_path / "dataset.json")
+    assert predicted_labels(tmp_path) is None
+    assert list(reference_labels(tmp_path).items()) == [("a", 2), ("b", 7)]
+    assert list(reference_labels(tmp_path / "beside").items()) == [("a", 2), ("b", 7)]
 
 
 def test_references_of_a_dataset_need_no_groups(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from dlka_med.config.schema import RunConfig
 from dlka_med.data.prepare import Prepared
 from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
@@ -166,6 +167,7 @@ def test_segment_returns_classes_on_the_native_grid():
         {"batch_size": 0},
         {"mirror_axes": (3,)},
         {"mirror_axes": (-1,)},
+        {"precision": "half"},
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments):
@@ -184,7 +186,7 @@ def test_large_logits_are_summed_on_the_cpu(monkeypatch):
     predictor = Predictor(network, patch_size=(4, 4, 4))
     expected = predictor.logits(image)
     assert expected.is_cuda
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
+    monkeypatch.setattr("dlka_med.inference.predictor.free_memory", lambda _: 1000)
     found = predictor.logits(image)
     assert not found.is_cuda
     torch.testing.assert_close(found, expected.cpu())
@@ -206,3 +208,60 @@ def test_a_2d_network_predicts_a_volume_slice_by_slice(plane):
     np.testing.assert_array_equal(found, expected)
     assert done[-1] == (image.shape[axis + 1],) * 2
     assert len(done) == -(-image.shape[axis + 1] // 4), "windows of several slices share a forward pass"
+
+
+class Watched(nn.Module):
+    """Remembers how it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv3d(1, 2, 1)
+        self.dtypes, self.searching = set(), set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        self.dtypes.add(y.dtype)
+        self.searching.add(torch.backends.cudnn.benchmark)
+        return y
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float32)]
+)
+def test_the_network_runs_in_the_precision_of_its_training(precision, dtype):
+    """fp16 has no kernels on a CPU; the logits are summed in float32 whatever the network gives."""
+    network, image = Watched(), torch.randn(1, 5, 6, 7)
+    found = Predictor(network, patch_size=(4, 4, 4), precision=precision).logits(image)
+    assert network.dtypes == {dtype}
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, network.layer(image[None])[0].detach(), rtol=0.02, atol=0.02)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_run_gives_its_precision():
+    config = RunConfig.model_validate(
+        {
+            "name": "run",
+            "dataset": {"root": "data"},
+            "network": {"name": "dlka_net_3d"},
+            "training": {"patch_size": [32, 64, 64], "precision": "bf16"},
+        }
+    )
+    assert Predictor.of_run(nn.Identity(), config).dtype == torch.bfloat16
+
+
+def test_the_precision_of_the_caller_is_left_alone():
+    network = Watched()
+    with torch.autocast("cpu", torch.bfloat16):
+        Predictor(network, patch_size=(4, 4, 4)).logits(torch.randn(1, 5, 6, 7))
+    assert network.dtypes == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_cudnn_searches_while_it_predicts_unless_results_must_repeat(monkeypatch, repeatable):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", repeatable)
+    network = Watched()
+    before = torch.backends.cudnn.benchmark
+    Predictor(network, patch_size=(4, 4, 4)).logits(torch.randn(1, 5, 6, 7))
+    assert network.searching == {not repeatable}
+    assert torch.backends.cudnn.benchmark == before

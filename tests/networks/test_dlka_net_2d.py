@@ -65,7 +65,9 @@ def test_a_padded_image_gives_the_logits_of_the_image_with_zeros_at_the_far_end(
 def test_every_parameter_gets_a_gradient(encoder, deformation):
     net = randomised(network(encoder=encoder, deformation=deformation, supervised_scales=4))
     sum(y.square().mean() for y in net.forward_pyramid(image(64, 64))).backward()
-    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    # One number added to all logits of a softmax changes nothing: that bias of MaxViT gets rounding errors or zero.
+    silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
+    assert [name for name in silent if not name.endswith("rel_pos.mlp.fc2.bias")] == []
 
 
 def test_forward_runs_the_finest_head_only():

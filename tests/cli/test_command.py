@@ -26,8 +26,8 @@ def _restore_logging():
 
 
 @pytest.fixture
-def library(monkeypatch):
-    """Stands in for the modules behind the verbs; returns the calls made."""
+def library(monkeypatch, places):
+    """Stands in for the modules behind the verbs, in a folder that holds what they are given; returns the calls."""
     calls = []
 
     def stand_in(name, /, **functions):
@@ -43,12 +43,10 @@ def library(monkeypatch):
             setattr(module, function, call)
         monkeypatch.setitem(sys.modules, name, module)
 
-    config = SimpleNamespace(name="brain")
-    stand_in("dlka_med.config.loading", load_config=config, json_schema={})
     stand_in("dlka_med.training.train", train=None)
     stand_in("dlka_med.inference.predict", predict_images=None)
     stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}}, format_summary="dice 0.5")
-    return SimpleNamespace(calls=calls, stand_in=stand_in, config=config)
+    return SimpleNamespace(calls=calls, stand_in=stand_in)
 
 
 def stop(arguments, capsys):
@@ -86,7 +84,7 @@ def test_module_is_the_command():
         (["evaluate", "a", "b", "--uot", "c"], "did you mean --out?"),
         (["evaluate", "a", "b", "-o", "c", "--tolerence=2"], "did you mean --tolerance?"),
         (["predict", "a", "b", "-o", "c", "--split", "tst"], "did you mean test?"),
-        (["predict", "a", "b", "-o", "c", "--overlap", "half"], "invalid float value"),
+        (["predict", "a", "b", "-o", "c", "--overlap", "half"], "expected a number, from 0 to below 1"),
         (["demo", "-o", "a", "--seed", "-1"], "--seed: expected an integer, 0 or more, got '-1'"),
         (["predict", "a"], "IMAGES"),
         ([], "VERB"),
@@ -99,20 +97,19 @@ def test_a_mistyped_command_is_explained_in_one_line(arguments, near, capsys):
     assert message.count("\n") == 1
 
 
-def test_train_calls(library, tmp_path):
+def test_train_calls(library):
     assert cli.main(["train", "c.yaml", "-s", "seed=1", "-s", "training.minutes=2"]) == 0
-    assert library.calls == [
-        ("load_config", (Path("c.yaml"), ["seed=1", "training.minutes=2"]), {}),
-        ("train", (library.config, Path("runs/brain")), {"resume": False}),
-    ]
+    [(name, (config, out), keywords)] = library.calls
+    assert (name, out, keywords) == ("train", Path("runs/brain"), {"resume": False})
+    assert (config.name, config.seed, config.training.minutes) == ("brain", 1, 2)
     library.calls.clear()
-    assert cli.main(["train", str(tmp_path), "--resume"]) == 0
-    assert library.calls[0][1] == (tmp_path, [])
-    assert library.calls[1] == ("train", (library.config, tmp_path), {"resume": True})
+    assert cli.main(["train", "run", "--resume"]) == 0
+    [(name, (config, out), keywords)] = library.calls
+    assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True})
 
 
-def test_train_refuses_a_folder_without_resume(library, tmp_path, capsys):
-    assert cli.main(["train", str(tmp_path)]) == 2
+def test_train_refuses_a_folder_without_resume(library, capsys):
+    assert cli.main(["train", "run"]) == 2
     assert "--resume" in capsys.readouterr().err
     assert library.calls == []
 
@@ -127,9 +124,9 @@ def test_predict_calls(library):
 
 
 def test_evaluate_prints_the_table(library, capsys):
-    assert cli.main(["evaluate", "p", "l", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
-    assert library.calls[0][1] == (Path("p"), Path("l"), Path("out"))
-    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3}
+    assert cli.main(["evaluate", "predictions", "labels", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
+    assert library.calls[0][1] == (Path("predictions"), Path("labels"), Path("out"))
+    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3, "strict": False}
     assert capsys.readouterr().out == "dice 0.5\n"
 
 

@@ -1,0 +1,69 @@
+"""Command lines to options, with errors of one line that name what was probably meant."""
+
+import argparse
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+OVERRIDES: dict[str, Any] = {"dest": "overrides", "action": "append", "default": [], "metavar": "KEY=VALUE"}
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that answers in one line and names what was probably meant."""
+
+    def __init__(self, **arguments):
+        super().__init__(allow_abbrev=False, **arguments)
+        self._given: list[str] = []
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._given, namespace)
+
+    def error(self, message: str):
+        hints = [f"did you mean {near}?" for near in self._nearest(message)]
+        hints.append(f"{self.prog} --help tells more")
+        self.exit(2, f"{self.prog}: {message}; {' '.join(hints)}\n")
+
+    def _nearest(self, message: str) -> list[str]:
+        options = set(re.findall(r"--[a-z][a-z-]*", self.format_help()))
+        given = (word.partition("=")[0] for word in self._given if word.startswith("--"))
+        pairs = [(word, options) for word in given if word not in options]
+        if choice := re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message):
+            pairs.append((choice[1], re.findall(r"[\w-]+", choice[2])))
+        return [near for word, known in pairs for near in difflib.get_close_matches(word, known, n=1)]
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """The type of an option: an integer, `least` or more."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected an integer, {least} or more, got {text!r}")
+        return int(text)
+
+    return read
+
+
+def number(least: float, below: float = float("inf")) -> Callable[[str], float]:
+    """The type of an option: least <= number < below."""
+    bounds = f"{least:g} or more" if below == float("inf") else f"from {least:g} to below {below:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value < below:
+            raise argparse.ArgumentTypeError(f"expected a number, {bounds}, got {text!r}")
+        return value
+
+    return read
+
+
+def device(text: str) -> str:
+    """The type of an option: a device as PyTorch names it, which is looked for later."""
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"there is no device called {text!r}: name cpu, cuda or cuda:1")
+    return text

@@ -1,0 +1,51 @@
+"""dlka predict"""
+
+import argparse
+from pathlib import Path
+
+from dlka_med.cli.parser import device, number
+from dlka_med.paths import could_hold_files, existing
+
+SUMMARY = "write a label map for each image, on the image's own grid"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="run folder made by dlka train")
+    add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a dataset")
+    add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for the label maps")
+    add(
+        "--split",
+        choices=("train", "validation", "test", "all"),
+        help="only these cases of the dataset that the run was trained on",
+    )
+    add("--device", type=device, metavar="DEVICE", help="cpu or cuda (cuda where there is one)")
+    add("--mirror", action="store_true", help="average over mirrored images: better and slower")
+    add(
+        "--overlap",
+        type=number(0, below=1),
+        metavar="SHARE",
+        help="of neighbouring windows, 0 to below 1 (as in the config)",
+    )
+    add("--skip-existing", action="store_true", help="leave out cases that OUT holds already")
+
+
+def run(options: argparse.Namespace) -> None:
+    from dlka_med.run_folder import RunFolder
+
+    RunFolder.open(options.run).refuse_untrained()
+    existing(options.images, "an image file, a folder of them, or a dataset")
+    could_hold_files(options.out)
+
+    from dlka_med.inference.predict import predict_images
+
+    predict_images(
+        options.run,
+        options.images,
+        options.out,
+        split=options.split,
+        device=options.device,
+        mirror=options.mirror,
+        overlap=options.overlap,
+        skip_existing=options.skip_existing,
+    )

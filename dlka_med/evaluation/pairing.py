@@ -1,0 +1,124 @@
+"""Which prediction belongs to which reference, and which of their values mean the same."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlka_med.errors import InputError
+from dlka_med.evaluation.label_maps import find_label_maps, find_references, predicted_labels, reference_labels
+
+logger = logging.getLogger("dlka_med")
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class LabelPairs:
+    """Foreground values by name, as either side numbers them."""
+
+    predicted: Mapping[str, int]
+    referred: Mapping[str, int]
+
+    @classmethod
+    def of_values(cls, values: Mapping[str, int]) -> "LabelPairs":
+        """Both sides number their labels alike."""
+        return cls(values, values)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What both sides know, in the order of the predictions' values."""
+        common = self.predicted.keys() & self.referred.keys()
+        return tuple(sorted(common, key=self.predicted.__getitem__))
+
+    @property
+    def only_predicted(self) -> tuple[str, ...]:
+        return tuple(name for name in self.predicted if name not in self.referred)
+
+    @property
+    def only_referred(self) -> tuple[str, ...]:
+        return tuple(name for name in self.referred if name not in self.predicted)
+
+
+@dataclass(frozen=True)
+class CasePairs:
+    """(prediction, reference) by case id, and the ids of what has no partner."""
+
+    found: Mapping[str, tuple[Path, Path]]
+    only_predicted: tuple[str, ...] = ()
+    only_referred: tuple[str, ...] = ()
+
+
+def pair_labels(predictions: Path, references: Path) -> LabelPairs | None:
+    """Match labels by name, each side by its own values: labels.json of the predictions, dataset.json of the
+    references. Where one side has no names, its values are read as those of the other, and a line says so; None
+    where neither has.
+
+    Raises:
+        InputError: a description is damaged, or no name is on both sides.
+    """
+    ours = predicted_labels(predictions)
+    try:
+        theirs = reference_labels(references)
+    except InputError as error:
+        if ours is None:
+            raise
+        logger.warning("%s; its values are read as the predictions name theirs", error)
+        return LabelPairs.of_values(ours)
+    if ours is None or theirs is None:
+        if ours is not None:
+            logger.info("%s has no dataset.json: its values are read as the predictions name theirs", references)
+        if theirs is not None:
+            logger.info("%s has no labels.json: its values are read as the references name theirs", predictions)
+        values = ours or theirs
+        return None if values is None else LabelPairs.of_values(values)
+    pairs = LabelPairs(ours, theirs)
+    if not pairs.names:
+        raise InputError(
+            f"labels are matched by name, but the predictions name {', '.join(ours)} and the references "
+            f"{', '.join(theirs)}: rename them in labels.json of {predictions}, or remove it if the values agree"
+        )
+    return pairs
+
+
+def pair_cases(predictions: Path, references: Path, values: Mapping[str, int] | None = None) -> CasePairs:
+    """Match files by case id; one file is matched with one file whatever their names.
+
+    Args:
+        values: foreground label values of the references by name, if they are known.
+
+    Raises:
+        InputError: there is nothing to pair.
+    """
+    ours, theirs = find_label_maps(predictions), find_references(references, values)
+    if predictions.is_file() and references.is_file():
+        return CasePairs({case: (predictions, references) for case in ours})
+    pairs = {case: (path, theirs[case]) for case, path in ours.items() if case in theirs}
+    if not pairs:
+        raise InputError(
+            f"none of {len(ours)} predictions has a reference in {references}, the first is {min(ours.values())}: "
+            "predictions and references are paired by file name"
+        )
+    return CasePairs(pairs, tuple(sorted(ours.keys() - theirs.keys())), tuple(sorted(theirs.keys() - ours.keys())))
+
+
+def tell_unpaired(cases: CasePairs, labels: LabelPairs | None, *, strict: bool) -> None:
+    """A warning for each kind of thing without a partner; with `strict` an `InputError`."""
+    paired, named = len(cases.found), 0 if labels is None else len(labels.names)
+    kinds = [
+        (cases.only_predicted, paired, "predictions have no reference"),
+        (cases.only_referred, paired, "references have no prediction"),
+        ((), 0, "") if labels is None else (labels.only_predicted, named, "labels are unknown to the references"),
+        ((), 0, "") if labels is None else (labels.only_referred, named, "labels are unknown to the predictions"),
+    ]
+    for names, partners, what in kinds:
+        if not names:
+            continue
+        told = f"{len(names)} of {len(names) + partners} {what}"
+        if strict:
+            raise InputError(f"{told}: {_first(names)}; without strict they are left out")
+        logger.warning("%s and are left out: %s", told, _first(names))
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

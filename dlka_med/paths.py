@@ -1,0 +1,56 @@
+"""Paths that a user names: looked at before anything slow is imported, and told with what was probably meant."""
+
+import difflib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from dlka_med.errors import InputError
+
+
+def existing(path: str | Path, expected: str) -> Path:
+    """The path, or `InputError` with the nearest one if there is nothing.
+
+    Args:
+        expected: what it should be, such as "a folder of images".
+    """
+    path = Path(path)
+    if not os.path.exists(path):
+        raise InputError(f"{path} does not exist: give {expected}{did_you_mean(path)}")
+    return path
+
+
+def could_hold_files(folder: str | Path) -> Path:
+    """The path, or `InputError` if it cannot be a folder to write into; nothing is made."""
+    folder = Path(folder)
+    found = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if not found.is_dir():
+        raise InputError(f"cannot write to the folder {folder}: {found} is a file, name another folder")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to the folder {folder}: name another one or change the rights of {found}")
+    return folder
+
+
+def did_you_mean(path: Path, fits: Callable[[Path], bool] = os.path.exists) -> str:
+    """The end of a message about a path that does not exist: the nearest one that `fits`, or nothing."""
+    nearest = _nearest(path, fits)
+    return f"; did you mean {nearest}?" if nearest else ""
+
+
+def _nearest(path: Path, fits: Callable[[Path], bool]) -> Path | None:
+    """The first part that does not exist is replaced by its nearest sibling, then the next one."""
+    missing = next((part for part in (*reversed(path.parents), path) if not os.path.exists(part)), None)
+    if missing is None:
+        return None
+    try:
+        siblings = os.listdir(missing.parent)
+    except OSError:
+        return None
+    rest = path.relative_to(missing)
+    for name in difflib.get_close_matches(missing.name, siblings, n=3, cutoff=0.5):
+        found = missing.parent / name / rest
+        if not os.path.exists(found):
+            found = _nearest(found, fits)
+        if found is not None and fits(found):
+            return found
+    return None

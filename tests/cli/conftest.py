@@ -1,0 +1,37 @@
+"""A folder with all that the verbs can be given."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+CONFIG = """\
+name: {name}
+dataset: {{root: data, channels: [MRI], labels: {{background: 0, tumour: 1}}}}
+network: {{name: dlka_net_3d}}
+training: {{patch_size: [32, 64, 64]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A config, a dataset, images, label maps, a file of weights; a run with weights, and one without."""
+    folder = tmp_path_factory.mktemp("places")
+    for name in ("data", "run", "untrained", "images", "predictions", "labels"):
+        (folder / name).mkdir()
+    (folder / "c.yaml").write_text(CONFIG.format(name="brain"))
+    (folder / "original.model").touch()
+    (folder / "data" / "dataset.json").touch()
+    (folder / "images" / "7.nii.gz").touch()
+    for run in ("run", "untrained"):
+        (folder / run / "config.yaml").write_text(CONFIG.format(name="trained"))
+        (folder / run / "split.json").write_text(json.dumps({"train": [], "validation": [], "test": []}))
+    (folder / "run" / "weights.safetensors").touch()
+    return folder
+
+
+@pytest.fixture
+def places(folder, monkeypatch) -> Path:
+    """That folder as the working folder."""
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,159 @@
+"""Every verb looks at its paths before anything slow is imported, and says which one was meant."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dlka_med.cli import build_parser
+
+HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_lightning", "timm")
+RIGHT = {
+    "demo": ["--out", "new"],
+    "train": ["c.yaml", "--out", "new"],
+    "predict": ["run", "images", "--out", "new"],
+    "evaluate": ["predictions", "labels", "--out", "new"],
+    "import-weights": ["original.model", "--config", "c.yaml", "--out", "new"],
+    "schema": [],
+}
+FILE = "original.model"  # where a folder belongs
+WRONG = [  # verb, argument, what is typed for it, what the message says
+    ("demo", "out", f"{FILE}/new", FILE),
+    ("demo", "out", "data", "data exists already"),
+    ("train", "config", "c.yml", "mean c.yaml?"),
+    ("train", "out", f"{FILE}/new", FILE),
+    ("train", "out", "run", "--resume"),
+    ("predict", "run", "rnu", "mean run?"),
+    ("predict", "run", "data", "config.yaml"),
+    ("predict", "run", "untrained", "weights.safetensors is missing"),
+    ("predict", "images", "imgaes", "mean images?"),
+    ("predict", "images", "imgaes/7.nii.gz", "mean images/7.nii.gz?"),
+    ("predict", "out", f"{FILE}/new", FILE),
+    ("evaluate", "predictions", "prediction", "mean predictions?"),
+    ("evaluate", "labels", "labelsTr", "mean labels?"),
+    ("evaluate", "out", f"{FILE}/new", FILE),
+    ("evaluate", "out", "data", "data exists already"),
+    ("import-weights", "file", "orignal.model", "mean original.model?"),
+    ("import-weights", "config", "c.yml", "mean c.yaml?"),
+    ("import-weights", "out", f"{FILE}/new", FILE),
+    ("import-weights", "out", "data", "data exists already"),
+]
+WRONG_VALUES = [
+    ("train", ["-s", "dataset.root=dta"], "did you mean data?"),
+    ("train", ["-s", "dataset.groups=gruops.csv"], "gruops.csv does not exist"),
+    ("train", ["-s", "training.start_from=rnu"], "did you mean run?"),
+    ("train", ["-s", "trainin.minutes=2"], "did you mean 'training'?"),
+    ("train", ["--resume"], "there is no run folder new"),
+    ("predict", ["--device", "gpu"], "there is no device called 'gpu'"),
+    ("predict", ["--overlap", "1"], "expected a number, from 0 to below 1, got '1'"),
+    ("evaluate", ["--tolerance", "-1"], "expected a number, 0 or more, got '-1'"),
+    ("evaluate", ["--workers", "0"], "expected an integer, 1 or more, got '0'"),
+    ("import-weights", ["-s", "trainin.minutes=2"], "did you mean 'training'?"),
+    ("schema", ["--otu"], "unknown argument --otu"),
+]
+
+
+SCRIPT = f"""
+import contextlib, io, json, sys
+from dlka_med.cli import main
+for line in sys.stdin:
+    with contextlib.redirect_stderr(io.StringIO()) as message:
+        try:
+            code = main(json.loads(line))
+        except SystemExit as end:
+            code = end.code
+    answer = code, message.getvalue(), [name for name in {HEAVY} if name in sys.modules]
+    sys.stdout.write(json.dumps(answer) + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def answer(folder):
+    """(words) -> exit code, stderr and heavy modules imported of a command, all in one new Python."""
+    commands = [typed(verb, argument, value) for verb, argument, value, _ in WRONG]
+    commands += [[verb, *RIGHT[verb], *words] for verb, words, _ in WRONG_VALUES]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        input="\n".join(map(json.dumps, commands)),
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    return lambda words: answers[commands.index(words)]
+
+
+def path_arguments() -> set[tuple[str, str]]:
+    _, verbs = build_parser()
+    return {(verb, action.dest) for verb, parser in verbs.items() for action in parser._actions if action.type is Path}
+
+
+def typed(verb: str, argument: str, value: str) -> list[str]:
+    """The right command of a verb but for one argument."""
+    _, verbs = build_parser()
+    action = next(action for action in verbs[verb]._actions if action.dest == argument)
+    words = list(RIGHT[verb])
+    positionals = [action.dest for action in verbs[verb]._actions if not action.option_strings]
+    place = words.index(action.option_strings[0]) + 1 if action.option_strings else positionals.index(argument)
+    words[place] = value
+    return [verb, *words]
+
+
+def test_every_path_of_every_verb_is_tried():
+    assert {(verb, argument) for verb, argument, *_ in WRONG} == path_arguments()
+    _, verbs = build_parser()
+    assert set(RIGHT) == set(verbs)
+
+
+@pytest.mark.parametrize(("verb", "argument", "value", "told"), WRONG)
+def test_a_mistyped_path_is_told_before_anything_heavy_is_imported(answer, verb, argument, value, told):
+    code, message, heavy = answer(typed(verb, argument, value))
+    assert (code, heavy) == (2, [])
+    assert message.startswith("error: ")
+    assert value in message
+    assert told in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("verb", "words", "told"), WRONG_VALUES)
+def test_a_wrong_value_is_told_before_anything_heavy_is_imported(answer, verb, words, told):
+    code, message, heavy = answer([verb, *RIGHT[verb], *words])
+    assert (code, heavy) == (2, [])
+    assert told in message
+
+
+def test_looking_makes_nothing(answer, folder):
+    assert not (folder / "new").exists()
+    assert not list(folder.rglob(".writing-*"))
+
+
+@pytest.mark.parametrize("verb", RIGHT)
+def test_the_right_paths_pass(places, verb, monkeypatch):
+    """Nothing is refused that the library would take: the call behind the verb is reached."""
+    parser, _ = build_parser()
+    reached = []
+    calls = {
+        "demo": ("dlka_med.demo", "run_demo"),
+        "train": ("dlka_med.training.train", "train"),
+        "predict": ("dlka_med.inference.predict", "predict_images"),
+        "evaluate": ("dlka_med.evaluation.evaluate", "evaluate"),
+        "import-weights": ("dlka_med.import_weights", "import_weights"),
+        "schema": ("dlka_med.config.loading", "json_schema"),
+    }
+    module, function = calls[verb]
+
+    def call(*args, **kwargs):
+        reached.append(function)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"{module}.{function}", call)
+    options: argparse.Namespace = parser.parse_args([verb, *RIGHT[verb]])
+    with pytest.raises(KeyboardInterrupt):
+        options.function(options)
+    assert reached == [function]

@@ -1,0 +1,148 @@
+"""What happens to the other cases when memory or the disk runs out under one."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlka_med import cli
+from dlka_med.config.schema import RunConfig
+from dlka_med.errors import InputError, WriteError
+from dlka_med.inference import predict as predict_module
+from dlka_med.inference.predict import predict_images
+from dlka_med.run_folder import RunFolder
+
+TOO_LARGE = 50
+FAR_TOO_MUCH = 10**15
+SHAPE = (6, 7, 8)
+
+
+class Hungry(nn.Module):
+    """Positive voxels are class 1; bright ones ask for more memory than there is."""
+
+    def __init__(self, failure):
+        super().__init__()
+        self.failure = failure
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.max() > TOO_LARGE:
+            self.failure()
+        return torch.cat([torch.zeros_like(x), x], dim=1)
+
+
+def torch_lacks_memory():
+    torch.empty(FAR_TOO_MUCH)
+
+
+def numpy_lacks_memory():
+    np.empty(FAR_TOO_MUCH)
+
+
+def cuda_lacks_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Path:
+    """A run, and images of which the second is bright, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig.model_validate(
+        {
+            "name": "run",
+            "dataset": {"root": "data", "channels": ["T1"], "labels": {"background": 0, "tumour": 1}},
+            "preprocessing": {"crop_foreground": False, "intensity": [{"kind": "none"}]},
+            "network": {"name": "dlka_net_3d", "channels": [4, 8], "depths": [1, 1], "strides": [[2, 2, 2]] * 2}
+            | {"supervised_scales": 1},
+            "training": {"patch_size": [8, 8, 8]},
+        }
+    )
+    folder = RunFolder.create(tmp_path / "run", config, {"train": [], "validation": [], "test": []})
+    folder.weights_file.touch()
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(torch_lacks_memory))
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        array = np.random.default_rng(number).normal(0, 2, SHAPE).astype(np.float32)
+        array[0, 0, 0] = 2 * TOO_LARGE if number == 1 else 1
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "images" / f"scan{number}.nii.gz")
+    return folder.path
+
+
+def written():
+    return sorted(path.name for path in Path("out").iterdir())
+
+
+ALL_BUT_ONE = ["labels.json", "scan0.nii.gz", "scan2.nii.gz", "scan3.nii.gz"]
+
+
+@pytest.mark.parametrize("failure", [torch_lacks_memory, numpy_lacks_memory, cuda_lacks_memory])
+def test_a_case_that_runs_out_of_memory_is_reported_and_the_others_are_predicted(run, monkeypatch, caplog, failure):
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(failure))
+    with pytest.raises(InputError, match=r"1 of 4 cases could not be predicted.*\nscan1: there is not enough memory"):
+        predict_images(run, "images", "out")
+    assert written() == ALL_BUT_ONE
+    image = nib.load("images/scan3.nii.gz").get_fdata()
+    np.testing.assert_array_equal(np.asarray(nib.load("out/scan3.nii.gz").dataobj), image > 0)
+    assert "case scan1 is left out: there is not enough memory" in caplog.text
+
+
+def test_so_is_one_that_runs_out_of_memory_while_it_is_prepared_ahead(run, monkeypatch):
+    prepare = predict_module.prepare
+
+    def prepare_or_fail(case, *others):
+        if case.id == "scan1":
+            np.empty(FAR_TOO_MUCH)
+        return prepare(case, *others)
+
+    monkeypatch.setattr(predict_module, "prepare", prepare_or_fail)
+    with pytest.raises(InputError, match=r"scan1: there is not enough memory \(Unable to allocate"):
+        predict_images(run, "images", "out")
+    assert written() == ALL_BUT_ONE
+
+
+def test_the_command_ends_with_code_2(run, capsys):
+    assert cli.main(["predict", str(run), "images", "-o", "out", "--device", "cpu"]) == 2
+    assert "scan1: there is not enough memory" in capsys.readouterr().err
+    assert written() == ALL_BUT_ONE
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: this system has no /dev/full")
+def test_a_full_disk_ends_the_work_at_once_and_leaves_nothing_half_written(run, monkeypatch, capsys):
+    asked = []
+    mkstemp = tempfile.mkstemp
+
+    def on_full_disk(prefix, suffix, dir):
+        handle, name = mkstemp(prefix=prefix, suffix=suffix, dir=dir)
+        if suffix.endswith(".nii.gz"):
+            asked.append(suffix)
+            os.unlink(name)
+            os.symlink("/dev/full", name)
+        return handle, name
+
+    monkeypatch.setattr("dlka_med.files.tempfile.mkstemp", on_full_disk)
+    with pytest.raises(WriteError, match=r"scan0\.nii\.gz cannot be written, no space is left on its disk"):
+        predict_images(run, "images", "out")
+    assert asked == ["-scan0.nii.gz"]
+    assert written() == ["labels.json"]
+    assert cli.main(["predict", str(run), "images", "-o", "out", "--device", "cpu"]) == 2
+    assert "scan0.nii.gz cannot be written" in capsys.readouterr().err
+    assert written() == ["labels.json"]
+
+
+def test_a_folder_that_closes_ends_the_work_at_once(run, monkeypatch):
+    write, calls = predict_module.write_label_map, []
+
+    def close_first(path, *others, **options):
+        calls.append(path)
+        os.replace(Path(path).parent, "elsewhere")
+        Path("out").touch()
+        write(path, *others, **options)
+
+    monkeypatch.setattr(predict_module, "write_label_map", close_first)
+    with pytest.raises(WriteError, match="cannot write to the folder out"):
+        predict_images(run, "images", "out")
+    assert len(calls) == 1
