@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,7 @@ class RunFolder:
     def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> "RunFolder":
         """Make the folder with its config and split, whole or not at all.
 
-        A folder of a run that has learned nothing yet is filled anew, and its cache kept.
+        A folder of a run that has learned nothing yet is filled anew.
 
         Args:
             path: must not exist, or be an empty folder or a run that has not started.
@@ -125,7 +126,9 @@ class RunFolder:
     @cached_property
     def config(self) -> RunConfig:
         """The run's complete config."""
-        return load_config(self.config_file)
+        config = load_config(self.config_file)
+        text = self.config_file.read_text(encoding="utf-8")
+        return config if re.search(r"^\s*cache_gib:", text, re.MULTILINE) else _as_trained(config)
 
     @cached_property
     def split(self) -> dict[str, tuple[str, ...]]:
@@ -145,12 +148,6 @@ class RunFolder:
             if not isinstance(ids, list) or not all(isinstance(case, str) for case in ids):
                 raise InputError(f"{self.split_file}: {part}: {expected}")
         return {part: tuple(content[part]) for part in PARTS}
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where the preprocessed cases of this run lie."""
-        cache = self.config.dataset.cache
-        return self.path / "cache" if cache is None else Path(cache)
 
     def save_weights(self, state_dict: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
         """Replace `weights.safetensors`; the metadata's values are stored as text."""
@@ -248,3 +245,15 @@ def _nearest_run(path: Path) -> str:
     runs = [child.name for child in path.parent.iterdir() if _is_run(child)] if path.parent.is_dir() else []
     match = difflib.get_close_matches(path.name, runs, n=1, cutoff=0.5)
     return f"; did you mean {path.parent / match[0]}?" if match else ""
+
+
+def _as_trained(config: RunConfig) -> RunConfig:
+    """The config of a run from before `cache_gib`, when zscore left out voxels of value 0."""
+    intensity = config.preprocessing.intensity
+    if intensity == "auto":
+        return config
+    renamed = [
+        kind.model_copy(update={"kind": "zscore_nonzero"}) if kind.kind == "zscore" else kind for kind in intensity
+    ]
+    preprocessing = config.preprocessing.model_copy(update={"intensity": tuple(renamed)})
+    return config.model_copy(update={"preprocessing": preprocessing})
