@@ -11,7 +11,7 @@ FOREGROUND_SAMPLE = 10_000  # voxels per case
 PERCENTILE_SAMPLE = 1_000_000  # voxels per channel
 PERCENTILES = (0.5, 99.5)
 BORDER_SHARE = 0.1
-DARK_SHARE = 0.02  # of the brightest grey: what lies between 0 and it is nearly black
+DARK_SHARE = 0.1  # of the brightest grey: what lies between 0 and it is nearly black
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def measure(
     """Measure an image (C, *S) that will be cropped to `start` ... `end`; label (*S).
 
     0 is an empty surrounding of an image if at least a tenth of its outermost voxels are exactly 0, and if 0 is set
-    apart from the darkest greys: voxels within 2 % of the 99.5th percentile of the others are less than a tenth as
+    apart from the darkest greys: voxels below a tenth of the 99.5th percentile of the others are less than a tenth as
     many as the zeros. What lies around the crop is then 0, as it is wherever something was cropped away; around other
     images it is the median of the outermost voxels.
 
