@@ -99,12 +99,6 @@ class PreparedCache:
         """How each channel is to be normalised."""
         return named_intensity(self.preprocessing, self.channels)
 
-    def normalising(self, intensity: Sequence[Intensity]) -> "PreparedCache":
-        """The same entries, for patches that are normalised so."""
-        changed = copy.copy(self)
-        changed.preprocessing = self.preprocessing.model_copy(update={"intensity": tuple(intensity)})
-        return changed
-
     def fill(self, cases: Sequence[Case], workers: int = 0, progress: Progress | None = None) -> None:
         """Compute what is missing, changed or damaged; `progress(done, total)` follows.
 
@@ -123,8 +117,9 @@ class PreparedCache:
             with suppress(InputError):
                 self._entry(case)
         self._lease = Lease(self.root, self._entries.values())
-        written = 0
-        for size in in_workers(partial(_ensure, self), cases, workers, progress):
+        written, alone = 0, copy.copy(self)
+        alone._entries, alone._opened, alone._lease = {}, {}, None
+        for size in in_workers(partial(_ensure, alone), cases, workers, progress):
             written += size
             if self.limit is not None and written > self.limit / 20:
                 written = 0
@@ -241,6 +236,8 @@ class PreparedCache:
             "foreground": counts,
             "grey": prepared.measured.facts(),
         }
+        if self._read(case) is not None:
+            return  # Another process put it there meanwhile, and may be using it.
         shutil.rmtree(entry, ignore_errors=True)
         try:
             with whole_folder(entry) as folder:
@@ -253,7 +250,6 @@ class PreparedCache:
                 facts["bytes"] = _sizes(folder)
                 (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
         except (OSError, InputError):
-            # Another process may have put the same entry there meanwhile.
             if self._read(case) is None:
                 raise
 

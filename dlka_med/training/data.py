@@ -1,6 +1,7 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,10 @@ class RunData(pl.LightningDataModule):
         if self.resume:
             save_config(config, self.run.config_file)
         cases = self.part("train") + self.part("validation")
+        if config.dataset.cache is None:
+            # Others have no business with patients' images. Whether it can be written to is seen below.
+            with suppress(OSError):
+                user_cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
         # As long as it lives, nobody removes its cases.
         self._filled = self._cache(config)
         log.info("prepared cases are kept in %s", self._filled.root)
