@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,6 +91,15 @@ def writable_folder(path: str | Path) -> Path:
             f"cannot write to the folder {path} ({error.strerror}): name another one or change its rights"
         ) from error
     return path
+
+
+def user_cache_folder() -> Path:
+    """Where this package may keep what can be computed again, as the system wants it; it need not be there."""
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "dlka_med"
+    home, fallback = ("LOCALAPPDATA", "AppData/Local") if sys.platform == "win32" else ("XDG_CACHE_HOME", ".cache")
+    named = Path(os.environ.get(home, ""))
+    return (named if named.is_absolute() else Path.home() / fallback) / "dlka_med"
 
 
 def _name_full_disk(error: Exception, path: Path) -> None:

@@ -1,5 +1,6 @@
 """A checkpoint of the authors' code becomes an ordinary run folder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Dataset, read_dataset
 from dlka_med.data.description import label_values
 from dlka_med.data.intensity import is_resolved, named_intensity, resolve_intensity
+from dlka_med.data.prepare import measure_case
 from dlka_med.data.splits import split_cases
+from dlka_med.data.workers import in_workers
 from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_folder
 from dlka_med.networks import DLKANet3d, LoadReport, load_original
@@ -87,10 +90,9 @@ def _resolved(config: RunConfig) -> RunConfig:
         dataset = dataset or _dataset(config, "preprocessing.intensity of a CT channel")
         train = split_cases(dataset, config.dataset.folds, config.dataset.fold, test_cases=config.dataset.test_cases)
         cases = [case for case in dataset.cases if case.id in train.train]
-        shown = progress("measuring intensities")
-        intensity = resolve_intensity(
-            cases, config.preprocessing, channels, labels, workers=config.training.workers, progress=shown
-        )
+        look = partial(measure_case, channels=channels, labels=labels)
+        measured = [*in_workers(look, cases, config.training.workers, progress("measuring intensities"))]
+        intensity = resolve_intensity(config.preprocessing, channels, measured)
     preprocessing = config.preprocessing.model_copy(update={"intensity": intensity})
     return config.model_copy(update={"preprocessing": preprocessing})
 

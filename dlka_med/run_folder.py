@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +69,7 @@ class RunFolder:
     def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> RunFolder:
         """Make the folder with its config and split, whole or not at all.
 
-        A folder of a run that has learned nothing yet is filled anew, and its cache kept.
+        A folder of a run that has learned nothing yet is filled anew.
 
         Args:
             path: must not exist, or be an empty folder or a run that has not started.
@@ -141,7 +142,9 @@ class RunFolder:
     @cached_property
     def config(self) -> RunConfig:
         """The run's complete config."""
-        return load_config(self.config_file)
+        config = load_config(self.config_file)
+        text = self.config_file.read_text(encoding="utf-8")
+        return config if re.search(r"^\s*cache_gib:", text, re.MULTILINE) else _as_trained(config)
 
     @cached_property
     def split(self) -> dict[str, tuple[str, ...]]:
@@ -161,12 +164,6 @@ class RunFolder:
             if not isinstance(ids, list) or not all(isinstance(case, str) for case in ids):
                 raise InputError(f"{self.split_file}: {part}: {expected}")
         return {part: tuple(content[part]) for part in PARTS}
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where the preprocessed cases of this run lie."""
-        cache = self.config.dataset.cache
-        return self.path / "cache" if cache is None else Path(cache)
 
     def save_weights(self, state_dict: Mapping[str, Tensor], metadata: Mapping[str, object] | None = None) -> None:
         """Replace `weights.safetensors`; the metadata's values are stored as text."""
@@ -263,3 +260,18 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 def _is_run(path: Path) -> bool:
     return path.is_dir() and all((path / name).is_file() for name in ("config.yaml", "split.json"))
+
+
+def _as_trained(config: RunConfig) -> RunConfig:
+    """The config of a run from before `cache_gib`: zscore left out voxels of value 0, and nothing limited offsets."""
+    preprocessing, network, training = config.preprocessing, config.network, config.training
+    if preprocessing.intensity != "auto":
+        kinds = [
+            entry.model_copy(update={"kind": "zscore_nonzero"}) if entry.kind == "zscore" else entry
+            for entry in preprocessing.intensity
+        ]
+        preprocessing = preprocessing.model_copy(update={"intensity": tuple(kinds)})
+    network = network.model_copy(update={"offset_limit": None})
+    optimizer = training.optimizer.model_copy(update={"offset_rate": 1.0})
+    training = training.model_copy(update={"optimizer": optimizer})
+    return config.model_copy(update={"preprocessing": preprocessing, "network": network, "training": training})

@@ -1,14 +1,17 @@
 """Fixtures that every test may ask for."""
 
 import os
+import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported, which other packages may do.
 
+FONTS = matplotlib.get_cachedir()  # It takes seconds to find all fonts anew.
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -17,6 +20,18 @@ def _shared(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"NOT TESTED: {folder} is missing; put the shared {name} folder there to run this test")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is written into the cache directory of whoever runs the tests, nor of the programs that tests start."""
+    folder = tmp_path_factory.mktemp("user_cache")
+    monkeypatch.setenv("MPLCONFIGDIR", FONTS)
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(folder))
+    if sys.platform == "darwin":
+        monkeypatch.setenv("HOME", str(folder))
+    return folder / "dlka_med"
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from dlka_med import files
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import refuse_existing, whole_file, whole_folder, writable_folder
 
@@ -100,3 +102,24 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, whole, failure):
     with pytest.raises(WriteError, match=told), whole(tmp_path / "new"):
         raise failure
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("platform", "variables", "expected"),
+    [
+        ("linux", {"XDG_CACHE_HOME": "/somewhere"}, "/somewhere/dlka_med"),
+        ("linux", {"XDG_CACHE_HOME": "relative"}, "HOME/.cache/dlka_med"),
+        ("linux", {}, "HOME/.cache/dlka_med"),
+        ("darwin", {"XDG_CACHE_HOME": "/somewhere"}, "HOME/Library/Caches/dlka_med"),
+        ("win32", {"LOCALAPPDATA": "/local"}, "/local/dlka_med"),
+        ("win32", {}, "HOME/AppData/Local/dlka_med"),
+    ],
+)
+def test_the_cache_folder_of_the_system(monkeypatch, tmp_path, platform, variables, expected):
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(files.sys, "platform", platform)
+    monkeypatch.setattr(files.Path, "home", lambda: tmp_path)
+    assert files.user_cache_folder() == Path(expected.replace("HOME", str(tmp_path)))

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder, build_run_network
@@ -34,7 +35,6 @@ def test_what_is_created_is_opened_again(run):
     assert found == run
     assert found.config == config()
     assert found.split == {"train": ("a", "b"), "validation": ("c",), "test": ()}
-    assert found.cache_folder == run.path / "cache"
     assert sorted(p.name for p in run.path.iterdir()) == ["config.yaml", "split.json"]
 
 
@@ -47,13 +47,21 @@ def test_a_folder_with_something_in_it_is_refused(run, tmp_path):
     RunFolder.create(tmp_path / "empty", config(), SPLIT)
 
 
-def test_a_run_that_has_learned_nothing_is_filled_anew_and_keeps_its_cache(run):
-    run.cache_folder.mkdir()
+def test_zscore_of_older_runs_leaves_out_zeros_as_they_were_trained(run):
+    kinds = tuple(Intensity(kind=kind) for kind in ("zscore", "none"))
+    resolved = config().model_copy(update={"preprocessing": Preprocessing(intensity=kinds)})
+    RunFolder.create(run.path, resolved, SPLIT)
+    assert RunFolder(run.path).config == resolved
+    lines = run.config_file.read_text().splitlines(keepends=True)
+    run.config_file.write_text("".join(line for line in lines if "cache_gib" not in line))
+    assert [kind.kind for kind in RunFolder(run.path).config.preprocessing.intensity] == ["zscore_nonzero", "none"]
+
+
+def test_a_run_that_has_learned_nothing_is_filled_anew(run):
     RunFolder.create(run.path, config(deformation="none"), SPLIT | {"test": ["d"]})
     again = RunFolder.open(run.path)
     assert again.config.network.deformation == "none"
     assert again.split["test"] == ("d",)
-    assert run.cache_folder.is_dir()
 
 
 def test_unresolved_names_and_a_wrong_split_are_refused_and_leave_nothing(tmp_path):

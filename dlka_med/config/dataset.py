@@ -20,7 +20,12 @@ class Dataset(Record):
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
     fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
     test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
-    cache: str | None = Field(None, description="folder for preprocessed cases, shared by runs; null: inside the run")
+    cache: str | None = Field(
+        None, description="folder for preprocessed cases, shared by runs; null: dlka_med in the user's cache directory"
+    )
+    cache_gib: PositiveFloat = Field(
+        50.0, description="size of that folder in GiB; the cases that went unused longest make room"
+    )
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "Dataset":
@@ -30,10 +35,11 @@ class Dataset(Record):
 
 
 class Intensity(Record):
-    """How the voxels of one channel are normalised before resampling."""
+    """How the voxels of one channel are normalised."""
 
-    kind: Literal["ct", "zscore", "none"] = Field(
-        description="ct: clip to percentiles of the foreground and standardise; zscore: mean 0, deviation 1 per image"
+    kind: Literal["ct", "zscore", "zscore_nonzero", "robust", "robust_nonzero", "none"] = Field(
+        description="ct: clip to percentiles of the foreground and standardise; zscore: mean 0, deviation 1 per image; "
+        "robust: the same, clipped to the image's 0.5th and 99.5th percentile; _nonzero: those of voxels that are not 0"
     )
     lower: float | None = Field(
         None, description="ct: clipped below; null: 0.5th percentile of the training foreground"
@@ -60,7 +66,9 @@ class Preprocessing(Record):
     )
     crop_foreground: bool = Field(True, description="cut away the empty border (zero in all channels)")
     intensity: tuple[Intensity, ...] | Literal["auto"] = Field(
-        "auto", description="one entry per channel; auto: ct where the channel is called CT, else zscore"
+        "auto",
+        description="one entry per channel; auto: ct where the channel is called CT, else zscore_nonzero if half the "
+        "images have an empty surrounding of 0, else zscore",
     )
 
     @field_validator("orientation")

@@ -1,38 +1,70 @@
 """Prepared cases on disk, computed once and read in pieces."""
 
+import copy
 import hashlib
 import json
+import logging
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlka_med.config.dataset import Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
+from dlka_med.config.record import Plane
+from dlka_med.data.cache_room import Lease, make_room
 from dlka_med.data.cases import Case
+from dlka_med.data.grey import Measured
+from dlka_med.data.intensity import is_robust, named_intensity
 from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.slices import slice_axis
+from dlka_med.data.tiles import Tiles, write_tiles
 from dlka_med.data.workers import Progress, in_workers
 from dlka_med.errors import InputError
 from dlka_med.files import whole_folder, writable_folder
 
-FORMAT = 1
+FORMAT = 3
 FOREGROUND_VOXELS = 10_000
 DAY = 24 * 3600  # seconds
+GIB = 2**30
+
+log = logging.getLogger("dlka_med")
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A prepared case whose arrays stay on disk; grey values are not normalised yet.
+
+    `foreground`: voxel coordinates (N, spatial dims), int32, of each foreground class that the case has; at most
+    `FOREGROUND_VOXELS` per class, a random but fixed choice.
+    """
+
+    image: Tiles
+    label: Tiles | None
+    foreground: tuple[np.ndarray, ...]
+    affine: np.ndarray
+    native_shape: tuple[int, ...]
+    native_affine: np.ndarray
+    measured: Measured
 
 
 class PreparedCache:
-    """One folder per case with plain arrays, which are memory-mapped: nothing is held of any number of cases.
+    """One folder per case, and in it all that does not depend on the fold: grey values are as the files have them.
 
-    Settings have a folder of their own, and so has a case of each source folder: runs and datasets may share
-    `folder`. An entry appears whole or not at
-    all, and is computed anew if its files changed (path, size, time) or if it is damaged.
+    What a case looks like decides the name of its folder: the files (path, size, time), the preprocessing but for
+    intensities, the labels and the version of the format. So runs and datasets may share `folder`, also at the same
+    time. An entry appears whole or not at all. The files of a case are looked at once, before its first use.
 
     Args:
-        preprocessing: CT statistics known, see `resolve_intensity`.
+        preprocessing: CT statistics may be missing until patches are read.
+        slices: the plane in which volumes are read slice by slice; None: patches have all their axes.
+        gib: how much `folder` may hold, in GiB; None: any amount.
     """
 
     def __init__(
@@ -41,78 +73,144 @@ class PreparedCache:
         preprocessing: Preprocessing,
         channels: Sequence[str],
         labels: Mapping[str, int],
+        *,
+        slices: Plane | None = None,
+        gib: float | None = None,
     ):
         self.preprocessing = preprocessing
         self.channels = tuple(channels)
         self.labels = dict(labels)
-        settings = json.dumps(
-            [FORMAT, preprocessing.model_dump(mode="json"), self.channels, sorted(self.labels.values())],
-            sort_keys=True,
-        )
-        self.folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:12]
+        self.slices = slices
+        self.limit = None if gib is None else gib * GIB
+        robust = [kind.kind if is_robust(kind) else None for kind in self.intensity]
+        settings = [preprocessing.model_dump(mode="json", exclude={"intensity"}), robust, self.channels]
+        key = json.dumps([FORMAT, *settings, sorted(self.labels.values()), slices], sort_keys=True)
+        self.root = Path(folder)
+        self.folder = self.root / f"prepared-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+        self._entries: dict[Case, Path] = {}
+        self._opened: dict[Case, CachedCase] = {}
+        self._lease: Lease | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": {}, "_lease": None}
+
+    @property
+    def intensity(self) -> tuple[Intensity, ...]:
+        """How each channel is to be normalised."""
+        return named_intensity(self.preprocessing, self.channels)
 
     def fill(self, cases: Sequence[Case], workers: int = 0, progress: Progress | None = None) -> None:
         """Compute what is missing, changed or damaged; `progress(done, total)` follows.
 
-        What a killed process left unfinished over a day ago is removed.
+        The cases stay for as long as this object lives; others that went unused longest are removed if `folder`
+        becomes too large. What a killed process left unfinished over a day ago is removed.
 
         Raises:
             InputError: cases that cannot be used, all of them named; or the folder cannot be written to.
         """
         writable_folder(self.folder)
         self._remove_leftovers()
-        for _ in in_workers(partial(_ensure, self), cases, workers, progress):
-            pass
+        self._entries.clear()
+        self._opened.clear()
+        for case in cases:
+            # A case that cannot be found is reported below, with all others of its kind.
+            with suppress(InputError):
+                self._entry(case)
+        self._lease = Lease(self.root, self._entries.values())
+        written, alone = 0, copy.copy(self)
+        alone._entries, alone._opened, alone._lease = {}, {}, None
+        for size in in_workers(partial(_ensure, alone), cases, workers, progress):
+            written += size
+            if self.limit is not None and written > self.limit / 20:
+                written = 0
+                make_room(self.root, self.limit)
+        if self.limit is not None and (excess := make_room(self.root, self.limit)):
+            log.warning(
+                "the prepared cases that are in use take %.1f GiB more than the %g GiB of dataset.cache_gib in %s",
+                *(excess / GIB, self.limit / GIB, self.root),
+            )
+
+    def locate(self, cases: Sequence[Case]) -> None:
+        """Look at the files of these cases now, so that they need not be there later.
+
+        Raises:
+            InputError: a file is missing.
+        """
+        for case in cases:
+            self._entry(case)
+
+    def open(self, case: Case) -> CachedCase:
+        """The case, computed if the entry is not valid.
+
+        Raises:
+            InputError: the case cannot be used.
+        """
+        if case not in self._opened:
+            found = self._read(case)
+            if found is None:
+                _ensure(self, case)
+                found = self._read(case)
+            if found is None:
+                raise InputError(f"{self._entry(case)} cannot be kept: its files change while they are read")
+            self._opened[case] = found
+        return self._opened[case]
 
     def get(self, case: Case) -> Prepared:
-        """The prepared case, its arrays memory-mapped and read-only; computed if the entry is not valid."""
-        facts, arrays = self._open(case)
+        """The whole case, not normalised."""
+        entry = self.open(case)
+        everything = (slice(None),) * len(entry.image.shape)
         return Prepared(
             case_id=case.id,
-            image=arrays["image"],
-            label=arrays.get("label"),
-            affine=np.array(facts["affine"], dtype=np.float64),
-            native_shape=tuple(facts["native_shape"]),
-            native_affine=np.array(facts["native_affine"], dtype=np.float64),
+            image=entry.image[everything],
+            label=None if entry.label is None else entry.label[everything][0],
+            affine=entry.affine,
+            native_shape=entry.native_shape,
+            native_affine=entry.native_affine,
+            empty=tuple(channel.outside for channel in entry.measured.channels),
+            measured=entry.measured,
         )
 
-    def foreground(self, case: Case) -> list[np.ndarray]:
-        """Voxel coordinates (N, spatial dims), int32, of each foreground class that the case has.
+    def measured(self, case: Case) -> Measured:
+        """What is known of the case's grey values, with a sample of its labelled voxels."""
+        facts, entry = self.open(case), self._entry(case)
+        return Measured(facts.measured.channels, np.load(entry / "sample.npy", allow_pickle=False))
 
-        At most `FOREGROUND_VOXELS` per class, a random but fixed choice.
-        """
-        facts, arrays = self._open(case)
-        return np.split(arrays["foreground"], np.cumsum(facts["foreground"])[:-1]) if facts["foreground"] else []
+    def reference(self, case: Case) -> np.ndarray | None:
+        """Class indices (*S), uint8, on the grid of the case's own files; None without a label."""
+        self.open(case)
+        file = self._entry(case) / "reference.npz"
+        if not file.exists():
+            return None
+        with np.load(file, allow_pickle=False) as stored:
+            return stored["label"]
 
-    def _open(self, case: Case) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        entry = self._read(case)
-        if entry is None:
-            _ensure(self, case)
-            entry = self._read(case)
-        if entry is None:
-            raise InputError(f"{self._entry(case)} cannot be kept: its files change while they are read")
-        return entry
+    def _entry(self, case: Case) -> Path:
+        if case not in self._entries:
+            self._entries[case] = self.folder / _name(case)
+        return self._entries[case]
 
-    def _read(self, case: Case) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def _read(self, case: Case) -> CachedCase | None:
         entry = self._entry(case)
         try:
             facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
-            if facts["sources"] != _fingerprint(case):
+            if _sizes(entry) != facts["bytes"]:
                 return None
-            arrays = {}
-            for name, (shape, dtype) in facts["arrays"].items():
-                array = np.load(entry / f"{name}.npy", mmap_mode="r" if 0 not in shape else None, allow_pickle=False)
-                if list(array.shape) != shape or str(array.dtype) != dtype:
-                    return None
-                arrays[name] = array
+            shape, counts = tuple(facts["shape"]), facts["foreground"]
+            image, label = Tiles.open(entry / "image.npy", shape, np.float32), None
+            if facts["labelled"]:
+                label = Tiles.open(entry / "label.npy", (1, *shape[1:]), np.uint8)
+            places = np.load(entry / "foreground.npy", mmap_mode="r" if counts else None, allow_pickle=False)
+            return CachedCase(
+                image=image,
+                label=label,
+                foreground=tuple(np.split(places, np.cumsum(counts)[:-1])) if counts else (),
+                affine=np.array(facts["affine"], dtype=np.float64),
+                native_shape=tuple(facts["native_shape"]),
+                native_affine=np.array(facts["native_affine"], dtype=np.float64),
+                measured=Measured.of_facts(facts["grey"], np.empty((shape[0], 0), np.float32)),
+            )
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return None
-        return facts, arrays
-
-    def _entry(self, case: Case) -> Path:
-        """Datasets that name their cases alike must not rewrite each other's entries."""
-        folders = sorted({str(path.parent.resolve()) for path in _files(case)})
-        return self.folder / f"{case.id}-{hashlib.sha256(json.dumps(folders).encode()).hexdigest()[:8]}"
 
     def _remove_leftovers(self) -> None:
         for unfinished in self.folder.glob(".writing-*"):
@@ -121,38 +219,61 @@ class PreparedCache:
                     shutil.rmtree(unfinished, ignore_errors=True)
 
     def _write(self, case: Case) -> None:
-        sources = _fingerprint(case)
+        entry = self._entry(case)
         prepared = prepare(case, self.preprocessing, self.channels, self.labels)
+        if entry.name != _name(case):
+            raise InputError(f"the files of case {case.id} changed since they were looked at: start again")
+        across = None
+        if self.slices is not None and prepared.image.ndim == 4:
+            across = slice_axis(prepared.affine, self.slices)
         counts, coordinates = _foreground(prepared)
-        arrays = {"image": prepared.image, "label": prepared.label, "foreground": coordinates}
-        arrays = {name: array for name, array in arrays.items() if array is not None}
         facts = {
-            "sources": sources,
-            "arrays": {name: [list(array.shape), str(array.dtype)] for name, array in arrays.items()},
+            "shape": list(prepared.image.shape),
+            "labelled": prepared.label is not None,
             "affine": prepared.affine.tolist(),
             "native_shape": list(prepared.native_shape),
             "native_affine": prepared.native_affine.tolist(),
             "foreground": counts,
+            "grey": prepared.measured.facts(),
         }
-        shutil.rmtree(self._entry(case), ignore_errors=True)
+        if self._read(case) is not None:
+            return  # Another process put it there meanwhile, and may be using it.
+        shutil.rmtree(entry, ignore_errors=True)
         try:
-            with whole_folder(self._entry(case)) as folder:
-                for name, array in arrays.items():
-                    np.save(folder / f"{name}.npy", array, allow_pickle=False)
+            with whole_folder(entry) as folder:
+                write_tiles(folder / "image.npy", prepared.image, across)
+                np.save(folder / "foreground.npy", coordinates, allow_pickle=False)
+                np.save(folder / "sample.npy", prepared.measured.foreground, allow_pickle=False)
+                if prepared.label is not None:
+                    write_tiles(folder / "label.npy", prepared.label[None], across)
+                    np.savez_compressed(folder / "reference.npz", label=prepared.native_label)
+                facts["bytes"] = _sizes(folder)
                 (folder / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
         except (OSError, InputError):
-            # Another process may have put the same entry there meanwhile.
             if self._read(case) is None:
                 raise
 
 
-def _ensure(cache: PreparedCache, case: Case) -> None:
-    if cache._read(case) is None:
-        cache._write(case)
+def _ensure(cache: PreparedCache, case: Case) -> int:
+    """Bytes that had to be written, about."""
+    if cache._read(case) is not None:
+        os.utime(cache._entry(case) / "facts.json")
+        return 0
+    cache._write(case)
+    return sum(_sizes(cache._entry(case)).values())
+
+
+def _sizes(entry: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(entry.iterdir()) if file.name != "facts.json"}
 
 
 def _files(case: Case) -> tuple[Path, ...]:
     return (*case.images, case.label) if case.label else case.images
+
+
+def _name(case: Case) -> str:
+    """Of the entry: the case, and a mark of its files as they are now."""
+    return f"{case.id}-{hashlib.sha256(json.dumps(_fingerprint(case)).encode()).hexdigest()[:16]}"
 
 
 def _fingerprint(case: Case) -> list[list[str | int]]:

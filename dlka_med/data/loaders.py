@@ -14,8 +14,10 @@ from dlka_med.config.record import Plane
 from dlka_med.config.training import Augmentation
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
+from dlka_med.data.intensity import Scale
 from dlka_med.data.load import spacing_of
 from dlka_med.data.slices import slice_axis
+from dlka_med.data.tiles import Tiles
 from dlka_med.data.transforms import Patch, TrainingTransform
 from dlka_med.errors import InputError
 
@@ -51,9 +53,11 @@ class PatchDataset(TorchDataset):
 
     Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
     spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
-    others lie anywhere. Patches stay inside the case; one that is smaller is centred and surrounded by 0.
+    others lie anywhere. Patches stay inside the case; one that is smaller is centred. What lies around the case is
+    filled with what an empty voxel of its image becomes, and with label 0.
 
     Args:
+        cache: with the resolved intensity of the channels, by which patches are normalised.
         patches_per_epoch: of all ranks together.
         augmentation: None: patches as they are.
         slices: 2D patches are taken from slices of volumes in this plane; None: from cases of the patch's dims.
@@ -85,29 +89,29 @@ class PatchDataset(TorchDataset):
         epoch, index = key
         random = np.random.default_rng((self.seed, 0, epoch, index))
         case = self._case(epoch * self.patches_per_epoch + index)
-        prepared = self.cache.get(case)
-        if prepared.label is None:
+        stored = self.cache.open(case)
+        if stored.label is None:
             raise InputError(f"case {case.id} has no label and cannot train")
-        image, label, spacing = prepared.image, prepared.label[None], spacing_of(prepared.affine)
-        across = None if self.slices is None else slice_axis(prepared.affine, self.slices)
-        window = self.patch_size if across is None else np.insert(self.patch_size, across, 1)
-        if len(window) != len(spacing):
-            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of {image.shape[1:]}")
-        start = self._start(
-            random, image.shape[1:], window, self.cache.foreground(case) if self._is_oversampled(index) else []
+        shape, spacing = stored.image.shape[1:], spacing_of(stored.affine)
+        across = None if self.slices is None else slice_axis(stored.affine, self.slices)
+        window = np.array(self.patch_size if across is None else np.insert(self.patch_size, across, 1))
+        if len(window) != len(shape):
+            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of {shape}")
+        start, size = (
+            self._start(random, shape, window, stored.foreground if self._is_oversampled(index) else ()),
+            window,
         )
-        if across is not None:
-            image, label = (array.take(start[across], across + 1) for array in (image, label))
-            start, spacing = np.delete(start, across), np.delete(spacing, across)
-        size = self.patch_size
         if self.transform is not None:
             self.transform.set_random_state(int(random.integers(2**32)))
-            size = self.transform.source_size(spacing)
-            start = start - (np.array(size) - self.patch_size) // 2
-        patch = {
-            "image": torch.from_numpy(cut(image, start, size)),
-            "label": torch.from_numpy(cut(label, start, size)),
-        }
+            in_plane = np.arange(len(window)) != across
+            size = window.copy()
+            size[in_plane] = self.transform.source_size(spacing[in_plane])
+            start = start - (size - window) // 2
+        scale = Scale.of(self.cache.intensity, stored.measured)
+        image, label = scale(cut(stored.image, start, size, scale.outside)), cut(stored.label, start, size)
+        if across is not None:
+            image, label = image.squeeze(across + 1), label.squeeze(across + 1)
+        patch = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
         return patch if self.transform is None else self.transform(patch)
 
     def _case(self, position: int) -> Case:
@@ -121,13 +125,13 @@ class PatchDataset(TorchDataset):
         self,
         random: np.random.Generator,
         shape: tuple[int, ...],
-        window: Sequence[int],
+        window: np.ndarray,
         foreground: Sequence[np.ndarray],
     ) -> np.ndarray:
         room = np.array(shape) - window
         if foreground:
             voxels = foreground[random.integers(len(foreground))]
-            start = voxels[random.integers(len(voxels))] - np.array(window) // 2
+            start = voxels[random.integers(len(voxels))] - window // 2
             start = start.clip(0, np.maximum(room, 0))
         else:
             start = random.integers(0, np.maximum(room, 0) + 1)
@@ -186,10 +190,13 @@ def _end_with_the_training() -> None:
     os._exit(0)
 
 
-def cut(array: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Copy `size` voxels from `start` on out of (C, *S); 0 where that lies outside."""
-    out = np.zeros((len(array), *size), dtype=array.dtype)
-    source, target = [slice(None)], [slice(None)]
+def cut(
+    array: np.ndarray | Tiles, start: Sequence[int], size: Sequence[int], outside: float | np.ndarray = 0
+) -> np.ndarray:
+    """Copy `size` voxels from `start` on out of (C, *S); what lies around is `outside`, one number or (C,)."""
+    out = np.empty((array.shape[0], *size), dtype=array.dtype)
+    out.reshape(len(out), -1)[:] = np.reshape(outside, (-1, 1))
+    source, target = [slice(0, len(out))], [slice(None)]
     for first, length, available in zip(start, size, array.shape[1:], strict=True):
         low, high = max(int(first), 0), min(int(first) + length, available)
         source.append(slice(low, max(high, low)))

@@ -1,22 +1,24 @@
 """The deterministic way of a case from disk to the network's grid."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import CropForeground, Orientation, SpatialCrop, SpatialResample
+from monai.transforms import Orientation, SpatialCrop, SpatialResample
 
-from dlka_med.config.dataset import Preprocessing
+from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case
-from dlka_med.data.intensity import named_intensity, normalise
+from dlka_med.data.grey import Measured, measure
+from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
 from dlka_med.data.load import load_case, spacing_of
 from dlka_med.errors import InputError
 
 AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 SPACING_TOLERANCE = 1e-3
 ANISOTROPY = 3
+UNMEASURED = Measured((), np.empty((0, 0), np.float32))
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Prepared:
     """A case on the network's grid, and the grid it came from; affines as in `LoadedCase`.
 
     `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps
-    native voxels to prepared ones, whatever orientation, crop and spacing were chosen.
+    native voxels to prepared ones, whatever orientation, crop and spacing were chosen. `native_label` holds the class
+    indices on the native grid; `empty` is, per channel, the value of what lies around the image.
     """
 
     case_id: str
@@ -33,6 +36,18 @@ class Prepared:
     affine: np.ndarray
     native_shape: tuple[int, ...]
     native_affine: np.ndarray
+    native_label: np.ndarray | None = None
+    empty: tuple[float, ...] = ()
+    measured: Measured = UNMEASURED
+
+    def normalised(self, intensity: Sequence[Intensity]) -> "Prepared":
+        """The case as the network sees it, by the resolved intensity of its channels.
+
+        Raises:
+            ValueError: a CT channel has no statistics yet.
+        """
+        scale = Scale.of(intensity, self.measured)
+        return replace(self, image=scale(self.image), empty=scale.empty)
 
 
 def prepare(
@@ -41,30 +56,32 @@ def prepare(
     channels: Sequence[str],
     labels: Mapping[str, int] | None = None,
 ) -> Prepared:
-    """Load, check, reorient (volumes), crop to the foreground, normalise, then resample.
+    """Load, check, crop to the foreground, reorient (volumes), then resample; grey values stay what they are.
+
+    Of `preprocessing.intensity` only this matters: a channel that will be standardised robustly loses its outliers
+    before they could spread.
 
     Args:
-        preprocessing: its CT statistics must be known, see `resolve_intensity`.
         labels: names and values; None: the label file is not read.
 
     Raises:
         InputError: see `load_case`; or the spacing does not fit the image's dimensions.
     """
     loaded = load_case(case, channels, labels)
-    image = MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(loaded.affine))
+    start, end = _foreground_box(loaded.image) if preprocessing.crop_foreground else _whole_box(loaded.image)
+    measured = measure(case.id, loaded.image, loaded.label, start, end)
+    crop = SpatialCrop(roi_start=start, roi_end=end)
+    image = crop(MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(loaded.affine)))
     label = None
     if loaded.label is not None:
-        label = MetaTensor(torch.from_numpy(loaded.label[None]), affine=torch.from_numpy(loaded.affine))
+        label = crop(MetaTensor(torch.from_numpy(loaded.label[None]), affine=torch.from_numpy(loaded.affine)))
     if preprocessing.orientation is not None and image.ndim == 4:
         reorient = Orientation(preprocessing.orientation, labels=AXIS_CODES)
         image, label = reorient(image), None if label is None else reorient(label)
-    if preprocessing.crop_foreground:
-        start, end = CropForeground(select_fn=_is_foreground).compute_bounding_box(image)
-        if np.all(np.asarray(end) > start):
-            crop = SpatialCrop(roi_start=start, roi_end=end)
-            image, label = crop(image), None if label is None else crop(label)
     for index, intensity in enumerate(named_intensity(preprocessing, channels)):
-        image[index] = torch.from_numpy(normalise(image[index].numpy(), intensity))
+        if is_robust(intensity):
+            clipped = clip_outliers(image[index].numpy(), intensity, measured.channels[index])
+            image[index] = torch.from_numpy(clipped)
     if preprocessing.spacing is not None:
         if len(preprocessing.spacing) != image.ndim - 1:
             raise InputError(
@@ -82,7 +99,20 @@ def prepare(
         affine=image.affine.numpy(),
         native_shape=loaded.image.shape[1:],
         native_affine=loaded.affine,
+        native_label=loaded.label,
+        empty=tuple(channel.outside for channel in measured.channels),
+        measured=measured,
     )
+
+
+def measure_case(case: Case, channels: Sequence[str], labels: Mapping[str, int]) -> Measured:
+    """Read a case for its grey values alone.
+
+    Raises:
+        InputError: see `load_case`.
+    """
+    loaded = load_case(case, channels, labels)
+    return measure(case.id, loaded.image, loaded.label, *_whole_box(loaded.image))
 
 
 def resample(image: MetaTensor, spacing: np.ndarray, order: int) -> MetaTensor:
@@ -131,8 +161,21 @@ def coarse_axis(spacing: np.ndarray) -> int | None:
     return int(far[0]) if len(far) == 1 else None
 
 
-def _is_foreground(image: torch.Tensor) -> torch.Tensor:
-    return image != 0
+def _whole_box(image: np.ndarray) -> tuple[list[int], list[int]]:
+    return [0] * (image.ndim - 1), list(image.shape[1:])
+
+
+def _foreground_box(image: np.ndarray) -> tuple[list[int], list[int]]:
+    """First and one past the last voxel along each axis that is not 0 in all channels; of an empty image all."""
+    bright = (image != 0).any(axis=0)
+    spans = []
+    for axis in range(bright.ndim):
+        places = np.flatnonzero(bright.any(axis=tuple(other for other in range(bright.ndim) if other != axis)))
+        if not places.size:
+            return _whole_box(image)
+        spans.append((int(places[0]), int(places[-1]) + 1))
+    starts, ends = zip(*spans, strict=True)
+    return list(starts), list(ends)
 
 
 def _onto_spacing(image: MetaTensor, spacing: np.ndarray, mode: str | int) -> MetaTensor:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from dlka_med.data.cases import Case, check_dims, find_cases
+from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
@@ -130,7 +131,10 @@ def _show_windows(show: Callable[[float, int], None], cases_done: int, cases: in
 
 
 def _prepare(run: RunFolder, case: Case) -> Prepared:
-    return prepare(case, run.config.preprocessing, run.config.dataset.channels or ())
+    channels, preprocessing = run.config.dataset.channels or (), run.config.preprocessing
+    prepared, intensity = prepare(case, preprocessing, channels), named_intensity(preprocessing, channels)
+    warn_of_outliers(case.id, channels, intensity, prepared.measured)
+    return prepared.normalised(intensity)
 
 
 def _prepared_ahead(cases: Sequence[Case], load: Callable[[Case], Prepared]) -> Iterator[tuple[Case, Future[Prepared]]]:

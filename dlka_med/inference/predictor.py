@@ -28,8 +28,8 @@ class Predictor:
     """Predicts whole images with overlapping windows and Gaussian weights, in 2D or 3D.
 
     Only `network.forward` is called: (B, C, *patch_size) -> logits (B, K, *patch_size). While it predicts,
-    the network is in eval mode and without gradients; every module's mode is put back afterwards. An image
-    smaller than the window is padded with zeros and its logits are cropped back.
+    the network is in eval mode and without gradients; every module's mode is put back afterwards. An image smaller
+    than the window is padded on all sides with what an empty voxel of it is, and its logits are cropped back.
 
     Args:
         network: any segmentation network; it is moved to `device`.
@@ -89,23 +89,24 @@ class Predictor:
         }
         return cls(network, **described | changes)
 
-    def logits(self, image: Tensor, progress: Progress | None = None) -> Tensor:
+    def logits(self, image: Tensor, progress: Progress | None = None, empty: Sequence[float] = ()) -> Tensor:
         """Logits (K, *S), float32, of an image (C, *S).
 
-        They lie on the network's device, or on the CPU if they are too large for a GPU. `progress` is called with
-        the number of windows done and of all windows after each forward pass.
+        `empty` are the values around it, one per channel; without them they are 0. The logits lie on the network's
+        device, or on the CPU if they are too large for a GPU. `progress` is called with the number of windows done
+        and of all windows after each forward pass.
 
         Raises:
             ValueError: the image has another number of axes than the window.
         """
-        return self._logits(image[None], progress)[0]
+        return self._logits(image[None], progress, empty)[0]
 
-    def _logits(self, images: Tensor, progress: Progress | None) -> Tensor:
+    def _logits(self, images: Tensor, progress: Progress | None, empty: Sequence[float]) -> Tensor:
         """Logits (N, K, *S) of images (N, C, *S)."""
         if images.ndim != len(self.patch_size) + 2:
             raise ValueError(f"expected images (N, C, *S) for windows of {self.patch_size}, got {tuple(images.shape)}")
         flips = [f for n in range(len(self.mirror_axes) + 1) for f in combinations(self.mirror_axes, n)]
-        images = images.float()
+        images, inside = self._widened(images.float(), empty)
         # Not inference_mode: what a network caches while it predicts must stay usable in training.
         with _evaluating(self.network), torch.no_grad(), self._fast():
             inferer = SlidingWindowInferer(
@@ -116,7 +117,22 @@ class Predictor:
                 sw_device=self.device,
                 device=self._sum_device(images),
             )
-            return inferer(images, self._forward(flips, len(images) * self._windows(images.shape[2:]), progress))
+            logits = inferer(images, self._forward(flips, len(images) * self._windows(images.shape[2:]), progress))
+            return logits[inside]
+
+    def _widened(self, images: Tensor, empty: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
+        """Images (N, C, *S) at least as large as the window, and where in them the given ones are."""
+        sizes, places = [], []
+        for size, patch in zip(images.shape[2:], self.patch_size, strict=True):
+            sizes.append(max(size, patch))
+            places.append(slice(first := (sizes[-1] - size) // 2, first + size))
+        inside = (slice(None), slice(None), *places)
+        if sizes == list(images.shape[2:]):
+            return images, inside
+        values = images.new_tensor(empty or [0.0] * images.shape[1]).reshape(-1, *[1] * len(sizes))
+        wide = values.expand(len(images), -1, *sizes).clone()
+        wide[inside] = images
+        return wide, inside
 
     def segment(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
         """Class indices, uint8, on the case's native grid.
@@ -126,10 +142,10 @@ class Predictor:
         """
         image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
         if self.slices is None:
-            logits = self.logits(image, progress)
+            logits = self.logits(image, progress, prepared.empty)
         else:
             axis = slice_axis(prepared.affine, self.slices) + 1
-            logits = self._logits(image.movedim(axis, 0), progress).movedim(0, axis)
+            logits = self._logits(image.movedim(axis, 0), progress, prepared.empty).movedim(0, axis)
         if not logits.sum().isfinite():
             raise InputError(
                 f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "

@@ -1,9 +1,11 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
@@ -12,10 +14,12 @@ from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
-from dlka_med.data.intensity import resolve_intensity
+from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
+from dlka_med.data.prepare import Prepared
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
+from dlka_med.files import user_cache_folder
 from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
 
@@ -77,24 +81,37 @@ class RunData(pl.LightningDataModule):
         config, workers = self.config, self.config.training.workers
         if self.resume:
             save_config(config, self.run.config_file)
-        else:
-            channels, labels = config.dataset.channels or (), config.dataset.labels or {}
-            intensity = resolve_intensity(
-                self.part("train"),
-                config.preprocessing,
-                channels,
-                labels,
-                workers=workers,
-                progress=progress("measuring intensities"),
-            )
-            preprocessing = config.preprocessing.model_copy(update={"intensity": intensity})
-            RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
         cases = self.part("train") + self.part("validation")
-        self._cache().fill(cases, workers, progress("preparing cases"))
+        if config.dataset.cache is None:
+            # Others have no business with patients' images. Whether it can be written to is seen below.
+            with suppress(OSError):
+                user_cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        # As long as it lives, nobody removes its cases.
+        self._filled = self._cache(config)
+        log.info("prepared cases are kept in %s", self._filled.root)
+        self._filled.fill(cases, workers, progress("preparing cases"))
+        channels, preprocessing = config.dataset.channels or (), config.preprocessing
+        if not self.resume:
+            measured = [self._filled.measured(case) for case in self.part("train")]
+            intensity = resolve_intensity(preprocessing, channels, measured)
+            preprocessing = preprocessing.model_copy(update={"intensity": intensity})
+            RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
+        for case in cases:
+            intensity = named_intensity(preprocessing, channels)
+            warn_of_outliers(case.id, channels, intensity, self._filled.open(case).measured)
 
     def setup(self, stage: str) -> None:
         """Open what `prepare_data` made; called in every process."""
-        self.cache = self._cache()
+        self.cache = self._cache(RunFolder(self.run.path).config)
+        self.cache.locate(self.part("train") + self.part("validation"))
+
+    def prepared(self, case: str) -> Prepared:
+        """A case as the network sees it."""
+        return self.cache.get(self.cases[case]).normalised(self.cache.intensity)
+
+    def reference(self, case: str) -> np.ndarray | None:
+        """Class indices of a case on the grid of its own files."""
+        return self.cache.reference(self.cases[case])
 
     def state_dict(self) -> dict[str, Any]:
         return {"finished_epochs": self.trainer.current_epoch + 1}
@@ -121,13 +138,16 @@ class RunData(pl.LightningDataModule):
             slices=self.config.dataset.slices,
         )
 
-    def _cache(self) -> PreparedCache:
-        config = RunFolder(self.run.path).config
+    @staticmethod
+    def _cache(config: RunConfig) -> PreparedCache:
+        dataset = config.dataset
         return PreparedCache(
-            self.run.cache_folder,
+            user_cache_folder() if dataset.cache is None else dataset.cache,
             config.preprocessing,
-            config.dataset.channels or (),
-            config.dataset.labels or {},
+            dataset.channels or (),
+            dataset.labels or {},
+            slices=dataset.slices,
+            gib=dataset.cache_gib,
         )
 
 

@@ -10,6 +10,7 @@ CHANGEABLE = {
     "dataset.root",
     "dataset.groups",
     "dataset.cache",
+    "dataset.cache_gib",
     "training.epochs",
     "training.minutes",
     "training.validate_every",

@@ -13,7 +13,6 @@ from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import nn
 
 from dlka_med.config.schema import RunConfig
-from dlka_med.data.load import load_label
 from dlka_med.errors import InputError
 from dlka_med.files import writable_folder
 from dlka_med.inference.predictor import Predictor
@@ -107,8 +106,8 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
 
     def score(network: nn.Module, case: str) -> list[float | None]:
         predictor = Predictor.of_run(network, config)
-        prediction = predictor.segment(data.cache.get(data.cases[case]))
-        reference = load_label(data.cases[case].label, labels)
+        prediction = predictor.segment(data.prepared(case))
+        reference = data.reference(case)
         return [dice(prediction == index, reference == index) for index in range(1, len(labels))]
 
     return score

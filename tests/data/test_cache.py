@@ -13,6 +13,7 @@ from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data import cache as cache_module
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
+from dlka_med.data.load import load_label
 from dlka_med.data.prepare import prepare
 from dlka_med.errors import InputError
 
@@ -54,19 +55,19 @@ def test_what_comes_out_is_what_was_prepared(cache, random_cases, workers):
             np.testing.assert_array_equal(getattr(stored, name), getattr(fresh, name))
             assert getattr(stored, name).dtype == getattr(fresh, name).dtype
         assert (stored.case_id, stored.native_shape) == (fresh.case_id, fresh.native_shape)
-        for array in (stored.image, stored.label):
-            assert isinstance(array, np.memmap)
-            assert not array.flags.writeable
+        assert (stored.empty, stored.measured.channels) == (fresh.empty, fresh.measured.channels)
+        np.testing.assert_array_equal(cache.measured(case).foreground, fresh.measured.foreground)
+        np.testing.assert_array_equal(cache.reference(case), load_label(case.label, LABELS))
 
 
 def test_foreground_voxels(cache, random_cases, monkeypatch, tmp_path):
     (case,) = random_cases(1)
     label = cache.get(case).label
-    body, core = cache.foreground(case)
+    body, core = cache.open(case).foreground
     for index, voxels in ((1, body), (2, core)):
         assert {tuple(voxel) for voxel in voxels.tolist()} == set(zip(*np.nonzero(label == index), strict=True))
     monkeypatch.setattr(cache_module, "FOREGROUND_VOXELS", 10)
-    few = PreparedCache(tmp_path / "few", SETTINGS, ["MRI"], LABELS).foreground(case)
+    few = PreparedCache(tmp_path / "few", SETTINGS, ["MRI"], LABELS).open(case).foreground
     assert [len(voxels) for voxels in few] == [10, len(core)]
     assert all(label[tuple(voxel)] == 1 for voxel in few[0])
 
@@ -76,8 +77,8 @@ def test_cases_without_foreground_or_label(cache, make_case):
     empty = make_case("empty", image, np.zeros((5, 5, 5), dtype=np.uint8))
     bare = make_case("bare", image)
     cache.fill([empty, bare])
-    assert cache.foreground(empty) == cache.foreground(bare) == []
-    assert cache.get(bare).label is None
+    assert cache.open(empty).foreground == cache.open(bare).foreground == ()
+    assert cache.get(bare).label is cache.reference(bare) is None
     assert not cache.get(empty).label.any()
 
 
@@ -94,15 +95,70 @@ def test_only_what_changed_is_computed_again(cache, random_cases, computed, make
     assert not np.array_equal(cache.get(cases[1]).image, before)
     stat = cases[2].label.stat()
     os.utime(cases[2].label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    cache.get(cases[2])
+    cache.fill(cases)
     assert computed[4:] == ["case_2"]
+
+
+def test_the_files_are_not_needed_once_the_cache_is_filled(cache, random_cases, tmp_path):
+    cases = random_cases(2)
+    cache.fill(cases)
+    images = [cache.get(case).image for case in cases]
+    another = PreparedCache(cache.root, SETTINGS, ["MRI"], LABELS)
+    another.locate(cases)
+    for case in cases:
+        for file in (*case.images, case.label):
+            file.unlink()
+    for one in (cache, pickle.loads(pickle.dumps(cache)), another):
+        for case, image in zip(cases, images, strict=True):
+            np.testing.assert_array_equal(one.get(case).image, image)
+            assert one.reference(case).max() == 2
+    with pytest.raises(InputError, match="cannot be read"):
+        PreparedCache(cache.root, SETTINGS, ["MRI"], LABELS).locate(cases)
+
+
+def test_intensities_share_entries(cache, random_cases, computed):
+    """CT statistics of a fold and kinds of standardisation change nothing; only what clips before resampling does."""
+    (case,) = random_cases(1)
+    ct = Intensity(kind="ct", lower=80, upper=120, mean=100, std=7)
+    for kind in ("auto", (Intensity(kind="zscore"),), (Intensity(kind="none"),), (ct,), (Intensity(kind="ct"),)):
+        settings = SETTINGS.model_copy(update={"intensity": kind})
+        PreparedCache(cache.root, settings, ["MRI"], LABELS).fill([case])
+    assert len(computed) == 1
+    robust = SETTINGS.model_copy(update={"intensity": (Intensity(kind="robust"),)})
+    PreparedCache(cache.root, robust, ["MRI"], LABELS).fill([case])
+    assert len(computed) == 2
+
+
+def test_the_size_is_kept_and_cases_in_use_stay(random_cases, tmp_path, caplog):
+    cases = random_cases(6)
+    roomy = PreparedCache(tmp_path / "cache", SETTINGS, ["MRI"], LABELS)
+    roomy.fill(cases)
+    entry = sum(file.stat().st_size for file in next(roomy.folder.iterdir()).iterdir())
+    for number, case in enumerate(cases):
+        os.utime(roomy._entry(case) / "facts.json", (number, number))
+    del roomy
+    limited = PreparedCache(tmp_path / "cache", SETTINGS, ["MRI"], LABELS, gib=3.5 * entry / 2**30)
+    limited.fill(cases[:1])
+    assert ids(limited) == ["case_0", "case_4", "case_5"], "the oldest is in use, the next three had to go"
+    assert not caplog.records
+    limited.fill(cases)
+    assert len(ids(limited)) == 6
+    assert "more than" in caplog.text
+    other = PreparedCache(tmp_path / "cache", SETTINGS, ["CT-like"], LABELS, gib=2.5 * entry / 2**30)
+    other.fill(cases[:1])
+    assert len(ids(limited)) == 6
+    assert len(ids(other)) == 1
+    del limited
+    other.fill(cases[:1])
+    assert len(list(other.root.glob("prepared-*/case*"))) == 2
+    assert len(ids(other)) == 1
 
 
 def test_settings_live_side_by_side(cache, random_cases, computed, tmp_path):
     (case,) = random_cases(1)
     kinds = [
         (SETTINGS.model_copy(update={"spacing": None}), ["MRI"], LABELS),
-        (SETTINGS.model_copy(update={"intensity": (Intensity(kind="none"),)}), ["MRI"], LABELS),
+        (SETTINGS.model_copy(update={"crop_foreground": False}), ["MRI"], LABELS),
         (SETTINGS, ["CT-like"], LABELS),
         (SETTINGS, ["MRI"], {**LABELS, "other": 3}),
     ]
@@ -120,7 +176,7 @@ def test_an_interrupted_fill_leaves_whole_entries_only(cache, random_cases, comp
     cases, save = random_cases(3), np.save
 
     def interrupted(path, array, **options):
-        if len(computed) == 2 and path.name == "label.npy":
+        if len(computed) == 2 and Path(path).name == "label.npy":
             raise KeyboardInterrupt
         save(path, array, **options)
 
@@ -143,7 +199,7 @@ def test_damaged_entries_are_computed_again(cache, random_cases, computed):
         (entry / name).write_bytes(content)
 
     facts = json.loads((entry / "facts.json").read_text())
-    del facts["arrays"]
+    del facts["shape"]
     image = (entry / "image.npy").read_bytes()
     damages = [
         ("image.npy", image[:-8]),
@@ -156,7 +212,8 @@ def test_damaged_entries_are_computed_again(cache, random_cases, computed):
     ]
     for count, (name, content) in enumerate(damages, 2):
         rewrite(name, content)
-        np.testing.assert_array_equal(cache.get(case).image, good)
+        again = PreparedCache(cache.root, SETTINGS, ["MRI"], LABELS)
+        np.testing.assert_array_equal(again.get(case).image, good)
         assert len(computed) == count
     (entry / "foreground.npy").unlink()
     cache.fill([case])

@@ -129,16 +129,43 @@ def test_patches_lie_anywhere_inside(cache, make_case):
     assert len(starts) == 2 * 3 * 2
 
 
-def test_small_cases_are_centred_in_zeros(cache, make_case):
-    image = np.random.default_rng(0).normal(5, 1, (4, 9, 5)).astype(np.float32)
-    label = np.ones((4, 9, 5), dtype=np.uint8)
-    case = make_case("a", image, label)
+def test_small_cases_are_centred_in_what_an_empty_voxel_becomes(tmp_path, make_case):
+    """Of each channel by itself: one with an empty surrounding, which is cropped away, and a CT."""
+    random = np.random.default_rng(0)
+    image = np.stack([random.normal(50, 5, (6, 9, 5)), random.normal(0, 300, (6, 9, 5))]).astype(np.float32)
+    image[:, :1], image[:, 5:] = 0, 0
+    label = np.ones((6, 9, 5), dtype=np.uint8)
+    ct = Intensity(kind="ct", lower=-100, upper=200, mean=50, std=25)
+    settings = Preprocessing(intensity=(Intensity(kind="zscore_nonzero"), ct))
+    cache = PreparedCache(tmp_path / "cache", settings, ["MRI", "CT"], LABELS)
+    case, inside = make_case("a", image, label), image[:, 1:5]
+    mean, std = inside[0].mean(), inside[0].std()
     for share in (0, 1):
         patch = PatchDataset(cache, [case], (7, 6, 8), 10, share, None, seed=0)[0, 3]
         mask = np.zeros((7, 6, 8), dtype=bool)
         mask[1:5, :, 1:6] = True
         np.testing.assert_array_equal(patch["label"][0].numpy(), mask)
-        np.testing.assert_array_equal(patch["image"][0].numpy() != 0, mask)
+        mri, ct = patch["image"].numpy()
+        np.testing.assert_allclose(mri[~mask], (0 - mean) / std, rtol=1e-4)
+        np.testing.assert_allclose(ct[~mask], -6, rtol=1e-6)
+        assert np.abs(mri[mask]).max() < 5
+        assert -6 <= ct[mask].min() < ct[mask].max() <= 6
+
+
+def test_patches_are_normalised_as_whole_cases_are(tmp_path, random_cases):
+    """By the numbers of the case, not of the patch; and the files may be gone."""
+    (case,) = random_cases(1)
+    settings = Preprocessing(intensity=(Intensity(kind="robust"),))
+    cache = PreparedCache(tmp_path / "cache", settings, ["MRI"], LABELS)
+    cache.fill([case])
+    for file in (*case.images, case.label):
+        file.unlink()
+    whole = cache.get(case).normalised(settings.intensity).image[0]
+    windows = np.lib.stride_tricks.sliding_window_view(whole, (4, 4, 4)).reshape(-1, 4, 4, 4)
+    dataset = PatchDataset(cache, [case], (4, 4, 4), 5, 0.5, None, seed=0)
+    for index in range(5):
+        patch = dataset[0, index]["image"][0].numpy()
+        assert np.abs(windows - patch).max((1, 2, 3)).min() < 1e-6
 
 
 def test_warped_patches_see_the_case_around_them(cache, make_case):
@@ -172,9 +199,12 @@ def test_the_traceback_of_the_worker_reaches_the_user(cache, make_case):
 @pytest.mark.parametrize("start", [(-3, 0), (2, 5), (-9, 1), (7, 7), (-2, -2)])
 def test_cut(start):
     array = np.random.default_rng(0).normal(size=(2, 5, 6))
-    padded = np.pad(array, ((0, 0), (20, 20), (20, 20)))
+    padded = np.stack(
+        [np.pad(channel, 20, constant_values=value) for channel, value in zip(array, (3, -7), strict=True)]
+    )
     x, y = start[0] + 20, start[1] + 20
-    np.testing.assert_array_equal(cut(array, start, (8, 4)), padded[:, x : x + 8, y : y + 4])
+    outside = np.array([3, -7])
+    np.testing.assert_array_equal(cut(array, start, (8, 4), outside), padded[:, x : x + 8, y : y + 4])
 
 
 SCRIPT = """

@@ -95,12 +95,47 @@ def test_nothing_is_resampled_when_the_spacing_fits(make_case):
     np.testing.assert_allclose(result.affine, affine, atol=1e-6)
 
 
-def test_normalised_before_resampled(make_case):
+def test_grey_values_stay_and_are_normalised_on_demand(make_case):
+    """Mean and deviation are those of the file's own voxels, whatever the spacing."""
     image = np.random.default_rng(0).gamma(2, 100, (12, 12, 12)).astype(np.float32)
-    settings = Preprocessing(spacing=(2, 2, 2))
-    result = prepare(make_case("a", image), settings, ["MRI"])
-    plain = prepare(make_case("b", image), settings.model_copy(update={"intensity": NONE}), ["MRI"])
-    np.testing.assert_allclose(result.image, (plain.image - image.mean()) / image.std(), atol=1e-4)
+    case, settings = make_case("a", image), Preprocessing(spacing=(2, 2, 2))
+    plain = prepare(case, settings, ["MRI"])
+    assert 100 < plain.image.mean() < 300
+    for kind, part in (("zscore", image), ("zscore_nonzero", image[image != 0])):
+        result = plain.normalised([Intensity(kind=kind)])
+        np.testing.assert_allclose(result.image, (plain.image - part.mean()) / part.std(), atol=1e-4)
+    np.testing.assert_array_equal(plain.normalised(NONE).image, plain.image)
+
+
+def test_what_lies_around_the_image(make_case):
+    """0 where something was cropped away, what the border shows elsewhere; scaled like the image."""
+    image = np.random.default_rng(0).uniform(50, 60, (9, 9, 9)).astype(np.float32)
+    whole = prepare(make_case("a", image), Preprocessing(), ["MRI"])
+    assert 50 < whole.empty[0] < 60
+    image[:2] = 0
+    cropped = prepare(make_case("b", image), Preprocessing(), ["MRI"])
+    assert cropped.image.shape == (1, 7, 9, 9)
+    assert cropped.empty == (0,)
+    inside = image[2:]
+    (empty,) = cropped.normalised([Intensity(kind="zscore")]).empty
+    assert empty == pytest.approx((0 - inside.mean()) / inside.std(), rel=1e-4)
+    assert empty < -15
+    ct = Intensity(kind="ct", lower=52, upper=58, mean=55, std=2)
+    assert cropped.normalised([ct]).empty == (-1.5,)
+
+
+def test_outliers_are_clipped_before_they_can_spread(make_case):
+    image = np.random.default_rng(0).normal(100, 5, (24, 24, 24)).astype(np.float32)
+    clean = image.copy()
+    image[7, 8, 9] = 1e30
+    robust = Preprocessing(spacing=(1.5,) * 3, intensity=(Intensity(kind="robust"),))
+    found, expected = (
+        prepare(make_case(name, volume), robust, ["MRI"]).normalised(robust.intensity).image
+        for name, volume in (("a", image), ("b", clean))
+    )
+    assert np.abs(found - expected).max() < 2.5, "at the voxel itself: it becomes the 99.5th percentile"
+    assert np.abs(found - expected).mean() < 0.01
+    assert found.std() > 0.3
 
 
 @pytest.mark.parametrize(("before", "after"), [((1, 1, 5), (1.4, 0.8, 2)), ((1, 1, 2), (0.9, 1.3, 6))])
@@ -174,6 +209,7 @@ def test_hippocampus(shared_data):
     dataset = read_dataset(shared_data / "Task04_Hippocampus")
     for case in dataset.cases[::20]:
         result = prepare(case, Preprocessing(spacing=(1, 1, 1)), dataset.channels, dataset.labels)
+        result = result.normalised([Intensity(kind="zscore")])
         native = np.asarray(nib.load(case.label).dataobj)
         offset = np.rint(np.linalg.solve(result.native_affine, result.affine)[:3, 3]).astype(int)
         box = tuple(slice(o, o + n) for o, n in zip(offset, result.label.shape, strict=True))
@@ -186,6 +222,7 @@ def test_nuclei(shared_data):
     dataset = read_dataset(shared_data / "Dataset101_Nuclei")
     for case in dataset.cases[::40]:
         result = prepare(case, Preprocessing(), dataset.channels, dataset.labels)
+        result = result.normalised([Intensity(kind="zscore")] * 3)
         assert result.image.shape == (3, *result.label.shape)
         assert set(np.unique(result.label)) == {0, 1}
-        assert np.abs(result.image.mean((1, 2))).max() < 0.3
+        assert np.abs(result.image.mean((1, 2))).max() < 1e-3

@@ -67,6 +67,24 @@ def test_an_image_smaller_than_the_window_is_padded_with_zeros_about_its_centre(
     torch.testing.assert_close(found, network(padded[None])[0, :, 2:5, :, 1:6].detach())
 
 
+@pytest.mark.parametrize("slices", [None, "axial"])
+def test_what_lies_around_an_image_is_empty_in_each_channel(slices):
+    torch.manual_seed(0)
+    dims = 3 if slices is None else 2
+    image, affine = torch.randn(2, 3, 8, 5), np.eye(4)
+    network = (nn.Conv3d if dims == 3 else nn.Conv2d)(2, 2, 5, padding=2)
+    patch = (8, 8, 8) if slices is None else (8, 8)
+    wide = torch.stack([nn.functional.pad(image[i], (1, 2, 0, 0, 2, 3), value=(-4.0, 9.0)[i]) for i in range(2)])
+    with torch.no_grad():
+        if slices is None:
+            expected = network(wide[None])[0, :, 2:5, :, 1:6].argmax(0)
+        else:
+            expected = network(wide[..., 1:6].movedim(-1, 0)).argmax(1).movedim(0, -1)[2:5]
+    prepared = Prepared("a", image.numpy(), None, affine, (3, 8, 5), affine, empty=(-4.0, 9.0))
+    found = Predictor(network, patch_size=patch, slices=slices).segment(prepared)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_overlapping_windows_are_weighted_by_a_gaussian():
     """A network that says which window it sees: the nearer centre weighs more."""
     numbers = iter(range(10))

@@ -58,7 +58,7 @@ def test_a_run_leaves_a_complete_folder(config, tmp_path):
     run = train(config, tmp_path / "run")
     assert {p.name for p in run.path.iterdir()} == {
         *("config.yaml", "split.json", "weights.safetensors", "checkpoint.ckpt"),
-        *("metrics.csv", "curve.png", "log.txt", "cache"),
+        *("metrics.csv", "curve.png", "log.txt"),
     }
     rows = rows_of(run)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]

@@ -1,0 +1,69 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dlka_med.data.cache_room import Lease, make_room
+from dlka_med.files import whole_folder
+
+HOLD = """
+import sys
+from pathlib import Path
+from dlka_med.data.cache_room import Lease
+
+root = Path(sys.argv[1])
+lease = Lease(root, [root / "prepared-x" / "b"])
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three entries of 1000 bytes and some, a unused longest; a foreign folder beside them."""
+    for number, name in enumerate("abc"):
+        with whole_folder(tmp_path / "prepared-x" / name) as folder:
+            (folder / "image.npy").write_bytes(bytes(1000))
+            (folder / "facts.json").write_text("{}")
+        os.utime(tmp_path / "prepared-x" / name / "facts.json", (number, number))
+    (tmp_path / "mine" / "y").mkdir(parents=True)
+    (tmp_path / "mine" / "y" / "facts.json").write_bytes(bytes(5000))
+    return tmp_path
+
+
+def left(root):
+    return sorted(path.name for path in (root / "prepared-x").iterdir())
+
+
+def test_what_went_unused_longest_goes_first(root):
+    assert make_room(root, 4000) == 0
+    assert left(root) == ["a", "b", "c"]
+    assert make_room(root, 2500) == 0
+    assert left(root) == ["b", "c"]
+    assert make_room(root, 0) == 0
+    assert left(root) == []
+    assert (root / "mine" / "y" / "facts.json").exists()
+
+
+def test_entries_of_a_living_process_stay_and_those_of_a_dead_one_do_not(root):
+    command = [sys.executable, "-c", HOLD, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout.readline() == "held\n"
+            assert make_room(root, 500) == 502
+            assert left(root) == ["b"]
+        finally:
+            other.kill()
+    assert make_room(root, 500) == 0
+    assert left(root) == []
+    assert [file.name for file in (root / ".in-use").iterdir() if file.suffix == ".json"] == []
+
+
+def test_a_lease_ends_with_its_object(root):
+    lease = Lease(root, [root / "prepared-x" / "a"])
+    make_room(root, 0)
+    assert left(root) == ["a"]
+    del lease
+    make_room(root, 0)
+    assert left(root) == []
