@@ -7,7 +7,6 @@ from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case, read_dataset
 from dlka_med.data.load import spacing_of
 from dlka_med.data.prepare import prepare
-from dlka_med.data.resample import coarse_axis
 from dlka_med.errors import InputError
 
 LABELS = {"background": 0, "body": 1, "core": 5}
@@ -129,13 +128,6 @@ def test_labels_keep_volume_and_smooth_borders(make_case):
     place = world(result.affine, result.label.shape) - 11.5
     ball = np.linalg.norm(place, axis=0) < 8
     assert 2 * (ball & (result.label == 1)).sum() / (ball.sum() + (result.label == 1).sum()) > 0.97
-
-
-def test_coarse_axis():
-    assert coarse_axis(np.array([1, 1, 3.0])) is None
-    assert coarse_axis(np.array([1, 1, 3.1])) == 2
-    assert coarse_axis(np.array([4, 1, 1.0])) == 0
-    assert coarse_axis(np.array([0.2, 1, 1.0])) is None
 
 
 def test_spacing_of_another_dimension(make_case):
