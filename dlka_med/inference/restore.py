@@ -130,7 +130,8 @@ def _through_copies(size: int, scale: float, offset: float, native_size: int) ->
 
 def _pick(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
     """Argmax at whole coordinates."""
-    classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    # Plane by plane: argmax gives eight bytes per voxel.
+    classes = torch.stack([plane.argmax(dim=0).to(torch.uint8) for plane in logits.unbind(1)]).cpu().numpy()
     return classes[np.ix_(*(axis.coordinates.astype(int) for axis in axes))]
 
 
