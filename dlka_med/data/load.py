@@ -130,19 +130,23 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
 
 def _class_indices(path: Path, values: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
     _refuse_nonfinite(path, values)
-    whole = np.rint(values)
-    if broken := int((np.abs(values - whole) > WHOLE_NUMBER_TOLERANCE).sum()):
-        raise InputError(f"{path} has {broken} voxels that are no whole numbers: a label map was expected")
     declared = np.array(sorted(labels.values()), dtype=np.float32)
-    index = np.searchsorted(declared, whole).clip(max=len(declared) - 1)
-    undeclared = declared[index] != whole
-    if undeclared.any():
-        found, counts = np.unique(whole[undeclared], return_counts=True)
+    indices, broken, strange = np.empty(values.shape, np.uint8), 0, []
+    for plane, target in zip(values, indices, strict=True):
+        whole = np.rint(plane)
+        broken += int((np.abs(plane - whole) > WHOLE_NUMBER_TOLERANCE).sum())
+        target[...] = np.searchsorted(declared, whole).clip(max=len(declared) - 1)
+        strange.append(whole[declared[target] != whole])
+    if broken:
+        raise InputError(f"{path} has {broken} voxels that are no whole numbers: a label map was expected")
+    undeclared = np.concatenate(strange)
+    if undeclared.size:
+        found, counts = np.unique(undeclared, return_counts=True)
         listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in zip(found[:10], counts[:10], strict=True))
-        is_mask = np.isin(whole, (0, 255)).all()
+        is_mask = np.isin(np.rint(values), (0, 255)).all()
         raise InputError(
             f"{path} has label values that are not declared: {listed}; declared are {dict(labels)}: "
             "declare them (dataset.labels in the config, or dataset.json) or mend the file"
             + ("; a black and white mask has to hold class numbers, such as 0 and 1" if is_mask else "")
         )
-    return index.astype(np.uint8)
+    return indices

@@ -6,18 +6,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Orientation, SpatialCrop, SpatialResample
+from monai.transforms import Orientation, SpatialCrop
 
 from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured, measure
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
 from dlka_med.data.load import load_case, spacing_of
+from dlka_med.data.resample import resample
 from dlka_med.errors import InputError
 
 AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
-SPACING_TOLERANCE = 1e-3
-ANISOTROPY = 3
 UNMEASURED = Measured((), np.empty((0, 0), np.float32))
 
 
@@ -90,8 +89,7 @@ def prepare(
             )
         kept = spacing_of(image.affine.numpy())
         target = np.array([wish or step for wish, step in zip(preprocessing.spacing, kept, strict=True)])
-        image = resample(image, target, order=3)
-        label = None if label is None else resample_labels(label, target)
+        image, label = resample(image, label, target)
     return Prepared(
         case_id=case.id,
         image=np.ascontiguousarray(image.numpy(), dtype=np.float32),
@@ -115,52 +113,6 @@ def measure_case(case: Case, channels: Sequence[str], labels: Mapping[str, int])
     return measure(case.id, loaded.image, loaded.label, *_whole_box(loaded.image))
 
 
-def resample(image: MetaTensor, spacing: np.ndarray, order: int) -> MetaTensor:
-    """Bring (C, *S) to `spacing` (mm) about its centre; untouched if no axis changes by over 0.001 mm.
-
-    If one axis is over three times coarser than the finest, before or after, it is resampled by the nearest
-    slice, as nnU-Net does: smooth interpolation across thick slices would invent anatomy.
-
-    Args:
-        order: of the spline; 1 is linear, 3 is cubic.
-    """
-    current = spacing_of(image.affine.numpy())
-    if np.allclose(current, spacing, rtol=0, atol=SPACING_TOLERANCE):
-        return image
-    coarse = coarse_axis(current)
-    coarse = coarse_axis(spacing) if coarse is None else coarse
-    smooth = spacing.copy()
-    if coarse is not None:
-        smooth[coarse] = current[coarse]
-    image = _onto_spacing(image, smooth, mode=3 if order == 3 else "bilinear")
-    return image if coarse is None else _onto_spacing(image, spacing, mode="nearest")
-
-
-def resample_labels(label: MetaTensor, spacing: np.ndarray) -> MetaTensor:
-    """Bring (1, *S) class indices to `spacing` (mm): each class linearly, then the strongest wins.
-
-    Borders stay smooth and thin structures whole, where the nearest voxel would give steps and holes. One
-    class is held at a time.
-    """
-    if np.allclose(spacing_of(label.affine.numpy()), spacing, rtol=0, atol=SPACING_TOLERANCE):
-        return label
-    best = winner = None
-    for index in label.unique().tolist():
-        share = resample((label == index).float(), spacing, order=1)
-        if best is None:
-            best, winner = share, torch.full_like(share, index)
-        else:
-            winner[share > best] = index
-            best = torch.maximum(best, share)
-    return winner
-
-
-def coarse_axis(spacing: np.ndarray) -> int | None:
-    """The one axis that is more than three times coarser than the finest; None if it is not just one."""
-    far = np.flatnonzero(spacing > ANISOTROPY * spacing.min())
-    return int(far[0]) if len(far) == 1 else None
-
-
 def _whole_box(image: np.ndarray) -> tuple[list[int], list[int]]:
     return [0] * (image.ndim - 1), list(image.shape[1:])
 
@@ -176,14 +128,3 @@ def _foreground_box(image: np.ndarray) -> tuple[list[int], list[int]]:
         spans.append((int(places[0]), int(places[-1]) + 1))
     starts, ends = zip(*spans, strict=True)
     return list(starts), list(ends)
-
-
-def _onto_spacing(image: MetaTensor, spacing: np.ndarray, mode: str | int) -> MetaTensor:
-    source = image.affine.numpy()
-    size = np.array(image.shape[1:])
-    scale = spacing / spacing_of(source)
-    new_size = np.maximum(np.rint(size / scale), 1).astype(int)
-    step = np.diag([*scale, 1.0])
-    step[:-1, -1] = (size - 1) / 2 - scale * (new_size - 1) / 2
-    place = SpatialResample(mode=mode, padding_mode="nearest" if mode == 3 else "border", dtype=np.float32)
-    return place(image, dst_affine=torch.from_numpy(source @ step), spatial_size=new_size.tolist())

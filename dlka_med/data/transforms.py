@@ -20,7 +20,7 @@ from monai.transforms import (
 from monai.transforms.utils import create_rotate
 
 from dlka_med.config.training import Augmentation
-from dlka_med.data.prepare import coarse_axis
+from dlka_med.data.resample import coarse_axis
 
 Patch = dict[str, torch.Tensor]
 

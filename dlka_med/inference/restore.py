@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlka_med.data.resample import beside_halves, nearest_voxels, picked_axis
+
 SNAP = 1e-3  # voxels: coordinates this close to whole numbers are whole (affines are stored as float32)
 ROUNDING = 0.25  # voxels: a resampled grid has whole voxels and may end this much before the image
 SHEAR = 0.1  # voxels: the largest drift across the image that still counts as parallel axes
@@ -45,7 +47,9 @@ def restore(
     not logits: logits have no bound, and one very sure voxel would push a border across its less sure
     neighbours, whereas probabilities put the border between two sure voxels halfway. Voxels whose centre lies
     outside the prepared box are background (0); the box of a resampled axis reaches a quarter of a voxel
-    further, where rounding its length may have cut it.
+    further, where rounding its length may have cut it. A native voxel in the middle between two prepared ones
+    takes either side's class, in turn along the axis. Thick slices, which preprocessing does not mix, go back to
+    the slices that they were copied from, see `data.resample`.
 
     Args:
         logits: (K, *S), K at most 256, S of 2 or 3 axes, on any device.
@@ -98,8 +102,10 @@ def _match_axes(
             "the axes of the prepared and the native grid are not parallel "
             f"(native voxel -> prepared voxel is {to_prepared.tolist()})"
         )
+    spacings = [np.linalg.norm(affine[:-1, :dims], axis=0) for affine in (native_affine, prepared_affine)]
+    copied = picked_axis(spacings[0][natives], spacings[1])
     axes = []
-    for size, native, scale, offset in zip(prepared_shape, natives, scales, shift, strict=True):
+    for index, (size, native, scale, offset) in enumerate(zip(prepared_shape, natives, scales, shift, strict=True)):
         coordinates = scale * np.arange(shape[native]) + offset
         rounded = np.rint(coordinates)
         margin = 0.5 + ROUNDING + SNAP
@@ -107,13 +113,25 @@ def _match_axes(
             coordinates, margin = rounded, 0.5
         (inside,) = np.nonzero((coordinates > -margin) & (coordinates < size - 1 + margin))
         start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
-        axes.append(_Axis(int(native), start, stop, coordinates[start:stop].clip(0, size - 1)))
+        if index == copied and margin > 0.5:
+            coordinates = _through_copies(size, scale, offset, shape[native])
+        axes.append(_Axis(int(native), start, stop, beside_halves(coordinates[start:stop].clip(0, size - 1))))
     return axes
+
+
+def _through_copies(size: int, scale: float, offset: float, native_size: int) -> np.ndarray:
+    """Where native slices lie among prepared ones, each of which is a copy of the native slice nearest to it."""
+    toward = np.sign(scale)
+    copied = toward * nearest_voxels(toward * (np.arange(size) - offset) / scale)
+    slices, members, counts = np.unique(copied, return_inverse=True, return_counts=True)
+    middles = np.bincount(members, np.arange(size)) / counts
+    return np.interp(np.arange(native_size), slices, middles)
 
 
 def _pick(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
     """Argmax at whole coordinates."""
-    classes = logits.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    # Plane by plane: argmax gives eight bytes per voxel.
+    classes = torch.stack([plane.argmax(dim=0).to(torch.uint8) for plane in logits.unbind(1)]).cpu().numpy()
     return classes[np.ix_(*(axis.coordinates.astype(int) for axis in axes))]
 
 

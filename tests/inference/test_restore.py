@@ -6,9 +6,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
+from dlka_med.config.dataset import Intensity, Preprocessing
+from dlka_med.data.cases import Case
+from dlka_med.data.prepare import prepare
+from dlka_med.data.resample import resample
 from dlka_med.inference import restore as module
 from dlka_med.inference.restore import restore
 
@@ -86,7 +91,9 @@ def test_resampled_grids_agree_with_scipy(dims, change, zoom, slab, monkeypatch)
     if change == "flipped":
         matrix, shift = -matrix, np.array(prepared_shape) - 1.3
     to_prepared = np.block([[matrix, shift[:, None]], [np.zeros(dims), 1]])
-    prepared_affine = oblique_affine()[:4, :4] if dims == 3 else np.array([[0, 2.0, 5], [-0.5, 0, 7], [0, 0, 1]])
+    spacing = np.array(zoom[:dims]) ** -0.5  # no axis of either grid is so coarse that its slices were copied
+    turned = np.array([[0, spacing[1], 5], [-spacing[0], 0, 7], [0, 0, 1]])
+    prepared_affine = oblique_affine(spacing=spacing) if dims == 3 else turned
     logits = 3 * torch.randn(4, *prepared_shape, generator=torch.Generator().manual_seed(0))
     expected, margin = reference(logits, to_prepared, native_shape)
 
@@ -119,6 +126,91 @@ def test_rounding_the_length_of_a_resampled_grid_loses_no_edge(size, spacing):
     logits = torch.zeros(2, length, length, length)
     logits[1] = 1
     assert restore(logits, prepared, np.eye(4), (size,) * 3).all()
+
+
+def perfect(size: int, middle: float, spacing: tuple[float, ...], target: tuple[float, ...]) -> np.ndarray:
+    """How far (mm) an ellipsoid moves, its centre and its faces across the slices, whose grey values are the logits."""
+    shape = (22, 23, size)
+    places = np.indices(shape)
+    offsets = [(axis - c) / r for axis, c, r in zip(places, (10.3, 11.4, middle), (8, 8, 7), strict=True)]
+    depth = 6 - 6 * np.sqrt(sum(offset**2 for offset in offsets))
+    affine = np.diag([*spacing, 1.0])
+    image = MetaTensor(torch.from_numpy(depth[None].astype(np.float32)), affine=torch.from_numpy(affine))
+    image, _ = resample(image, None, np.array(target))
+    logits = image.as_tensor()
+    found = restore(torch.cat([-logits, logits]), image.affine.numpy(), affine, shape) > 0
+    truth = depth > 0
+    centres = [np.array([places[axis][mask].mean() for axis in range(3)]) for mask in (found, truth)]
+    both = found.any(2) & truth.any(2)
+    tops = [mask[both].argmax(-1).mean() for mask in (found, truth)]
+    ends = [mask[both][:, ::-1].argmax(-1).mean() for mask in (found, truth)]
+    drift = ((tops[0] - tops[1]) - (ends[0] - ends[1])) / 2  # of both faces the same way
+    return np.abs([*(centres[0] - centres[1]) * spacing, drift * spacing[2]])
+
+
+@pytest.mark.parametrize("size", [30, 31, 40, 41])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.1, 1.25, 1.5, 1.9, 2, 2.1])
+@pytest.mark.parametrize("spacing", [(0.4, 0.4, 1.5), (0.4, 0.4, 0.4)])
+def test_a_perfect_prediction_comes_back_in_its_place(size, factor, spacing):
+    """Thick slices at another spacing, or all axes at another: copies and splines alike, at even and odd counts."""
+    target = (0.4, 0.4, 1.5 * factor) if spacing[2] == 1.5 else (0.4 * factor,) * 3
+    moved = np.array([perfect(size, size / 2 + shift, spacing, target) for shift in (-4.2, -1.7, 0.1, 0.5, 2.4, 3.8)])
+    assert moved.mean(0).max() < 0.05
+    assert moved.max() < 0.1
+
+
+@pytest.mark.parametrize("spacing", [(0.4, 0.4, 1.5), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("factor", [0.5, 0.75, 1.5, 2.0])
+@pytest.mark.parametrize("size", [24, 25])
+def test_no_class_is_preferred_on_the_way_back(spacing, factor, size):
+    """Hard predictions, which tie where a native voxel lies in the middle between two: neither class grows."""
+    runs = np.random.default_rng(0).integers(3, 12, 10 * size)
+    line = np.repeat(np.arange(len(runs)) % 2, runs)[: 40 * size + size % 2]
+    label = np.broadcast_to(line.astype(np.uint8), (3, 3, len(line))).copy()
+    affine = np.diag([*spacing, 1.0])
+    kept = []
+    for classes in (label, 1 - label):
+        case = [MetaTensor(torch.from_numpy(array[None]), affine=torch.from_numpy(affine)) for array in (classes,) * 2]
+        image, moved = resample(case[0].float(), case[1], np.array([*spacing[:2], spacing[2] * factor]))
+        hard = 20 * one_hot(moved.numpy()[0], 2)
+        kept.append(restore(hard, image.affine.numpy(), affine, label.shape))
+    np.testing.assert_array_equal(kept[0], 1 - kept[1])
+    assert abs(kept[0].mean() / label.mean() - 1) < 0.06
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_a_label_at_its_own_spacing_comes_back_as_it_was(codes, tmp_path):
+    classes = np.random.default_rng(0).integers(0, 3, NATIVE).astype(np.uint8)
+    image = np.ones(NATIVE, np.float32)
+    image[:2], classes[:2] = 0, 0
+    for name, array in (("image", image), ("label", classes)):
+        nib.save(nib.Nifti1Image(array, oblique_affine(codes)), tmp_path / f"{name}.nii")
+    spacing = np.linalg.norm(nib.as_closest_canonical(nib.load(tmp_path / "label.nii")).affine[:3, :3], axis=0)
+    settings = Preprocessing(spacing=tuple(spacing.tolist()), intensity=(Intensity(kind="none"),))
+    case = Case("a", (tmp_path / "image.nii",), tmp_path / "label.nii")
+    found = prepare(case, settings, ["MRI"], {"background": 0, "a": 1, "b": 2})
+    back = restore(one_hot(found.label, 3), found.affine, found.native_affine, found.native_shape)
+    np.testing.assert_array_equal(back, classes)
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+@pytest.mark.parametrize("thickness", [0.9, 2.0, 2.7, 3.0, 4.0])
+def test_thick_slices_go_back_to_where_they_were_copied_from(flip, thickness):
+    """Every prepared slice holds the number of the native one; where one was copied, its own class returns."""
+    count = 22
+    affine = np.diag([0.4, 0.4, 1.5, 1])
+    number = np.arange(count, dtype=np.uint8)
+    label = np.broadcast_to(number, (3, 3, count))
+    image = MetaTensor(torch.from_numpy(label[None].astype(np.float32)), affine=torch.from_numpy(affine))
+    classes = MetaTensor(torch.from_numpy(label[None].copy()), affine=torch.from_numpy(affine))
+    image, classes = resample(image, classes, np.array([0.4, 0.4, thickness]))
+    turn = np.diag([1.0, 1, flip, 1])
+    turn[2, 3] = 0 if flip == 1 else count - 1
+    found = restore(one_hot(classes.numpy()[0], count), image.affine.numpy(), affine @ turn, (3, 3, count))
+    found = found[..., ::flip]
+    copied = np.unique(classes.numpy())
+    assert len(copied) == min(count, classes.shape[-1])
+    np.testing.assert_array_equal(found[..., copied], label[..., copied])
 
 
 def test_no_voxel_in_common_is_all_background():
