@@ -134,7 +134,7 @@ class DeformAggregation(nn.Module):
         if self.offset_limit is not None:
             offset = self.offset_limit * torch.tanh(offset / self.offset_limit)
         if self.spread is not None:
-            offset = offset + self.spread.to(offset.dtype)
+            offset = offset.to(torch.promote_types(offset.dtype, torch.float32)) + self.spread
         return offset.movedim(-1, 1)
 
     def extra_repr(self) -> str:
