@@ -329,6 +329,14 @@ def test_what_it_leaves_to_the_reference():
         assert expected in said
 
 
+def test_an_image_too_large_for_its_indices_is_refused_by_the_operator_too():
+    """A compiled graph asks `why_not` for no size."""
+    case = Case((5, 6), (4, 3))
+    x, offset = torch.zeros(1).expand(1, 2**13, 2**10, 2**9), torch.zeros(1).expand(1, 18, 2**13, 2**10)
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*32 - 1 numbers"):
+        numba_cpu.Problem(x, offset, None, None, case.geometry)
+
+
 def test_no_second_derivative():
     case = Case((5, 6), (4, 3))
     tensors = case.tensors()

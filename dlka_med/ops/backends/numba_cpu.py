@@ -21,6 +21,7 @@ from dlka_med.ops.tracing import why_not_traced
 
 INSTALLED = importlib.util.find_spec("numba") is not None
 TILE_BYTES = 2**20
+NUMBERS, TOO_LARGE = 2**32 - 1, "expected fewer than 2**32 - 1 numbers in an image, got shape {}"
 # Offsets and mask in bfloat16 are read as they are, the loops computing in float32.
 READABLE = {torch.bfloat16, torch.float32}
 
@@ -40,8 +41,8 @@ def why_not(
         return f"expected tensors on the cpu, got {x.device}"
     if geometry.spatial_dims > 3:
         return f"expected at most 3 spatial axes, got {geometry.spatial_dims}"
-    if not torch.compiler.is_compiling() and math.prod(x.shape[1:]) >= 2**32 - 1:
-        return f"expected fewer than 2**32 - 1 numbers in an image, got shape {tuple(x.shape)}"
+    if not torch.compiler.is_compiling() and math.prod(x.shape[1:]) >= NUMBERS:
+        return TOO_LARGE.format(tuple(x.shape))
     return why_not_traced("numba", (t for t in (x, offset, weight, bias, mask) if t is not None)) or why_not_started()
 
 
@@ -142,6 +143,8 @@ class Problem:
         self, x: Tensor, offset: Tensor, weight: Tensor | None, mask: Tensor | None, geometry: Geometry
     ) -> None:
         x, offset, weight, mask = (None if t is None else t.detach() for t in (x, offset, weight, mask))
+        if math.prod(x.shape[1:]) >= NUMBERS:
+            raise ValueError(f"backend numba_cpu: {TOO_LARGE.format(tuple(x.shape))}")
         self.kernels = importlib.import_module("dlka_med.ops.backends.numba_kernels")
         self.batch, *size, self.channels = x.shape
         self.outputs, self.groups, self.points = outputs(x, weight), geometry.groups, geometry.points
