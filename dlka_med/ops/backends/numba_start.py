@@ -6,13 +6,14 @@ import functools
 import importlib
 import warnings
 
-import torch
 
-
-@torch.compiler.assume_constant_result
 def why_not_started() -> str | None:
     """The reason why Numba cannot compile in this process, None if it can; said once as a warning."""
     return started()
+
+
+# What `torch.compiler.assume_constant_result` does, which would import all of torch's compiler, and Triton, for it.
+why_not_started._dynamo_marked_constant = True
 
 
 @functools.cache
