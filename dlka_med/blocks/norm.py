@@ -5,8 +5,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from dlka_med.blocks.dims import check_choice, check_spatial_dims
 from dlka_med.ops.layout import channels_last
@@ -38,8 +36,9 @@ class ChannelNorm(nn.LayerNorm):
 class InstanceNorm(nn.Module):
     """Zero mean and unit variance per image and channel of x `(B, C, *S)`, without parameters.
 
-    `F.instance_norm` would copy channels-last tensors and answer channels-first; and its gradient is wrong on CPUs
-    where a batch of one image gets a channels-last gradient (torch 2.14).
+    Sums are in float32 at least; the result has the dtype of x. `F.instance_norm` would copy channels-last tensors and
+    answer channels-first; and its gradient is wrong on CPUs where a batch of one image gets a channels-last gradient
+    (torch 2.14).
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -47,42 +46,68 @@ class InstanceNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:
+            return x.clone()
         if torch.compiler.is_compiling() or why_not_traced("this way", (x,)) is not None:
-            return F.instance_norm(x, eps=self.eps)
-        return _InstanceNorm.apply(x, self.eps)
+            return _normalised(x, self.eps)[0].to(x.dtype)
+        return _InstanceNorm.apply(channels_last(x), self.eps)
+
+
+def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The formula, differentiable any number of times: the result in float32 at least, and its scale."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    variance, mean = torch.var_mean(wide, tuple(range(2, x.ndim)), correction=0, keepdim=True)
+    scale = torch.rsqrt(variance + eps)
+    return (wide - mean) * scale, scale
 
 
 class _InstanceNorm(torch.autograd.Function):
-    """Computed on rows of many voxels each: torch is slow at short ones, which the channels alone would be."""
+    """Of x in channels-last memory.
+
+    Computed on rows of many voxels each: torch is slow at short ones, which the channels alone would be.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
-        voxels, channels = x[0, 0].numel(), x.shape[1]
-        x = channels_last(x)
-        rows = _rows(x)
-        mean = _fold(rows.sum(1, keepdim=True), channels) / voxels
+        channels, rows = x.shape[1], _rows(x)
+        voxels, dtype = x[0, 0].numel(), torch.promote_types(x.dtype, torch.float32)
+        mean = _fold(rows.sum(1, keepdim=True, dtype=dtype), channels) / voxels
         squares = sum((part - mean).square().sum(1, keepdim=True) for part in _parts(rows))
         scale = torch.rsqrt(_fold(squares, channels) / voxels + eps)
         ctx.save_for_backward(x, mean, scale)
+        ctx.eps = eps
         y = torch.empty_like(x)
-        torch.addcmul(-mean * scale, rows, scale, out=_rows(y))
+        shift = -mean * scale
+        for into, part in zip(_parts(_rows(y)), _parts(rows), strict=True):
+            torch.addcmul(shift, part, scale, out=into)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         x, mean, scale = ctx.saved_tensors
-        voxels, channels = x[0, 0].numel(), x.shape[1]
+        if torch.is_grad_enabled():
+            return _gradient(x, grad, ctx.eps), None
+        voxels, channels, dtype = x[0, 0].numel(), x.shape[1], mean.dtype
         rows, above = _rows(x), _rows(channels_last(grad))
         pairs = list(zip(_parts(rows), _parts(above), strict=True))
         products = sum(((part - mean) * given).sum(1, keepdim=True) for part, given in pairs)
         slope = _fold(products, channels) / voxels * scale.square()
-        shift = mean * slope - _fold(above.sum(1, keepdim=True), channels) / voxels
+        shift = mean * slope - _fold(above.sum(1, keepdim=True, dtype=dtype), channels) / voxels
         grad_x = torch.empty_like(x)
         for into, (part, given) in zip(_parts(_rows(grad_x)), pairs, strict=True):
-            torch.addcmul(given + shift, part, slope, value=-1, out=into)
-            into.mul_(scale)
+            if x.dtype == dtype:
+                torch.addcmul(given + shift, part, slope, value=-1, out=into).mul_(scale)
+            else:
+                into.copy_(torch.addcmul(given + shift, part, slope, value=-1).mul_(scale))
         return grad_x, None
+
+
+def _gradient(x: Tensor, grad: Tensor, eps: float) -> Tensor:
+    """The formula, for derivatives of it."""
+    y, scale = _normalised(x, eps)
+    wide, axes = grad.to(y.dtype), tuple(range(2, x.ndim))
+    shared = wide.mean(axes, keepdim=True) + y * (y * wide).mean(axes, keepdim=True)
+    return (scale * (wide - shared)).to(x.dtype)
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -25,9 +25,13 @@ def bounded(
         limit: None: there is neither limit nor border.
         spread: `(G*K*d,)`, where the kernel points are before they move, relative to those of `geometry`.
     """
+    if limit is None and spread is None:
+        return offset
+    # Half precision could not tell the voxels of a large image apart.
+    offset = offset.to(torch.promote_types(offset.dtype, torch.float32))
     home = 0.0 if spread is None else spread.to(offset.dtype).view(-1, *[1] * geometry.spatial_dims)
     if limit is None:
-        return offset if spread is None else offset + home
+        return offset + home
     back, forth = way_to_borders(geometry, size, offset.shape[2:], offset.dtype, offset.device)
     return (limit * torch.tanh(offset / limit) + home).clamp(back.clamp(max=home), forth.clamp(min=home))
 

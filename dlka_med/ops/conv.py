@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dlka_med.ops.layout import channels_last
+from dlka_med.ops.onednn import CONV, convolve
+from dlka_med.ops.precision import autocast_off
 from dlka_med.ops.tracing import why_not_traced
 
-CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 FEW_VOXELS = 256
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
@@ -54,21 +54,20 @@ def conv(
     """
     depthwise = groups > 1 and groups == x.shape[1] == weight.shape[0]
     if depthwise and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        with torch.autocast("cpu", enabled=False):
+        with autocast_off("cpu"):
             y = conv(x.to(weight.dtype), weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return y.to(torch.get_autocast_dtype("cpu"))
     if _onednn_applies(x, weight, groups) and set(stride) == {1}:
         if depthwise and _keeps_size(weight, padding, dilation):
             return _depthwise(x, weight, bias, dilation[0])
         if groups == 1 and set(dilation) == {1} and _is_single_image(x, weight, padding):
-            return _SingleImage.apply(x, weight, bias, list(padding))
+            return convolve(x, weight, bias, padding, 1)
     return CONV[x.ndim - 2](x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
 def _onednn_applies(x: Tensor, weight: Tensor, groups: int) -> bool:
     return (
-        not torch.compiler.is_compiling()
-        and ONEDNN
+        ONEDNN
         and x.ndim in (4, 5)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
@@ -77,59 +76,6 @@ def _onednn_applies(x: Tensor, weight: Tensor, groups: int) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and why_not_traced("oneDNN", (x, weight)) is None
     )
-
-
-class _SingleImage(torch.autograd.Function):
-    """Stride and dilation 1, one group."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.padding = padding
-        return _onednn(channels_last(x), weight, bias, padding)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        grad_x = grad_weight = None
-        grad = channels_last(grad)
-        if of_x:
-            spatial = tuple(range(2, x.ndim))
-            padding = [size - 1 - own for size, own in zip(weight.shape[2:], ctx.padding, strict=True)]
-            grad_x = _onednn(grad, weight.flip(spatial).transpose(0, 1), None, padding)
-        if of_weight:
-            images, grads = _halves(channels_last(x), ctx.padding[0], weight.shape[2] - 1), _halves(grad, 0, 0)
-            grad_weight = _grad_weight(images, grads, weight, [0, *ctx.padding[1:]])
-        return grad_x, grad_weight, grad.sum((0, *range(2, grad.ndim))) if of_bias else None, None
-
-
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None, padding: list[int]) -> Tensor:
-    ones = [1] * len(padding)
-    return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, ones, ones, 1)
-
-
-def _grad_weight(x: Tensor, grad: Tensor, weight: Tensor, padding: list[int]) -> Tensor:
-    """As torch has it for a batch of images."""
-    ones, none, wanted = [1] * len(padding), [0] * len(padding), [False, True, False]
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, ones, padding, ones, False, none, 1, wanted)[1]
-
-
-def _halves(image: Tensor, padding: int, reach: int) -> Tensor:
-    """(1, C, n, ...) -> (2, C, about n / 2 + reach, ...): what the two halves of a convolution's output read.
-
-    The convolution's kernel spans `1 + reach` voxels along the axis, whose borders are padded with zeros.
-    """
-    size = image.shape[2]
-    half = -(-(size + 2 * padding - reach) // 2)
-    if reach == 0 and padding == 0 and size == 2 * half:
-        return image.movedim(1, -1).unflatten(1, (2, half)).flatten(0, 1).movedim(-1, 1)
-    halves = image.new_zeros(2, half + reach, *image.shape[3:], image.shape[1]).movedim(-1, 1)
-    for number in range(2):
-        first = number * half - padding
-        start, end = max(first, 0), min(first + half + reach, size)
-        halves[number, :, start - first : end - first] = image[0, :, start:end]
-    return halves
 
 
 def _keeps_size(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> bool:
@@ -146,46 +92,13 @@ def _is_single_image(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
-    images = x if dilation == 1 else _subsampled(x, dilation)
-    y = _same(channels_last(images), weight, bias) if x.ndim == 4 else _Depthwise.apply(images, weight, bias)
+    images = channels_last(x if dilation == 1 else _subsampled(x, dilation))
+    padding = tuple(size // 2 for size in weight.shape[2:])
+    if x.ndim == 4:
+        y = F.conv2d(images, weight, bias, padding=padding, groups=weight.shape[0])
+    else:
+        y = convolve(images, weight, bias, padding, weight.shape[0])
     return y if dilation == 1 else _interleaved(y, dilation, x.shape)
-
-
-class _Depthwise(torch.autograd.Function):
-    """3D, no dilation; the output is as large as the input."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _same(channels_last(x), weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        spatial = tuple(range(2, x.ndim))
-        grad = channels_last(grad)
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _same(grad, weight.flip(spatial), None)
-        if ctx.needs_input_grad[1]:
-            batch, channels = x.shape[:2]
-            images, kernels = _images_as_channels(x)[None], _images_as_channels(grad)[:, None]
-            padding = [size // 2 for size in weight.shape[2:]]
-            products = CONV[len(spatial)](images, kernels, padding=padding, groups=batch * channels)
-            grad_weight = products.view(batch, channels, *weight.shape[2:]).sum(0)[:, None]
-        if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, *spatial))
-        return grad_x, grad_weight, grad_bias
-
-
-def _same(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    padding = [size // 2 for size in weight.shape[2:]]
-    return CONV[x.ndim - 2](x, weight, bias, padding=padding, groups=weight.shape[0])
-
-
-def _images_as_channels(x: Tensor) -> Tensor:
-    """(B, C, *S) -> (B * C, *S) with the images and channels innermost in memory."""
-    return x.movedim((0, 1), (-2, -1)).flatten(-2).movedim(-1, 0)
 
 
 def _subsampled(x: Tensor, step: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dlka_med.ops.backends import BACKENDS
 from dlka_med.ops.geometry import Geometry
+from dlka_med.ops.precision import autocast_off
 
 
 def deform_conv(
@@ -66,10 +67,7 @@ def deform_conv(
     check_shapes(x, offset, weight, bias, mask, geometry)
     arguments = (x, offset, weight, bias, mask, geometry)
     run = BACKENDS[chosen_backend(backend, arguments)].run
-    if torch.is_autocast_enabled(x.device.type):
-        with torch.autocast(x.device.type, enabled=False):
-            y = run(*arguments)
-    else:
+    with autocast_off(x.device.type):
         y = run(*arguments)
     return y.contiguous(memory_format=memory_format(x))
 

@@ -39,6 +39,66 @@ def test_instance_norm_may_be_changed_in_place_and_compiled():
     torch.testing.assert_close(*(torch.autograd.grad(t, x, grad)[0] for t in (y, z)))
 
 
+def formula(x):
+    """In double precision."""
+    variance, mean = torch.var_mean(x.double(), tuple(range(2, x.ndim)), keepdim=True, correction=0)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_rounded_once(dtype):
+    """The sums are above 65504, which float16 ends at."""
+    torch.manual_seed(0)
+    x = (2 + torch.randn(1, 2, 41, 40, 42)).to(dtype).requires_grad_()
+    grad = torch.rand(x.shape).to(dtype)
+    y = InstanceNorm()(x)
+    exact = x.detach().double().requires_grad_()
+    expected = formula(exact)
+    want = torch.autograd.grad(expected, exact, grad.double())[0]
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, expected.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=1e-5)
+    got = torch.autograd.grad(y, x, grad)[0].double()
+    torch.testing.assert_close(got, want, rtol=0, atol=torch.finfo(dtype).eps * want.abs().max().item())
+
+
+@pytest.mark.parametrize("way", ["torch.func", "compile", "plain"])
+def test_gradients_of_channels_last_memory_however_they_are_asked_for(way):
+    """A batch of one and a channels-last gradient, at which torch's own norm fails."""
+    torch.manual_seed(0)
+    x, grad = (channels_last(torch.randn(1, 6, 5, 4, 7)) for _ in range(2))
+
+    def loss(x, norm):
+        return (channels_last(norm(x)) * grad).sum()
+
+    want = torch.func.grad(loss)(x.double(), formula)
+    if way == "torch.func":
+        got = torch.func.grad(loss)(x, InstanceNorm())
+    else:
+        norm = torch.compile(InstanceNorm(), backend="eager") if way == "compile" else InstanceNorm()
+        got = torch.autograd.grad(loss(x.requires_grad_(), norm), x)[0]
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_second_derivatives(layout):
+    x = layout(torch.randn(1, 2, 3, 4, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradgradcheck(InstanceNorm(), x)
+    weights = torch.randn_like(x)
+    hessians = [
+        torch.func.hessian(lambda x, f=f: (f(x) * weights).sum())(x.detach()) for f in (InstanceNorm(), formula)
+    ]
+    torch.testing.assert_close(*hessians)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5)])
+def test_nothing_to_normalise(shape):
+    x = torch.zeros(shape, requires_grad=True)
+    y = InstanceNorm()(x)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape
+
+
 def test_instance_norm_may_be_transformed():
     x = torch.randn(3, 1, 4, 6, 7)
     expected = torch.stack([InstanceNorm()(one) for one in x])

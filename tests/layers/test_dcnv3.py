@@ -265,3 +265,10 @@ def test_gradients_under_autocast(dims):
     gradients = torch.autograd.grad(y.float().square().mean(), list(module.parameters()))
     for got, want in zip(gradients, expected, strict=True):
         assert (got - want).norm() < 0.1 * want.norm()
+
+
+def test_offsets_of_half_precision_are_not_rounded_by_the_spread_of_the_kernel():
+    module = build(DCNv3, 2, offset_scale=1.5).bfloat16()
+    offset = torch.full((1, 3, 3, module.spread.numel()), 2.0**-10, dtype=torch.bfloat16)
+    moved = module.in_voxels(offset).movedim(1, -1)
+    assert torch.equal(moved - module.spread.float(), 1.5 * offset.float())

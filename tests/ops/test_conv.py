@@ -40,18 +40,13 @@ def taken(monkeypatch):
     if not module._onednn_applies(torch.randn(1, 2, 4, 4), torch.randn(2, 2, 3, 3), 1):
         pytest.skip("NOT TESTED: oneDNN is missing, or the processor has no AVX2")
     names = []
-    for name in ("_SingleImage", "_Depthwise", "_subsampled"):
+
+    def spy(name):
         way = getattr(module, name)
-        call = way if name == "_subsampled" else way.apply
+        return lambda x, *rest: names.append(f"{name} {x.ndim - 2}d") or way(x, *rest)
 
-        def spy(*arguments, name=name, call=call):
-            names.append(name)
-            return call(*arguments)
-
-        if name == "_subsampled":
-            monkeypatch.setattr(module, name, spy)
-        else:
-            monkeypatch.setattr(module, name, type(name, (), {"apply": staticmethod(spy)}))
+    for name in ("convolve", "_subsampled"):
+        monkeypatch.setattr(module, name, spy(name))
     return names
 
 
@@ -63,7 +58,7 @@ def test_depthwise(size, kernel, dilation, bias, layout, taken):
     x, weight = layout(torch.randn(2, 5, *size)), torch.randn(5, 1, *[kernel] * dims)
     arguments = settings(dims, padding=dilation * (kernel // 2), dilation=dilation, groups=5)
     compare(x, weight, torch.randn(5) if bias else None, arguments)
-    assert taken == ["_subsampled"] * (dilation > 1) + ["_Depthwise"] * (dims == 3)
+    assert taken == [f"_subsampled {dims}d"] * (dilation > 1) + ["convolve 3d"] * (dims == 3)
 
 
 @pytest.mark.parametrize(("size", "kernel", "padding"), SINGLE)
@@ -75,7 +70,7 @@ def test_single_image(size, kernel, padding, channels, layout, taken):
     if min(size) + 2 * padding < kernel:
         pytest.skip("the kernel is larger than the image")
     y = compare(x, weight, torch.randn(outputs), settings(dims, padding=padding))
-    assert taken == ["_SingleImage"]
+    assert taken == [f"convolve {dims}d"]
     assert channels_last(y).data_ptr() == y.data_ptr()
 
 
@@ -135,6 +130,51 @@ def test_dense_under_autocast_is_that_of_torch():
     x, weight = torch.randn(1, 3, 20, 20), torch.randn(4, 3, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert conv(x, weight, **settings(2)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("groups", "size"), [(4, (7, 6, 9)), (1, (9, 8, 7)), (1, (19, 17))])
+def test_backward_under_autocast_computes_in_single_precision(groups, size, taken):
+    dims = len(size)
+    x, weight = (torch.randn(shape, requires_grad=True) for shape in ((1, 4, *size), (4, 4 // groups, *[3] * dims)))
+    y = conv(x, weight, **settings(dims, padding=1, groups=groups))
+    assert taken == [f"convolve {dims}d"]
+    grad = torch.randn_like(y)
+    expected = torch.autograd.grad(y, (x, weight), grad, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = torch.autograd.grad(y, (x, weight), grad)
+    assert all(map(torch.equal, ours, expected))
+
+
+@pytest.mark.parametrize(("groups", "size"), [(4, (7, 6, 9)), (1, (9, 8, 7)), (1, (19, 17))])
+def test_compiled_the_same_ways_are_taken(groups, size, taken):
+    dims = len(size)
+    tensors = [torch.randn(s) for s in ((1, 4, *size), (4, 4 // groups, *[3] * dims), (4,))]
+    x, weight, bias = (t.requires_grad_() for t in tensors)
+
+    def run(x, weight, bias):
+        return conv(x, weight, bias, **settings(dims, padding=1, groups=groups))
+
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    y, expected = compiled(x, weight, bias), run(x, weight, bias)
+    assert torch.equal(y, expected)
+    assert y.stride() == expected.stride()
+    assert "convolve" in str(taken)
+    with torch.profiler.profile() as profile:
+        ours = torch.autograd.grad(compiled(x, weight, bias), (x, weight, bias), torch.ones_like(y))
+    assert {"dlka_med::conv_onednn", "dlka_med::conv_onednn_backward"} <= {event.name for event in profile.events()}
+    assert all(map(torch.equal, ours, torch.autograd.grad(expected, (x, weight, bias), torch.ones_like(y))))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize(("groups", "channels"), [(3, 3), (1, 3), (1, 1)])
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_registration(groups, channels, layout, taken):
+    x, weight, bias = torch.randn(1, channels, 4, 3, 5), torch.randn(channels, channels // groups, 3, 3, 3), None
+    x, weight = (layout(t).requires_grad_() for t in (x, weight))
+    for bias in (None, torch.randn(channels, requires_grad=True)):
+        torch.library.opcheck(
+            torch.ops.dlka_med.conv_onednn, (x, weight, bias, [1, 1, 1], groups), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_transforms_and_graphs_see_the_convolution_of_torch():

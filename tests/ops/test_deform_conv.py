@@ -162,3 +162,13 @@ def test_a_sum_over_many_rows_stays_accurate(solve_or_skip):
     y = solve_or_skip(case, tensors)
     z = case.run({k: None if t is None else t.double() for k, t in tensors.items()}, "reference")
     torch.testing.assert_close(y.double(), z, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_the_meta_device_gives_shapes(groups):
+    shapes = (2, 4, 5, 6), (2, 18, 5, 6), (4, 4 // groups, 3, 3)
+    tensors = [torch.zeros(shape, device="meta", requires_grad=True) for shape in shapes]
+    y = deform_conv(*tensors, padding=1, groups=groups)
+    y.sum().backward()
+    assert (y.device.type, y.shape) == ("meta", (2, 4, 5, 6))
+    assert all(t.grad.shape == t.shape for t in tensors)

@@ -1,5 +1,7 @@
 """What is particular to the CPU backend: threads, processes, the disk, tracing, tiles."""
 
+import dataclasses
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +88,52 @@ def test_the_number_of_threads_changes_no_more_than_rounding(name, batch, thread
         assert torch.get_num_threads() == number
 
 
+WANTED = [("2d depthwise", "x"), ("2d depthwise", "weight"), ("2d depthwise", "offset"), ("2d depthwise", "bias")]
+WANTED += [("2d grouped", "x"), ("2d grouped", "weight"), ("2d grouped", "offset mask"), ("2d grouped", "mask")]
+
+
+@pytest.mark.parametrize(("name", "wanted"), WANTED)
+def test_only_the_gradients_that_are_asked_for_are_computed(name, wanted, monkeypatch):
+    case, made, make = LARGE[name], [], numba_cpu.Problem.gradients
+    tensors = case.tensors(torch.float32)
+    monkeypatch.setattr(numba_cpu.Problem, "gradients", lambda *a: made.append(make(*a)) or made[-1])
+    for key in wanted.split():
+        tensors[key].requires_grad_()
+    ours, expected = (
+        torch.autograd.grad(run(case, tensors, backend).sin().sum(), [tensors[key] for key in wanted.split()])
+        for backend in (numba_cpu, reference)
+    )
+    assert_close(ours, expected, 1e-5)
+    computed = {
+        key for found in made for key, t in zip(("x", "offset", "weight", "mask"), found, strict=True) if t.numel()
+    }
+    assert computed == set(wanted.split()) - {"bias"}
+
+
+@pytest.mark.parametrize(("name", "groups"), [("2d depthwise", 72), ("2d dense", 1), ("2d grouped", 3)])
+def test_many_threads_hold_no_more_copies_of_x_than_the_tensors_of_the_call(name, groups, threads, monkeypatch):
+    case = dataclasses.replace(LARGE[name], channels=(72, 72), groups=groups)
+    tensors = case.tensors(torch.float32, batch=1)
+    threads(2)
+    expected = results(case, tensors)
+    held, parts, backward = set(), set(), numba_cpu.Problem.backward
+
+    def spy(problem, grad_y, grad_x, *rest):
+        if grad_x is not None:
+            held.add(grad_x.data_ptr())
+            parts.add((grad_x.data_ptr(), *rest[-2:]))
+        backward(problem, grad_y, grad_x, *rest)
+
+    monkeypatch.setattr(numba_cpu.Problem, "backward", spy)
+    threads(16)
+    ours = results(case, tensors)
+    numbers = ours[0].numel() + sum(t.numel() for t in tensors.values() if t is not None)
+    assert (len(held) - 1) * tensors["x"].numel() <= numbers
+    assert len(held) < len(parts) <= 16
+    assert_close(ours, expected, 1e-5)
+    assert all(map(torch.equal, ours, results(case, tensors)))
+
+
 def test_memory_for_columns_is_bounded(monkeypatch):
     made, make = [], numba_cpu.Problem.new_columns
     monkeypatch.setattr(numba_cpu, "TILE_BYTES", 20000)
@@ -94,6 +142,18 @@ def test_memory_for_columns_is_bounded(monkeypatch):
     tensors = case.tensors(torch.float32)
     assert_close(results(case, tensors), results(case, tensors, reference), 1e-5)
     assert 10000 < max(columns.nbytes for columns in made) <= 20000
+
+
+@pytest.mark.parametrize("name", ["2d dense", "2d depthwise"])
+def test_backward_under_autocast_computes_in_single_precision(name):
+    case = LARGE[name]
+    tensors = {key: t if t is None else t.requires_grad_() for key, t in case.tensors(torch.float32).items()}
+    present = [t for t in tensors.values() if t is not None]
+    y = run(case, tensors)
+    expected = torch.autograd.grad(y, present, torch.ones_like(y), retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = torch.autograd.grad(y, present, torch.ones_like(y))
+    assert all(map(torch.equal, ours, expected))
 
 
 def test_several_python_threads_at_once(threads):
@@ -143,6 +203,39 @@ os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+BROKEN = """
+import sys, warnings, torch
+from dlka_med.ops import deform_conv
+from dlka_med.ops.backends import numba_cpu
+if sys.argv[1] == "import":
+    sys.modules["llvmlite"] = None
+tensors = [torch.ones(shape, requires_grad=True) for shape in [(1, 2, 4, 4), (1, 18, 4, 4), (2, 2, 3, 3)]]
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        y = deform_conv(*tensors, padding=1)
+    y.sum().backward()
+print(len([w for w in said if "reference" in str(w.message)]), said[0].message)
+assert torch.equal(y, deform_conv(*tensors, padding=1, backend="reference"))
+try:
+    deform_conv(*tensors, padding=1, backend="numba_cpu")
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("broken", "reason"), [("jit", "NUMBA_DISABLE_JIT"), ("import", "llvmlite")])
+def test_a_numba_that_cannot_start_leaves_it_to_the_reference_with_one_warning(broken, reason):
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1" if broken == "jit" else "0"}
+    command = [sys.executable, "-c", BROKEN, broken]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    warned, refused = done.stdout.splitlines()
+    assert warned.startswith("1 dlka_med: deform_conv")
+    assert reason in warned
+    assert reason in refused
+
+
 def test_a_forked_child_can_go_on():
     assert subprocess.run([sys.executable, "-c", FORK], timeout=300, check=False).returncode == 0
 
@@ -187,7 +280,15 @@ def test_gradients_have_the_strides_that_are_foretold(name, layout):
     x = tensors["x"].movedim(1, -1).contiguous()
     geometry = case.geometry
     axes = [list(axis) for axis in (geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation)]
-    inputs = [x, *(tensors[key] for key in ("offset", "weight", "mask")), *axes, case.groups, case.offset_groups]
+    wanted = [True, True, case.channels[1] > 0, case.mask]
+    inputs = [
+        x,
+        *(tensors[key] for key in ("offset", "weight", "mask")),
+        wanted,
+        *axes,
+        case.groups,
+        case.offset_groups,
+    ]
     grad_y = torch.ones(2, *tensors["offset"].shape[2:], case.channels[1] or case.channels[0], dtype=x.dtype)
     real = numba_cpu.backward(grad_y, *inputs)
     with FakeTensorMode() as mode:
@@ -226,6 +327,14 @@ def test_what_it_leaves_to_the_reference():
     reasons.append(reason(tensors["x"].to("meta")))
     for said, expected in zip(reasons, ("torch.func", "forward-mode", "exported", "cpu"), strict=True):
         assert expected in said
+
+
+def test_an_image_too_large_for_its_indices_is_refused_by_the_operator_too():
+    """A compiled graph asks `why_not` for no size."""
+    case = Case((5, 6), (4, 3))
+    x, offset = torch.zeros(1).expand(1, 2**13, 2**10, 2**9), torch.zeros(1).expand(1, 18, 2**13, 2**10)
+    with pytest.raises(ValueError, match=r"fewer than 2\*\*32 - 1 numbers"):
+        numba_cpu.Problem(x, offset, None, None, case.geometry)
 
 
 def test_no_second_derivative():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -11,13 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dlka_med.ops.backends.numba_start import why_not_started
 from dlka_med.ops.backends.numba_threads import parallel
-from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative
+from dlka_med.ops.backends.registration import geometry_of, outputs, register_derivatives
 from dlka_med.ops.geometry import Geometry
+from dlka_med.ops.precision import autocast_off
 from dlka_med.ops.tracing import why_not_traced
 
 INSTALLED = importlib.util.find_spec("numba") is not None
 TILE_BYTES = 2**20
+NUMBERS, TOO_LARGE = 2**32 - 1, "expected fewer than 2**32 - 1 numbers in an image, got shape {}"
 # Offsets and mask in bfloat16 are read as they are, the loops computing in float32.
 READABLE = {torch.bfloat16, torch.float32}
 
@@ -37,9 +41,9 @@ def why_not(
         return f"expected tensors on the cpu, got {x.device}"
     if geometry.spatial_dims > 3:
         return f"expected at most 3 spatial axes, got {geometry.spatial_dims}"
-    if not torch.compiler.is_compiling() and math.prod(x.shape[1:]) >= 2**32 - 1:
-        return f"expected fewer than 2**32 - 1 numbers in an image, got shape {tuple(x.shape)}"
-    return why_not_traced("numba", (t for t in (x, offset, weight, bias, mask) if t is not None))
+    if not torch.compiler.is_compiling() and math.prod(x.shape[1:]) >= NUMBERS:
+        return TOO_LARGE.format(tuple(x.shape))
+    return why_not_traced("numba", (t for t in (x, offset, weight, bias, mask) if t is not None)) or why_not_started()
 
 
 def run(
@@ -99,6 +103,7 @@ def backward(
     offset: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
+    wanted: list[bool],
     kernel_size: list[int],
     stride: list[int],
     padding: list[int],
@@ -106,40 +111,24 @@ def backward(
     groups: int,
     offset_groups: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, offset, weight and mask; those of absent tensors are empty."""
+    """Gradients of x, offset, weight and mask; empty ones where not `wanted`."""
     geometry = geometry_of(kernel_size, stride, padding, dilation, groups, offset_groups)
     problem = Problem(x, offset, weight, mask, geometry)
-    return problem.gradients(grad_y.detach().contiguous())
+    with autocast_off("cpu"):
+        return problem.gradients(grad_y.detach().contiguous(), wanted)
 
 
 @backward.register_fake
-def _(grad_y, x, offset, weight, mask, kernel_size, stride, padding, dilation, groups, offset_groups):
+def _(grad_y, x, offset, weight, mask, wanted, *settings):
     grad_offset, grad_mask = (
-        x.new_empty(0) if t is None else torch.empty_like(with_one_stride(t)).unflatten(2, t.shape[2:])
-        for t in (offset, mask)
+        torch.empty_like(with_one_stride(t)).unflatten(2, t.shape[2:]) if for_it else x.new_empty(0)
+        for t, for_it in ((offset, wanted[1]), (mask, wanted[3]))
     )
-    return x.new_empty(x.shape), grad_offset, x.new_empty(0 if weight is None else weight.shape), grad_mask
+    grad_x, grad_weight = x.new_empty(x.shape if wanted[0] else 0), x.new_empty(weight.shape if wanted[2] else 0)
+    return grad_x, grad_offset, grad_weight, grad_mask
 
 
-def keep(ctx, inputs, output) -> None:
-    """Save what `differentiate` needs."""
-    x, offset, weight, bias, mask, *ctx.settings = inputs
-    ctx.save_for_backward(x, offset, weight, mask)
-    ctx.biased = bias is not None
-
-
-def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs of `forward`."""
-    x, offset, weight, mask = ctx.saved_tensors
-    grad_x, grad_offset, grad_weight, grad_mask = backward(grad_y, x, offset, weight, mask, *ctx.settings)
-    grad_weight = None if weight is None else grad_weight
-    grad_mask = None if mask is None else grad_mask
-    grad_bias = grad_y.flatten(0, -2).sum(0) if ctx.biased else None
-    return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
-
-
-forward.register_autograd(differentiate, setup_context=keep)
-backward.register_autograd(refuse_second_derivative)
+register_derivatives(forward, backward)
 
 
 class Problem:
@@ -154,6 +143,8 @@ class Problem:
         self, x: Tensor, offset: Tensor, weight: Tensor | None, mask: Tensor | None, geometry: Geometry
     ) -> None:
         x, offset, weight, mask = (None if t is None else t.detach() for t in (x, offset, weight, mask))
+        if math.prod(x.shape[1:]) >= NUMBERS:
+            raise ValueError(f"backend numba_cpu: {TOO_LARGE.format(tuple(x.shape))}")
         self.kernels = importlib.import_module("dlka_med.ops.backends.numba_kernels")
         self.batch, *size, self.channels = x.shape
         self.outputs, self.groups, self.points = outputs(x, weight), geometry.groups, geometry.points
@@ -168,8 +159,8 @@ class Problem:
         else:
             parts = weight.reshape(self.groups, self.outputs // self.groups, -1, self.points)
             self.table = parts.permute(0, 3, 2, 1).flatten(1, 2).contiguous()
-        numbers = x.numel() + offset.numel() + self.table.numel() + self.batch * self.positions * self.outputs
-        room = min(TILE_BYTES, numbers * x.element_size() // torch.get_num_threads())
+        self.numbers = x.numel() + offset.numel() + self.table.numel() + self.batch * self.positions * self.outputs
+        room = min(TILE_BYTES, self.numbers * x.element_size() // torch.get_num_threads())
         self.tile = max(room // (self.points * self.channels * x.element_size()), 1)
 
     def pieces(self, number: int) -> list[list[tuple[int, int, int]]]:
@@ -224,61 +215,119 @@ class Problem:
             into = y[start:end].unflatten(1, (self.groups, -1)).transpose(0, 1)
             into.baddbmm_(self.by_groups(columns[: end - start]), self.table)
 
-    def gradients(self, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of x, offset, weight and mask; those of absent tensors are empty.
+    def gradients(self, grad_y: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of x, offset, weight and mask; empty where not wanted.
 
         Every piece of the work has its own gradient of the weight, and of x where another piece has begun the
-        same image; they are added in a fixed order.
+        same image; they are added in a fixed order. Where the latter were more than the tensors of the call, the
+        gradient of x is found apart from the others, by fewer pieces that share the channels among the threads.
         """
-        pieces = self.pieces(torch.get_num_threads())
-        grad_offset = torch.empty_like(self.offset, dtype=self.x.dtype)
-        grad_mask = None if self.mask is None else torch.empty_like(self.mask, dtype=self.x.dtype)
-        grad_x, tables = torch.zeros_like(self.x), self.x.new_zeros(len(pieces), *self.table.shape)
-        apart = {number: torch.zeros_like(self.x[0]) for number, spans in enumerate(pieces) if spans[0][1] > 0}
+        for_x, for_offset, for_weight, for_mask = wanted
+        threads, everywhere = torch.get_num_threads(), (0, self.channels)
+        pieces = self.pieces(threads)
+        new = self.x.new_zeros
+        grad_x = new(self.x.shape) if for_x else None
+        grad_offset, grad_mask = (
+            torch.empty_like(t, dtype=self.x.dtype) if t is not None and (for_offset or for_mask) else None
+            for t in (self.offset, self.mask)
+        )
+        tables = new(len(pieces), *self.table.shape) if for_weight else [None] * len(pieces)
+        copies = max(self.numbers // max(self.x[0].numel(), 1), 1)
+        together = not for_x or sum(begins_inside(spans) for spans in pieces) <= copies
+        holders = pieces if together else self.pieces(copies + 1)
+        into = [new(self.x.shape[1:]) if for_x and begins_inside(spans) else None for spans in holders]
+
+        def target(number: int, image: int, first: int) -> Tensor:
+            return into[number] if first > 0 else grad_x[image]
 
         def work(number: int) -> None:
-            for image, first, last in pieces[number]:
-                into = apart[number] if first > 0 else grad_x[image]
-                self.backward(grad_y, into, grad_offset, grad_mask, tables[number], image, first, last)
+            for span in pieces[number]:
+                onto = target(number, *span[:2]) if for_x and together else None
+                self.backward(grad_y, onto, grad_offset, grad_mask, tables[number], *span, *everywhere)
 
-        parallel(work, range(len(pieces)))
-        for number, part in apart.items():
-            grad_x[pieces[number][0][0]] += part
-        grad_offset = grad_offset.to(self.offset.dtype).unflatten(2, self.out)
-        grad_mask = self.x.new_empty(0) if grad_mask is None else grad_mask.to(self.mask.dtype).unflatten(2, self.out)
-        return grad_x, grad_offset, self.grad_weight(tables.sum(0)), grad_mask
+        def work_for_x(item: tuple[int, tuple[int, int]]) -> None:
+            number, channels = item
+            for span in holders[number]:
+                self.backward(grad_y, target(number, *span[:2]), None, None, None, *span, *channels)
+
+        if together or any(wanted[1:]):
+            parallel(work, range(len(pieces)))
+        if not together:
+            blocks = self.channel_blocks(threads // len(holders))
+            parallel(work_for_x, list(itertools.product(range(len(holders)), blocks)))
+        for spans, part in zip(holders, into, strict=True):
+            if part is not None:
+                grad_x[spans[0][0]] += part
+        found = (
+            grad_x,
+            grad_offset.to(self.offset.dtype).unflatten(2, self.out) if for_offset else None,
+            self.grad_weight(tables.sum(0)) if for_weight else None,
+            grad_mask.to(self.mask.dtype).unflatten(2, self.out) if for_mask else None,
+        )
+        return tuple(self.x.new_empty(0) if gradient is None else gradient for gradient in found)
+
+    def channel_blocks(self, number: int) -> list[tuple[int, int]]:
+        """All channels in at most so many blocks `(first, last)`, of whole vectors, or of whole groups."""
+        unit = self.kernels.LANES if self.depthwise or self.groups == 1 else self.channels // self.groups
+        size = -(-self.channels // (max(number, 1) * unit)) * unit
+        return [(low, min(low + size, self.channels)) for low in range(0, self.channels, size)]
 
     def grad_weight(self, table: Tensor) -> Tensor:
         """The gradient of `table` in the layout of the weight."""
-        if self.weight is None:
-            return table.new_empty(0)
         parts = table.T if self.depthwise else table.unflatten(1, (self.points, -1)).permute(0, 3, 2, 1)
         return self.weight.new_empty(self.weight.shape).copy_(parts.reshape(self.weight.shape))
 
     def backward(
         self,
         grad_y: Tensor,
-        grad_x: Tensor,
-        grad_offset: Tensor,
+        grad_x: Tensor | None,
+        grad_offset: Tensor | None,
         grad_mask: Tensor | None,
-        table: Tensor,
+        table: Tensor | None,
         image: int,
         first: int,
         last: int,
+        low: int,
+        high: int,
     ) -> None:
-        """Gradients from some positions of one image; those of x and of the weight's table are added up."""
+        """Gradients from some positions of one image and the channels `low` to `high`, all of them unless x's alone.
+
+        None is not computed; those of x and of the weight's table are added up.
+        """
         given, reads = grad_y[image].flatten(0, -2), self.reads(image)
-        into = flat(grad_x), self.strided(grad_offset, image), self.strided(grad_mask, image)
+        below_x = None if grad_x is None else flat(grad_x)
+        moved = None if grad_offset is None else self.strided(grad_offset, image)
+        into, channels = (below_x, moved, self.strided(grad_mask, image)), (low, high)
         if self.depthwise:
-            weight, given = flat(self.table), flat(given)
-            self.kernels.backward(self.grid, *reads, weight, given, first, last, *into, flat(table))
+            result = None if table is None else flat(table)
+            self.kernels.backward(
+                self.grid, *reads, flat(self.table), flat(given), first, last, *channels, *into, result
+            )
             return
-        columns = self.new_columns(first, last)
+        columns = None if table is None else self.new_columns(first, last)
+        result = None if table is None else flat(columns)
         for start, end in self.tiles(first, last):
             above = given[start:end].unflatten(1, (self.groups, -1)).transpose(0, 1)
-            below = (above @ self.table.mT).unflatten(2, (self.points, -1)).permute(1, 2, 0, 3).contiguous()
-            self.kernels.backward(self.grid, *reads, None, flat(below), start, end, *into, flat(columns))
-            table.baddbmm_(self.by_groups(columns[: end - start]).mT, above)
+            if grad_x is None and grad_offset is None:
+                self.kernels.forward(self.grid, *reads, None, start, end, result)
+            else:
+                below = flat(self.below(above, low, high))
+                self.kernels.backward(self.grid, *reads, None, below, start, end, *channels, *into, result)
+            if table is not None:
+                table.baddbmm_(self.by_groups(columns[: end - start]).mT, above)
+
+    def below(self, above: Tensor, low: int, high: int) -> Tensor:
+        """Gradients of the columns of the channels `low` to `high` (of whole groups if there are many)."""
+        depth = self.channels // self.groups
+        first, last = low // depth, -(-high // depth)
+        table = self.table.unflatten(1, (self.points, depth))
+        table = table[first:last, :, low - first * depth : high - (last - 1) * depth].flatten(1, 2)
+        return (above[first:last] @ table.mT).unflatten(2, (self.points, -1)).permute(1, 2, 0, 3).contiguous()
+
+
+def begins_inside(spans: list[tuple[int, int, int]]) -> bool:
+    """Whether a piece of the work begins within an image."""
+    return spans[0][1] > 0
 
 
 def flat(tensor: Tensor) -> np.ndarray:

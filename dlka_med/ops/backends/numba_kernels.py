@@ -35,7 +35,7 @@ from dlka_med.ops.backends.numba_cells import (
 )
 from dlka_med.ops.backends.numba_vectors import every_fourth, load, splat, store, totals
 
-__all__ = ["BLOCK", "Grid", "Strided", "backward", "forward"]
+__all__ = ["BLOCK", "LANES", "Grid", "Strided", "backward", "forward"]
 
 WIDE, LANES = 32, 16
 # Numba keeps compiled code by a function's arguments and the date of its file. As a default argument, this number
@@ -91,56 +91,64 @@ def by_channels(lanes: int) -> tuple[Callable, Callable]:
             at += np.uint64(PLANE * len(grid.planes))
 
     @inlined
-    def pull(x, grad_x, gradient, share, rows, dots, at, i, n):
+    def pull(x, grad_x, grad_offset, gradient, share, rows, dots, at, i, n):
         """Sum over the corners of one plane; their gradients are added to what is there."""
         s, a = corner(share, rows, at + i)
         t, b = corner(share, rows, at + i + BLOCK)
         u, c = corner(share, rows, at + i + 2 * BLOCK)
         v, d = corner(share, rows, at + i + 3 * BLOCK)
         voxels = load(x, a + n, lanes), load(x, b + n, lanes), load(x, c + n, lanes), load(x, d + n, lanes)
-        store(grad_x, a + n, load(grad_x, a + n, lanes) + s * gradient)
-        store(grad_x, b + n, load(grad_x, b + n, lanes) + t * gradient)
-        store(grad_x, c + n, load(grad_x, c + n, lanes) + u * gradient)
-        store(grad_x, d + n, load(grad_x, d + n, lanes) + v * gradient)
-        into = at + np.uint64(4) * i
-        products = gradient * voxels[0], gradient * voxels[1], gradient * voxels[2], gradient * voxels[3]
-        if lanes == 1:
-            for number in range(4):
-                dots[into + np.uint64(number)] += products[number]
-        else:
-            store(dots, into, load(dots, into, 4) + totals(products[0], products[1], products[2], products[3]))
+        if grad_x is not None:
+            store(grad_x, a + n, load(grad_x, a + n, lanes) + s * gradient)
+            store(grad_x, b + n, load(grad_x, b + n, lanes) + t * gradient)
+            store(grad_x, c + n, load(grad_x, c + n, lanes) + u * gradient)
+            store(grad_x, d + n, load(grad_x, d + n, lanes) + v * gradient)
+        if grad_offset is not None:
+            into = at + np.uint64(4) * i
+            products = gradient * voxels[0], gradient * voxels[1], gradient * voxels[2], gradient * voxels[3]
+            if lanes == 1:
+                for number in range(4):
+                    dots[into + np.uint64(number)] += products[number]
+            else:
+                store(dots, into, load(dots, into, 4) + totals(products[0], products[1], products[2], products[3]))
         return (s * voxels[0] + t * voxels[1]) + (u * voxels[2] + v * voxels[3])
 
     @inlined
-    def spread(grid, x, share, rows, dots, count, n, weight, lead, grad_y, begin, step, grad_x, result):
+    def spread(
+        grid, x, share, rows, dots, count, n, weight, lead, grad_y, begin, step, pitch, grad_x, grad_offset, result
+    ):
         """Gradients of `sample`: of x, of the weight (or the columns once more), and each corner's inner product.
 
-        `dots` is laid out like `share`, except that the corners of one plane and position lie side by side.
+        `dots` is laid out like `share`, except that the corners of one plane and position lie side by side. There
+        are `pitch` columns for a kernel point. None is left out.
         """
         at = np.uint64(0)
         for point in range(points_of(grid)):
+            own = np.uint64(point * grid.channels + lead) + n
+            gained = splat(x.dtype.type(0), lanes)
             if weight is not None:
-                own = np.uint64(point * grid.channels + lead) + n
-                factor, gained = load(weight, own, lanes), load(result, own, lanes)
+                factor = load(weight, own, lanes)
             for i in range(np.uint64(count)):
                 place = np.uint64(begin) + i * np.uint64(step) + n
                 if weight is None:
-                    place += np.uint64(point * grid.channels)
+                    place += np.uint64(point * pitch)
                 if rows[at + i] == NOWHERE:
-                    if weight is None:
+                    if weight is None and result is not None:
                         store(result, place, splat(x.dtype.type(0), lanes))
                     continue
                 given = load(grad_y, place, lanes)
                 gradient = given if weight is None else given * factor
-                value = pull(x, grad_x, gradient, share, rows, dots, at, i, n)
+                value = pull(x, grad_x, grad_offset, gradient, share, rows, dots, at, i, n)
                 if len(grid.planes) == 2:
-                    value = value + pull(x, grad_x, gradient, share, rows, dots, at + np.uint64(PLANE), i, n)
-                if weight is None:
-                    store(result, place, value)
-                else:
+                    value = value + pull(
+                        x, grad_x, grad_offset, gradient, share, rows, dots, at + np.uint64(PLANE), i, n
+                    )
+                if weight is not None:
                     gained = gained + given * value
-            if weight is not None:
-                store(result, own, gained)
+                elif result is not None:
+                    store(result, place, value)
+            if weight is not None and result is not None:
+                store(result, own, load(result, own, lanes) + gained)
             at += np.uint64(PLANE * len(grid.planes))
 
     return sample, spread
@@ -238,29 +246,100 @@ def set_slopes(grid, group, offset, mask, first, count, start, moved, dots, grad
 
 @compiled
 def backward(
-    grid, x, offset, mask, weight, grad_y, first, last, grad_x, grad_offset, grad_mask, result, version=VERSION
+    grid,
+    x,
+    offset,
+    mask,
+    weight,
+    grad_y,
+    first,
+    last,
+    low,
+    high,
+    grad_x,
+    grad_offset,
+    grad_mask,
+    result,
+    version=VERSION,
 ):
-    """Gradients of `forward`; that of x is added to what is there.
+    """Gradients of `forward` from the channels `low` to `high`; that of x is added to what is there.
 
-    `result` is, with a weight, its gradient, added to what is there; without one, the columns once more.
+    `result` is, with a weight, its gradient, added to what is there; without one, the columns once more. Columns are
+    those of these channels alone. Gradients that are None are left out; that of the mask goes with the offset's.
     """
     start, moved, share, rows, dots = scratch(grid, x)
     space = np.empty(BLOCK, x.dtype)
-    width = grid.channels // grid.offset_groups
-    step = grid.channels if weight is not None else points_of(grid) * grid.channels
-    whole, wide = np.uint64(width - width % LANES), np.uint64(width - width % WIDE)
+    width, pitch = grid.channels // grid.offset_groups, high - low
+    step = grid.channels if weight is not None else points_of(grid) * pitch
     for begin in range(first, last, BLOCK):
         count = min(BLOCK, last - begin)
         set_start(grid, begin, count, start)
-        for group in range(grid.offset_groups):
+        for group in range(low // width, (high - 1) // width + 1):
             locate(grid, group, offset, mask, begin, count, start, moved, share, rows)
-            dots[:] = 0
+            if grad_offset is not None:
+                dots[:] = 0
             lead = group * width
-            at = (begin if weight is not None else begin - first) * step + lead
-            for n in range(np.uint64(0), wide, np.uint64(WIDE)):
-                spread_wide(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
-            for n in range(wide, whole, np.uint64(LANES)):
-                spread_lanes(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
-            for n in range(whole, np.uint64(width)):
-                spread_one(grid, x, share, rows, dots, count, n, weight, lead, grad_y, at, step, grad_x, result)
-            set_slopes(grid, group, offset, mask, begin, count, start, moved, dots, grad_offset, grad_mask, space)
+            at = begin * step + lead if weight is not None else (begin - first) * step + lead - low
+            n, end = np.uint64(max(low - lead, 0)), np.uint64(min(high - lead, width))
+            while n + np.uint64(WIDE) <= end:
+                spread_wide(
+                    grid,
+                    x,
+                    share,
+                    rows,
+                    dots,
+                    count,
+                    n,
+                    weight,
+                    lead,
+                    grad_y,
+                    at,
+                    step,
+                    pitch,
+                    grad_x,
+                    grad_offset,
+                    result,
+                )
+                n += np.uint64(WIDE)
+            while n + np.uint64(LANES) <= end:
+                spread_lanes(
+                    grid,
+                    x,
+                    share,
+                    rows,
+                    dots,
+                    count,
+                    n,
+                    weight,
+                    lead,
+                    grad_y,
+                    at,
+                    step,
+                    pitch,
+                    grad_x,
+                    grad_offset,
+                    result,
+                )
+                n += np.uint64(LANES)
+            while n < end:
+                spread_one(
+                    grid,
+                    x,
+                    share,
+                    rows,
+                    dots,
+                    count,
+                    n,
+                    weight,
+                    lead,
+                    grad_y,
+                    at,
+                    step,
+                    pitch,
+                    grad_x,
+                    grad_offset,
+                    result,
+                )
+                n += np.uint64(1)
+            if grad_offset is not None:
+                set_slopes(grid, group, offset, mask, begin, count, start, moved, dots, grad_offset, grad_mask, space)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dlka_med.ops.backends.registration import geometry_of, outputs, refuse_second_derivative
+from dlka_med.ops.backends.registration import geometry_of, outputs, register_derivatives
 from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, precision
 from dlka_med.ops.geometry import Geometry
 from dlka_med.ops.tracing import why_not_traced
@@ -122,27 +122,7 @@ def _(grad_y, x, offset, weight, mask, wanted, *settings):
     )
 
 
-def keep(ctx, inputs, output) -> None:
-    """Save what `differentiate` needs."""
-    x, offset, weight, bias, mask, *ctx.settings = inputs
-    ctx.save_for_backward(x, offset, weight, mask)
-    ctx.bias_dtype = None if bias is None else bias.dtype
-
-
-def differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs of `forward`."""
-    x, offset, weight, mask = ctx.saved_tensors
-    for_x, for_offset, for_weight, for_bias, for_mask, *_ = ctx.needs_input_grad
-    wanted = [for_x, for_offset, for_weight, for_mask]
-    dtype = torch.promote_types(grad_y.dtype, torch.float32)
-    grad_bias = grad_y.flatten(0, -2).sum(0, dtype=dtype).to(ctx.bias_dtype) if for_bias else None
-    found = backward(grad_y, x, offset, weight, mask, wanted, *ctx.settings) if any(wanted) else [None] * 4
-    grad_x, grad_offset, grad_weight, grad_mask = (g if w else None for g, w in zip(found, wanted, strict=True))
-    return grad_x, grad_offset, grad_weight, grad_bias, grad_mask, *[None] * len(ctx.settings)
-
-
-forward.register_autograd(differentiate, setup_context=keep)
-backward.register_autograd(refuse_second_derivative)
+register_derivatives(forward, backward)
 
 
 def like_flattened(tensor: Tensor) -> Tensor:
