@@ -26,9 +26,10 @@ class RunFolder:
     """A folder made by training.
 
     config.yaml          the complete config, with the dataset's channels and labels resolved
-    split.json           ids of the train, validation and test cases
-    weights.safetensors  the best weights so far
+    split.json           ids of the train, validation (the most telling first) and test cases
+    weights.safetensors  the best weights so far; the latest where nothing validates
     checkpoint.ckpt      the latest state, to resume from
+    trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
     metrics.csv, curve.png, log.txt
     """
 
@@ -187,7 +188,7 @@ class RunFolder:
     def _read_weights(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         file = self.weights_file
         if not file.is_file():
-            raise InputError(f"{file} is missing: the training of this run has not validated yet; resume it")
+            raise InputError(f"{file} is missing: the training has not come to its first validation; resume it")
         try:
             with safe_open(file, framework="pt") as content:
                 tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118

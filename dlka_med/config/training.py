@@ -66,7 +66,9 @@ class Training(Record):
     """How long, how fast, on what."""
 
     epochs: PositiveInt | None = Field(1000, description="null: until the minutes are over")
-    minutes: PositiveFloat | None = Field(None, description="wall-clock limit, validation included; the learning rate follows it")
+    minutes: PositiveFloat | None = Field(
+        None, description="wall-clock limit, validation included; the learning rate follows it"
+    )
     steps_per_epoch: PositiveInt = 250
     batch_size: PositiveInt = 2
     patch_size: Size = Field(description="voxels of a training patch and of the inference window")

@@ -1,23 +1,25 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from dlka_med.config.dataset import Dataset as DatasetConfig
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
+from dlka_med.data.cases import Case, check_dims, read_dataset
 from dlka_med.data.intensity import resolve_intensity
 from dlka_med.data.loaders import patch_loader
-from dlka_med.data.splits import split_cases
+from dlka_med.data.splits import related_to_test, split_cases
 from dlka_med.errors import InputError
 from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
+from dlka_med.training.provenance import Provenance
+from dlka_med.training.resume import with_absolute_paths
 
 log = logging.getLogger("dlka_med")
 
@@ -46,10 +48,12 @@ class RunData(pl.LightningDataModule):
             grouped=not resume,
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
-        self.config = config.model_copy(
-            update={"dataset": config.dataset.model_copy(update=_resolved(config.dataset, dataset))}
+        names = {"channels": dataset.channels, "labels": dataset.labels}
+        self.config = with_absolute_paths(
+            config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
         )
         self.run = RunFolder(out)
+        self.held_out: list[Case] = []
         self.cases = {case.id: case for case in dataset.cases}
         if resume:
             self.split = self.run.split
@@ -61,6 +65,8 @@ class RunData(pl.LightningDataModule):
                 test_cases=config.dataset.test_cases,
             )
             self.split = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+            unseen = {*parts.validation, *related_to_test(dataset, config.dataset.test_cases)}
+            self.held_out = [case for case in dataset.cases if case.id in unseen]
         for name in (*self.split["train"], *self.split["validation"]):
             if name not in self.cases:
                 raise InputError(
@@ -89,8 +95,13 @@ class RunData(pl.LightningDataModule):
             )
             preprocessing = config.preprocessing.model_copy(update={"intensity": intensity})
             RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
+        if not self.run.started:
+            start = config.training.start_from
+            before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
+            before.joined(self.part("train")).save(self.run)
         cases = self.part("train") + self.part("validation")
         self._cache().fill(cases, workers, progress("preparing cases"))
+        check_labels(self._cache(), self.part("train"), config.dataset.labels or {})
 
     def setup(self, stage: str) -> None:
         """Open what `prepare_data` made; called in every process."""
@@ -131,6 +142,26 @@ class RunData(pl.LightningDataModule):
         )
 
 
+def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: Mapping[str, int]) -> None:
+    """Log a warning with the labels that no case holds.
+
+    Raises:
+        InputError: no case holds any.
+    """
+    held = set()
+    for case in cases:
+        label = cache.get(case).label
+        held |= {int(label[tuple(voxels[0])]) for voxels in cache.foreground(case)}
+    names = [name for name, _ in sorted(labels.items(), key=lambda item: item[1])]
+    if not held:
+        raise InputError(
+            f"the labels of all {len(cases)} training cases are empty: no voxel is {' or '.join(names[1:])}; "
+            "check the label files and dataset.labels"
+        )
+    if lacking := [name for index, name in enumerate(names) if index and index not in held]:
+        log.warning("no training case holds the label %s: the network cannot learn it", ", ".join(lacking))
+
+
 def _expectation(config: RunConfig) -> str:
     plane = config.dataset.slices
     if config.network.spatial_dims == 3:
@@ -138,10 +169,3 @@ def _expectation(config: RunConfig) -> str:
     if plane is None:
         return "dataset.slices is null (axial, coronal and sagittal cut volumes into slices), which stands for"
     return f"dataset.slices is {plane}, which needs"
-
-
-def _resolved(config: DatasetConfig, dataset: Dataset) -> dict[str, Any]:
-    """What the run has to know of its dataset; files and folders absolute, so that it resumes from anywhere."""
-    places = {key: getattr(config, key) for key in ("root", "groups", "cache")}
-    absolute = {key: None if place is None else str(Path(place).absolute()) for key, place in places.items()}
-    return absolute | {"channels": dataset.channels, "labels": dataset.labels}
