@@ -85,6 +85,8 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
     if checkpoint is not None and is_finished(checkpoint, task, clock.budget):
         log.info("%s is finished: raise training.minutes or training.epochs to go on", run.path)
         return
+    if not validation.cases and rank_zero_only.rank == 0:
+        log.info("dataset.fold is all: nothing validates, and the latest weights are kept without a score")
     interruption = Interruption()
     with _fastest_algorithms():
         trainer = pl.Trainer(
