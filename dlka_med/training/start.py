@@ -63,8 +63,8 @@ def _with_our_channels(weights: Mapping[str, Tensor], run: RunFolder, config: Ru
         return weights  # Another number of channels does not fit anyway.
     if sorted(theirs) == sorted(ours) and len(set(ours)) == len(ours):
         order = torch.tensor([theirs.index(name) for name in ours])
-        _say("starting from %s: its channels are %s, so its first weights are reordered", run.path, names)
         axes = _image_axes(run.config)
+        _say("starting from %s: its channels are %s, so its first weights are reordered", run.path, names)
         return {name: t.index_select(axes[name], order) if name in axes else t for name, t in weights.items()}
     if not config.training.start_partially:
         raise InputError(
@@ -78,15 +78,27 @@ def _with_our_channels(weights: Mapping[str, Tensor], run: RunFolder, config: Ru
 def _image_axes(config: RunConfig) -> dict[str, int]:
     """The tensors that meet the image, each with the axis that grows with the number of its channels."""
     channels = config.dataset.channels or ()
-    more = config.model_copy(update={"dataset": config.dataset.model_copy(update={"channels": (*channels, "")})})
     with torch.random.fork_rng():
-        few, many = (build_run_network(each, pretrained=False).state_dict() for each in (config, more))
-    found = {}
-    for name, tensor in few.items():
-        for axis, size in enumerate(tensor.shape):
-            if size != many[name].shape[axis]:
-                found[name] = axis
-    return found
+        few = _shapes(config, channels)
+        # A network may have other layers where its widths happen to be that of the image.
+        alike = [many for n in (1, 2) if (many := _shapes(config, (*channels, *"?" * n))).keys() == few.keys()]
+    if not alike:
+        raise InputError(
+            "training.start_from: the channels of this network's image cannot be reordered: name them in the order "
+            f"{list(channels)} in dataset.channels, and order the files so"
+        )
+    return {
+        name: axis
+        for name, shape in few.items()
+        for axis, (size, more) in enumerate(zip(shape, alike[0][name], strict=True))
+        if size != more
+    }
+
+
+def _shapes(config: RunConfig, channels: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    dataset = config.dataset.model_copy(update={"channels": tuple(channels)})
+    network = build_run_network(config.model_copy(update={"dataset": dataset}), pretrained=False)
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _refuse_seen(run: RunFolder, held_out: Sequence[Case]) -> None:

@@ -40,6 +40,5 @@ def test_what_is_said_before_the_run_folder_is_made_stands_in_its_log(tmp_path):
 
 def test_a_run_that_is_refused_leaves_no_log(tmp_path):
     with pytest.raises(ZeroDivisionError), training_words(RunFolder(tmp_path / "run")):
-        log.warning("words")
-        raise ZeroDivisionError
+        raise ZeroDivisionError(log.warning("words"))
     assert list(tmp_path.iterdir()) == []

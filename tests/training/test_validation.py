@@ -189,7 +189,7 @@ def test_without_a_limit_of_minutes_all_cases_validate_each_time(now, trainer, t
 
 def test_more_minutes_on_resume_let_more_cases_validate(now, trainer, tmp_path):
     run = RunFolder(tmp_path)
-    _, clock, short = simulate(now, trainer, run, minutes=1, every=1, cases=30, case_seconds=1)
+    _, _, short = simulate(now, trainer, run, minutes=1, every=1, cases=30, case_seconds=1)
     assert len(short.scored) == 1
 
     def score(network, case):
