@@ -25,7 +25,7 @@ def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path, monkeypatch)
         seen.append((self.progress, self.row["learning_rate"]))
 
     monkeypatch.setattr(SegmentationTask, "on_train_batch_start", start_and_look)
-    config = changed(config, epochs=None, minutes=0.1, steps_per_epoch=4, validate_every=1000)
+    config = changed(config, epochs=None, minutes=0.06, steps_per_epoch=3, validate_every=1000)
     run = train(config, tmp_path / "run")
     assert rows_of(run)[-1]["dice"], "the last epoch validates"
     shares = [share for share, _ in seen]
@@ -37,7 +37,7 @@ def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path, monkeypatch)
     steps = len(seen)
     train(config, tmp_path / "run", resume=True)
     assert len(seen) == steps, "a finished run has nothing to do"
-    train(changed(config, minutes=0.15), tmp_path / "run", resume=True)
+    train(changed(config, minutes=0.1), tmp_path / "run", resume=True)
     assert len(seen) > steps
     assert 0.5 < seen[steps][0] < 0.95
 
