@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import errno
+import glob
 import os
 import shutil
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from dlka_med.errors import InputError, WriteError
 
 ALMOST_NOTHING = 2**16  # bytes
+UNFINISHED = ".writing-"
+RANDOM = "?" * 8  # of tempfile's names
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=f"-{path.name}", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix=f"-{path.name}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -52,7 +55,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     writable_folder(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", suffix=f"-{path.name}", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, suffix=f"-{path.name}", dir=path.parent))
     try:
         yield temporary
         umask = os.umask(0)
@@ -66,6 +69,20 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove what killed processes were writing into `folder`, and what was to become `folder` itself.
+
+    Folders in it are left alone. Nobody may be writing there at the same time.
+    """
+    folder = Path(folder)
+    halves = [*folder.glob(f"{UNFINISHED}*"), *folder.parent.glob(f"{UNFINISHED}{RANDOM}-{glob.escape(folder.name)}")]
+    for half in halves:
+        if half.is_dir():
+            shutil.rmtree(half, ignore_errors=True)
+        else:
+            half.unlink(missing_ok=True)
 
 
 def refuse_existing(path: str | Path) -> None:

@@ -29,9 +29,10 @@ class RunFolder:
     """A folder made by training.
 
     config.yaml          the complete config, with the dataset's channels and labels resolved
-    split.json           ids of the train, validation and test cases
-    weights.safetensors  the best weights so far
+    split.json           ids of the train, validation (the most telling first) and test cases
+    weights.safetensors  the best weights so far; the latest where nothing validates
     checkpoint.ckpt      the latest state, to resume from
+    trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
     metrics.csv, curve.png, log.txt
     """
 

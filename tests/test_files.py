@@ -1,4 +1,7 @@
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -6,7 +9,7 @@ import pytest
 
 from dlka_med import files
 from dlka_med.errors import InputError, WriteError
-from dlka_med.files import refuse_existing, whole_file, whole_folder, writable_folder
+from dlka_med.files import refuse_existing, remove_unfinished, whole_file, whole_folder, writable_folder
 
 
 def break_off(writing, failure):
@@ -123,3 +126,26 @@ def test_the_cache_folder_of_the_system(monkeypatch, tmp_path, platform, variabl
     monkeypatch.setattr(files.sys, "platform", platform)
     monkeypatch.setattr(files.Path, "home", lambda: tmp_path)
     assert files.user_cache_folder() == Path(expected.replace("HOME", str(tmp_path)))
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    (tmp_path / "run" / "inside").mkdir(parents=True)
+    program = """if True:
+        import os, signal, sys
+        from dlka_med.files import whole_file, whole_folder
+        whole = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
+        with whole(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    for kind, name in (("file", "run/weights"), ("folder", "run/pictures"), ("folder", "new"), ("folder", "a-new")):
+        killed = subprocess.run([sys.executable, "-c", program, kind, tmp_path / name])
+        assert killed.returncode == -signal.SIGKILL
+    (tmp_path / "run" / "kept").write_text("x")
+    (tmp_path / "run" / "inside" / ".writing-12345678-x").write_text("of another writer")
+    assert len(os.listdir(tmp_path / "run")) == 4
+    remove_unfinished(tmp_path / "run")
+    assert sorted(os.listdir(tmp_path / "run")) == ["inside", "kept"]
+    assert len(os.listdir(tmp_path / "run" / "inside")) == 1
+    remove_unfinished(tmp_path / "new")
+    assert [name[-6:] for name in os.listdir(tmp_path) if name != "run"] == ["-a-new"]
+    remove_unfinished(tmp_path / "nowhere" / "at all")

@@ -18,7 +18,9 @@ class Dataset(Record):
     )
     groups: str | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
-    fold: Annotated[int, Field(ge=0)] = Field(0, description="the fold that validates")
+    fold: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
+        0, description="the fold that validates; all: every case trains and none validates"
+    )
     test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
     cache: str | None = Field(
         None, description="folder for preprocessed cases, shared by runs; null: dlka_med in the user's cache directory"
@@ -27,9 +29,16 @@ class Dataset(Record):
         50.0, description="size of that folder in GiB; the cases that went unused longest make room"
     )
 
+    @field_validator("fold", mode="before")
+    @classmethod
+    def _fold_is_a_number_or_all(cls, fold: object) -> object:
+        if fold != "all" and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 0):
+            raise ValueError("expected the number of a fold, counted from 0, or all")
+        return fold
+
     @model_validator(mode="after")
     def _fold_exists(self) -> "Dataset":
-        if self.fold >= self.folds:
+        if self.fold != "all" and self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
         return self
 

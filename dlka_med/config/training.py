@@ -69,13 +69,19 @@ class Training(Record):
     """How long, how fast, on what."""
 
     epochs: PositiveInt | None = Field(1000, description="null: until the minutes are over")
-    minutes: PositiveFloat | None = Field(None, description="wall-clock limit; the learning-rate schedule follows it")
+    minutes: PositiveFloat | None = Field(
+        None, description="wall-clock limit, validation included; the learning rate follows it"
+    )
     steps_per_epoch: PositiveInt = 250
     batch_size: PositiveInt = 2
     patch_size: Size = Field(description="voxels of a training patch and of the inference window")
     foreground_oversampling: Probability = Field(0.33, description="share of patches centred on a labelled voxel")
-    validate_every: PositiveInt = Field(1, description="epochs between validations")
-    validation_cases: PositiveInt | None = Field(None, description="validate on the first so many; null: all")
+    validate_every: PositiveInt = Field(
+        1, description="epochs between validations; fewer where they would take over 15 % of the minutes"
+    )
+    validation_cases: PositiveInt | None = Field(
+        None, description="validate on so many, drawn from all groups in turn; null: all"
+    )
     start_from: str | None = Field(None, description="run folder whose weights the training starts from; null: fresh")
     start_partially: bool = Field(
         False, description="take the tensors that fit, for other classes, channels or sizes; false: all have to fit"

@@ -41,12 +41,13 @@ log = logging.getLogger("dlka_med")
 class CachedCase:
     """A prepared case whose arrays stay on disk; grey values are not normalised yet.
 
-    `foreground`: voxel coordinates (N, spatial dims), int32, of each foreground class that the case has; at most
-    `FOREGROUND_VOXELS` per class, a random but fixed choice.
+    `foreground`: voxel coordinates (N, spatial dims), int32, of each of the foreground `classes` that the case holds; at
+    most `FOREGROUND_VOXELS` per class, a random but fixed choice.
     """
 
     image: Tiles
     label: Tiles | None
+    classes: tuple[int, ...]
     foreground: tuple[np.ndarray, ...]
     affine: np.ndarray
     native_shape: tuple[int, ...]
@@ -203,6 +204,7 @@ class PreparedCache:
             return CachedCase(
                 image=image,
                 label=label,
+                classes=tuple(facts["classes"]),
                 foreground=tuple(np.split(places, np.cumsum(counts)[:-1])) if counts else (),
                 affine=np.array(facts["affine"], dtype=np.float64),
                 native_shape=tuple(facts["native_shape"]),
@@ -226,13 +228,14 @@ class PreparedCache:
         across = None
         if self.slices is not None and prepared.image.ndim == 4:
             across = slice_axis(prepared.affine, self.slices)
-        counts, coordinates = _foreground(prepared)
+        classes, counts, coordinates = _foreground(prepared)
         facts = {
             "shape": list(prepared.image.shape),
             "labelled": prepared.label is not None,
             "affine": prepared.affine.tolist(),
             "native_shape": list(prepared.native_shape),
             "native_affine": prepared.native_affine.tolist(),
+            "classes": classes,
             "foreground": counts,
             "grey": prepared.measured.facts(),
         }
@@ -289,9 +292,10 @@ def _fingerprint(case: Case) -> list[list[str | int]]:
     return files
 
 
-def _foreground(prepared: Prepared) -> tuple[list[int], np.ndarray]:
+def _foreground(prepared: Prepared) -> tuple[list[int], list[int], np.ndarray]:
+    """Classes that the label holds, how many of their voxels are kept, and which."""
     dims = prepared.image.ndim - 1
-    counts, chosen = [], [np.empty((0, dims), dtype=np.int32)]
+    classes, counts, chosen = [], [], [np.empty((0, dims), dtype=np.int32)]
     if prepared.label is not None:
         flat = prepared.label.ravel()
         random = np.random.default_rng(0)
@@ -299,6 +303,7 @@ def _foreground(prepared: Prepared) -> tuple[list[int], np.ndarray]:
             places = np.flatnonzero(flat == index)
             if len(places) > FOREGROUND_VOXELS:
                 places = np.sort(random.choice(places, FOREGROUND_VOXELS, replace=False))
+            classes.append(int(index))
             counts.append(len(places))
             chosen.append(np.stack(np.unravel_index(places, prepared.label.shape), axis=1).astype(np.int32))
-    return counts, np.concatenate(chosen)
+    return classes, counts, np.concatenate(chosen)

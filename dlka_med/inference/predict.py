@@ -155,7 +155,8 @@ def _chosen(cases: Sequence[Case], run: RunFolder, split: str | None, images: st
         raise InputError(f"split is {split!r}, expected one of {', '.join(PARTS)}, all")
     wanted = [case for part in PARTS if split in (part, "all") for case in run.split[part]]
     if not wanted:
-        raise InputError(f"{run.split_file} has no {split} case: choose another split")
+        why = "the run was trained on all cases (dataset.fold: all)" if run.config.dataset.fold == "all" else ""
+        raise InputError(f"{run.split_file} has no {split} case{why and f', since {why}'}: choose another split")
     found = {case.id: case for case in cases}
     if missing := [case for case in wanted if case not in found]:
         raise InputError(

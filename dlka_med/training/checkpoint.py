@@ -5,13 +5,14 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
-from torch import nn
 
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 from dlka_med.run_folder import RunFolder, check_fit
+from dlka_med.training.clock import Clock
 from dlka_med.training.schedule import Budget
 
 log = logging.getLogger("dlka_med")
@@ -37,24 +38,35 @@ class SafeCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def usable_checkpoint(run: RunFolder, task: nn.Module) -> Path | None:
+def latest_checkpoint(run: RunFolder) -> Path | None:
     """The checkpoint that a run resumes from; None if it never finished an epoch.
 
     Raises:
-        InputError: the file is missing although epochs were finished, damaged, or that of another network.
+        InputError: the file is missing although epochs were finished.
     """
-    file = run.checkpoint_file
-    if not file.is_file():
-        if run.metrics_file.is_file():
-            raise InputError(f"cannot resume {run.path}: {file} is missing; copy it back, or train into another folder")
-        log.warning("%s holds no finished epoch: the training starts from its beginning", run.path)
-        return None
-    check_fit(file, task.state_dict(), SafeCheckpointIO().load_checkpoint(file).get("state_dict", {}))
-    return file
+    if run.checkpoint_file.is_file():
+        return run.checkpoint_file
+    if run.metrics_file.is_file():
+        raise InputError(
+            f"cannot resume {run.path}: {run.checkpoint_file} is missing; copy it back, or train into another folder"
+        )
+    log.warning("%s holds no finished epoch: the training starts from its beginning", run.path)
+    return None
 
 
-def is_finished(file: Path, budget: Budget) -> bool:
-    """Whether the run of this checkpoint has used up its epochs or minutes."""
+def is_finished(file: Path, task: pl.LightningModule, budget: Budget) -> bool:
+    """Whether the run of this checkpoint has used up its epochs or minutes, and its last epoch is validated.
+
+    Raises:
+        InputError: the file is damaged, of an earlier version, or holds another network than that of `task`.
+    """
     state = SafeCheckpointIO().load_checkpoint(file)
-    clock = state["callbacks"]["Clock"]
-    return budget.progress(state["global_step"], clock["seconds"], clock["reserve"]) >= 1
+    check_fit(file, task.state_dict(), state.get("state_dict", {}))
+    if len(state["optimizer_states"][0]["param_groups"]) != len(task.configure_optimizers().param_groups):
+        raise InputError(
+            f"cannot resume from {file}: it was written by an earlier version, whose optimiser did not tell offsets "
+            "from other parameters; train into another folder with training.start_from set to this run"
+        )
+    clock, validation = Clock(budget), state["callbacks"]["Validation"]
+    clock.load_state_dict(state["callbacks"]["Clock"])
+    return clock.progress(state["global_step"]) >= 1 and not validation.get("due", False)

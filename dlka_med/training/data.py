@@ -1,6 +1,7 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,19 +10,20 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from dlka_med.config.dataset import Dataset as DatasetConfig
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
+from dlka_med.data.cases import Case, check_dims, read_dataset
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.prepare import Prepared
-from dlka_med.data.splits import split_cases
+from dlka_med.data.splits import related_to_test, split_cases
 from dlka_med.errors import InputError
 from dlka_med.files import user_cache_folder
 from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
+from dlka_med.training.provenance import Provenance
+from dlka_med.training.resume import with_absolute_paths
 
 log = logging.getLogger("dlka_med")
 
@@ -50,10 +52,12 @@ class RunData(pl.LightningDataModule):
             grouped=not resume,
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
-        self.config = config.model_copy(
-            update={"dataset": config.dataset.model_copy(update=_resolved(config.dataset, dataset))}
+        names = {"channels": dataset.channels, "labels": dataset.labels}
+        self.config = with_absolute_paths(
+            config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
         )
         self.run = RunFolder(out)
+        self.held_out: list[Case] = []
         self.cases = {case.id: case for case in dataset.cases}
         if resume:
             self.split = self.run.split
@@ -65,6 +69,8 @@ class RunData(pl.LightningDataModule):
                 test_cases=config.dataset.test_cases,
             )
             self.split = {"train": parts.train, "validation": parts.validation, "test": parts.test}
+            unseen = {*parts.validation, *related_to_test(dataset, config.dataset.test_cases)}
+            self.held_out = [case for case in dataset.cases if case.id in unseen]
         for name in (*self.split["train"], *self.split["validation"]):
             if name not in self.cases:
                 raise InputError(
@@ -90,12 +96,17 @@ class RunData(pl.LightningDataModule):
         self._filled = self._cache(config)
         log.info("prepared cases are kept in %s", self._filled.root)
         self._filled.fill(cases, workers, progress("preparing cases"))
+        check_labels(self._filled, self.part("train"), config.dataset.labels or {})
         channels, preprocessing = config.dataset.channels or (), config.preprocessing
         if not self.resume:
             measured = [self._filled.measured(case) for case in self.part("train")]
             intensity = resolve_intensity(preprocessing, channels, measured)
             preprocessing = preprocessing.model_copy(update={"intensity": intensity})
             RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
+        if not self.run.started:
+            start = config.training.start_from
+            before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
+            before.joined(self.part("train")).save(self.run)
         for case in cases:
             intensity = named_intensity(preprocessing, channels)
             warn_of_outliers(case.id, channels, intensity, self._filled.open(case).measured)
@@ -151,6 +162,23 @@ class RunData(pl.LightningDataModule):
         )
 
 
+def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: Mapping[str, int]) -> None:
+    """Log a warning with the labels that no case holds.
+
+    Raises:
+        InputError: no case holds any.
+    """
+    held = {index for case in cases for index in cache.open(case).classes}
+    names = [name for name, _ in sorted(labels.items(), key=lambda item: item[1])]
+    if not held:
+        raise InputError(
+            f"the labels of all {len(cases)} training cases are empty: no voxel is {' or '.join(names[1:])}; "
+            "check the label files and dataset.labels"
+        )
+    if lacking := [name for index, name in enumerate(names) if index and index not in held]:
+        log.warning("no training case holds the label %s: the network cannot learn it", ", ".join(lacking))
+
+
 def _expectation(config: RunConfig) -> str:
     plane = config.dataset.slices
     if config.network.spatial_dims == 3:
@@ -158,10 +186,3 @@ def _expectation(config: RunConfig) -> str:
     if plane is None:
         return "dataset.slices is null (axial, coronal and sagittal cut volumes into slices), which stands for"
     return f"dataset.slices is {plane}, which needs"
-
-
-def _resolved(config: DatasetConfig, dataset: Dataset) -> dict[str, Any]:
-    """What the run has to know of its dataset; files and folders absolute, so that it resumes from anywhere."""
-    places = {key: getattr(config, key) for key in ("root", "groups", "cache")}
-    absolute = {key: None if place is None else str(Path(place).absolute()) for key, place in places.items()}
-    return absolute | {"channels": dataset.channels, "labels": dataset.labels}

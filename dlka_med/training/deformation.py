@@ -34,7 +34,7 @@ class DeformationMonitor(pl.Callback):
         self.images = batch["image"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
-        if "dice" not in task.row or self.images is None or not trainer.is_global_zero:
+        if "validation_seconds" not in task.row or self.images is None or not trainer.is_global_zero:
             return
         network = task.shipped_network
         with trainer.precision_plugin.forward_context():
@@ -43,8 +43,8 @@ class DeformationMonitor(pl.Callback):
                 return
             task.row |= columns(measured)
             log.info(summary(measured))
-            self._warn(measured, last := trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs)
-            if last:
+            self._warn(measured, last=trainer.should_stop)
+            if trainer.should_stop:
                 for line in effects(network, self.images):
                     log.info(line)
 

@@ -1,5 +1,6 @@
 """Which config a resumed run goes on with."""
 
+from pathlib import Path
 from typing import Any
 
 from dlka_med.config.schema import RunConfig
@@ -33,7 +34,7 @@ def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
     Raises:
         InputError: another difference, each named with both values.
     """
-    old, new = _flat(run.config.model_dump()), _flat(asked.model_dump())
+    old, new = (_flat(with_absolute_paths(config).model_dump()) for config in (run.config, asked))
     differences = []
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)
@@ -52,6 +53,17 @@ def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
         section, name = key.split(".")
         merged[section][name] = new[key]
     return RunConfig.model_validate(merged)
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The config with absolute files and folders, so that the run resumes from anywhere."""
+    places = {"dataset": ("root", "groups", "cache"), "training": ("start_from",), "network": ("pretrained",)}
+    sections = {}
+    for section, keys in places.items():
+        record = getattr(config, section)
+        named = {key: place for key in keys if isinstance(place := getattr(record, key, None), str)}
+        sections[section] = record.model_copy(update={key: str(Path(p).absolute()) for key, p in named.items()})
+    return config.model_copy(update=sections)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

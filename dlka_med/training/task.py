@@ -1,5 +1,6 @@
 """One optimisation step of a segmentation network, in Lightning's words."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -50,6 +51,12 @@ class SegmentationTask(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return make_optimizer(self.network, self.training_config.optimizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["row"] = self.row
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.row = checkpoint.get("row", {})
 
     def on_train_epoch_start(self) -> None:
         """Randomness of an epoch follows from its number, so that a resumed run draws the same."""
@@ -103,8 +110,11 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optim
 def _average(network: nn.Module, decay: float) -> AveragedModel:
     """Exponential average whose decay grows with the number of steps, so that short runs forget the start."""
 
-    def blend(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        now = min(decay, (1 + float(count)) / (10 + float(count)))
-        return average + (1 - now) * (new - average)
+    def blend(averages: Sequence[Tensor], new: Sequence[Tensor], count: Tensor) -> None:
+        # The count stays a tensor: to read it, a GPU would have to finish all that it was given.
+        share = 1 - ((1 + count) / (10 + count)).clamp(max=decay)
+        steps = torch._foreach_sub(new, averages)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(averages, steps)
 
-    return AveragedModel(network, avg_fn=blend).requires_grad_(False)
+    return AveragedModel(network, multi_avg_fn=blend).requires_grad_(False)

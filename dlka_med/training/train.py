@@ -1,7 +1,6 @@
 """From a config to a trained run folder."""
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,24 +8,27 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.warnings import PossibleUserWarning
 from torch import nn
+from torch.backends import cudnn
 
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
-from dlka_med.files import writable_folder
+from dlka_med.files import remove_unfinished, writable_folder
 from dlka_med.inference.predictor import Predictor
 from dlka_med.metrics import dice
 from dlka_med.run_folder import RunFolder, build_run_network
-from dlka_med.training.callbacks import Clock, Recorder, Validation
-from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, usable_checkpoint
+from dlka_med.training.callbacks import Recorder, Safekeeping
+from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint
+from dlka_med.training.clock import Clock
 from dlka_med.training.data import RunData
 from dlka_med.training.deformation import DeformationMonitor
 from dlka_med.training.interruption import Interruption
+from dlka_med.training.log import training_words
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget
-from dlka_med.training.start import start_from_run
+from dlka_med.training.start import first_network
 from dlka_med.training.task import SegmentationTask
+from dlka_med.training.validation import Validation
 
 PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -49,41 +51,60 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
         InputError: the config, the data, the hardware or the folder cannot be used; nothing is lost.
         KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
     """
-    out = Path(out)
-    if resume:
-        config = resumed_config(config, RunFolder.open(out))
-    elif rank_zero_only.rank == 0:
-        RunFolder(out).refuse_started()
-        writable_folder(out.parent)
-    _check_hardware(config)
-    data = RunData(config, out, resume)
-    config, training = data.config, data.config.training
-    torch.manual_seed(config.seed)
-    fresh = not resume and training.start_from is None
-    network = build_run_network(config, pretrained=fresh)
-    if not resume:
-        start_from_run(network, training)
-    task = SegmentationTask(network, training, config.seed)
+    run = RunFolder(Path(out))
+    with training_words(run):
+        if resume:
+            config = resumed_config(config, RunFolder.open(run.path))
+        elif rank_zero_only.rank == 0:
+            run.refuse_started()
+            writable_folder(run.path.parent)
+        _check_hardware(config)
+        if rank_zero_only.rank == 0:
+            remove_unfinished(run.path)
+        checkpoint = latest_checkpoint(run) if resume else None
+        data = RunData(config, run.path, resume)
+        if checkpoint is None:
+            network = first_network(data.config, data.held_out)
+        else:
+            network = build_run_network(data.config, pretrained=False)
+        _fit(SegmentationTask(network, data.config.training, config.seed), data, checkpoint)
+    return RunFolder.open(run.path)
+
+
+def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None:
+    config, training, run = data.config, data.config.training, data.run
     clock = Clock(Budget(training.epochs, training.minutes, training.steps_per_epoch))
     validation = Validation(
         _scorer(data),
         data.split["validation"][: training.validation_cases],
         [name for name, value in sorted((config.dataset.labels or {}).items(), key=lambda i: i[1]) if value],
         training.validate_every,
-        data.run,
+        run,
         clock,
     )
+    if checkpoint is not None and is_finished(checkpoint, task, clock.budget):
+        log.info("%s is finished: raise training.minutes or training.epochs to go on", run.path)
+        return
+    if not validation.cases and rank_zero_only.rank == 0:
+        log.info("dataset.fold is all: nothing validates, and the latest weights are kept without a score")
     interruption = Interruption()
-    with _our_words():
+    with _fastest_algorithms():
         trainer = pl.Trainer(
-            max_epochs=training.epochs if training.epochs is not None else -1,
+            max_epochs=-1,  # the clock ends the run
             accelerator={"auto": "auto", "cpu": "cpu", "cuda": "gpu"}[training.accelerator],
             devices=training.devices,
             num_nodes=training.nodes,
             strategy=training.strategy,
             precision=PRECISION[training.precision],
             gradient_clip_val=training.optimizer.gradient_clip,
-            callbacks=[clock, validation, DeformationMonitor(), Recorder(clock, data.run), interruption],
+            callbacks=[
+                clock,
+                Safekeeping(clock, validation, run),
+                validation,
+                DeformationMonitor(),
+                Recorder(clock, run),
+                interruption,
+            ],
             plugins=[SafeCheckpointIO()],
             logger=False,
             enable_checkpointing=False,
@@ -92,13 +113,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        checkpoint = usable_checkpoint(data.run, task) if resume else None
-        if checkpoint is not None and is_finished(checkpoint, clock.budget):
-            log.info("%s is finished: raise training.minutes or training.epochs to go on", out)
-            return RunFolder.open(out)
-        with interruption.told(data.run):
+        with interruption.told(run):
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
-    return RunFolder.open(out)
 
 
 def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
@@ -114,24 +130,13 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
 
 
 @contextmanager
-def _our_words() -> Iterator[None]:
-    """Lightning's advice stays off the screen, its errors do not; our lines show even if nobody set up logging."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    shown = logging.StreamHandler()
-    if not log.hasHandlers():
-        log.addHandler(shown)
+def _fastest_algorithms() -> Iterator[None]:
+    """All patches and windows are of one size, for which cuDNN may look for its fastest algorithms."""
+    before, cudnn.benchmark = cudnn.benchmark, True
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", category=PossibleUserWarning)
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-            yield
+        yield
     finally:
-        log.removeHandler(shown)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        cudnn.benchmark = before
 
 
 def _check_hardware(config: RunConfig) -> None:

@@ -70,6 +70,7 @@ def test_overrides_replace_and_add_values(write):
         ),
         ("dataset:\n", "datasets:\n", 2, ["unknown key 'datasets'", "did you mean 'dataset'"]),
         ("  root: data", "  root: data\n  fold: 7", 2, ["dataset", "0 to 4"]),
+        ("  root: data", "  root: data\n  fold: none", 4, ["dataset.fold: expected", "counted from 0, or all"]),
         ("[8, 16]", "[8, x]", 6, ["network.channels.1", "'x'"]),
         ("[8, 16]", "[8, 16, 32]", 4, ["network", "one entry per stage"]),
         ("dlka_net_3d", "dlka_net_3", 5, ["network.name", "did you mean 'dlka_net_3d'"]),

@@ -1,6 +1,7 @@
 """Datasets of bright balls and disks, and the smallest runs on them."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -8,6 +9,11 @@ import pytest
 from PIL import Image
 
 from dlka_med.config.loading import load_config
+from dlka_med.run_folder import RunFolder
+from dlka_med.training.callbacks import Recorder
+from dlka_med.training.train import train
+
+from .runs import changed
 
 NETWORK_2D = """\
 network:
@@ -31,8 +37,8 @@ network:
   position_embedding: false
   supervised_scales: 2
 training:
-  epochs: 4
-  steps_per_epoch: 3
+  epochs: 3
+  steps_per_epoch: 2
   patch_size: [12, 16, 12]
   workers: 0
   accelerator: cpu
@@ -75,7 +81,7 @@ def config_file(balls, tmp_path):
 
 @pytest.fixture
 def config(config_file):
-    """The smallest run: 4 epochs of 3 steps, validated every second one."""
+    """The smallest run: 3 epochs of 2 steps, validated after the second and the last."""
     return load_config(config_file)
 
 
@@ -106,6 +112,65 @@ def any_config(request, balls, disks, tmp_path):
     if kind != "volumes":
         network = text[text.index("network:") : text.index("training:")]
         text = text.replace(network + "training:\n", NETWORK_2D).replace("[12, 16, 12]", "[32, 40]")
-    overrides = {"volumes": [], "images": [], "slices": ["dataset.slices=coronal", "preprocessing.orientation=null"]}
+    overrides = {
+        "volumes": [],
+        "images": [],
+        "slices": ["dataset.slices=coronal", "preprocessing.orientation=null", "inference.batch_size=16"],
+    }
     path.write_text(text)
     return load_config(path, overrides[kind])
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """The curve takes longer than all else in runs so small; who asks for `real_curve` gets it."""
+    if "real_curve" not in request.fixturenames:
+        monkeypatch.setattr("dlka_med.training.callbacks.plot_curve", lambda rows, path: path.touch())
+
+
+@pytest.fixture
+def real_curve():
+    """Runs draw their curves."""
+
+
+@pytest.fixture(scope="session")
+def finished_once(balls, tmp_path_factory):
+    """The smallest run after one epoch of one step; tests get copies."""
+    return train(_once(balls, tmp_path_factory, epochs=1, steps_per_epoch=1), tmp_path_factory.mktemp("once") / "run")
+
+
+@pytest.fixture(scope="session")
+def unbroken(balls, tmp_path_factory):
+    """Config and folder of a run of two validated epochs that nothing interrupted."""
+    config = _once(balls, tmp_path_factory, epochs=2, validate_every=1)
+    return config, train(config, tmp_path_factory.mktemp("unbroken") / "run")
+
+
+def _once(balls, tmp_path_factory, **training):
+    file = tmp_path_factory.mktemp("config") / "balls.yaml"
+    file.write_text(CONFIG.format(root=balls))
+    return changed(load_config(file), **training)
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A copy of the smallest run with one epoch of one step, validated."""
+    return RunFolder.open(shutil.copytree(finished_once.path, tmp_path / "run"))
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Make training fail when the epoch of this number is over and recorded."""
+
+    def _stop_after(epoch):
+        record = Recorder.on_train_epoch_end
+
+        def record_and_stop(self, trainer, task):
+            record(self, trainer, task)
+            if trainer.current_epoch + 1 == epoch:
+                raise RuntimeError("power cut")
+
+        monkeypatch.setattr(Recorder, "on_train_epoch_end", record_and_stop)
+        return pytest.raises(RuntimeError, match="power cut")
+
+    return _stop_after

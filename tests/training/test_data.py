@@ -1,5 +1,8 @@
+"""What a run reads."""
+
 import logging
 import shutil
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -7,15 +10,18 @@ import pytest
 
 from dlka_med.data.load import load_case, load_label
 from dlka_med.data.loaders import PatchDataset
+from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
-from dlka_med.training.data import RunData
+from dlka_med.training.data import RunData, check_labels
+
+from .runs import changed
 
 
 @pytest.fixture
 def elsewhere(balls, config, tmp_path):
     """The config on a copy of the dataset that may be changed."""
     root = shutil.copytree(balls, tmp_path / "data")
-    return config.model_copy(update={"dataset": config.dataset.model_copy(update={"root": str(root)})})
+    return changed(config, "dataset", root=str(root))
 
 
 def test_a_resumed_run_has_its_split_and_needs_no_groups(elsewhere, tmp_path):
@@ -27,10 +33,12 @@ def test_a_resumed_run_has_its_split_and_needs_no_groups(elsewhere, tmp_path):
 
 def test_images_are_kept_once_for_all_folds_and_not_in_the_run(elsewhere, tmp_path, user_cache):
     for fold in range(3):
-        config = elsewhere.model_copy(update={"dataset": elsewhere.dataset.model_copy(update={"fold": fold})})
+        config = changed(elsewhere, "dataset", fold=fold)
         data = RunData(config, tmp_path / f"run_{fold}", resume=False)
         data.prepare_data()
-        assert sorted(path.name for path in data.run.path.iterdir()) == ["config.yaml", "split.json"]
+        assert sorted(path.name for path in data.run.path.iterdir()) == [
+            *("config.yaml", "split.json", "trained_on.json")
+        ]
     assert len(list(user_cache.glob("prepared-*/*"))) == 6
     assert user_cache.stat().st_mode & 0o077 == 0
 
@@ -61,3 +69,56 @@ def test_a_case_ruled_by_one_voxel_is_named(elsewhere, tmp_path, caplog):
     (warning,) = (record.getMessage() for record in caplog.records)
     assert "case ball_4" in warning
     assert "(3, 4, 5)" in warning
+
+
+def test_who_is_held_out_includes_the_group_of_a_test_case(config, tmp_path):
+    config = changed(config, "dataset", folds=2, test_cases=("ball_0",))
+    data = RunData(config, tmp_path / "run", resume=False)
+    assert {case.id for case in data.held_out} == {"ball_0", "ball_1", *data.split["validation"]}
+    assert {*(case.id for case in data.held_out), *data.split["train"]} == {f"ball_{n}" for n in range(6)}
+
+
+def test_files_that_a_run_names_are_absolute(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = changed(config, start_from="runs/first")
+    data = RunData(config, tmp_path / "run", resume=False)
+    assert data.config.training.start_from == str(tmp_path / "runs" / "first")
+
+
+class Cache:
+    """Classes by case, as the cache of prepared cases tells them."""
+
+    def __init__(self, **classes):
+        self.classes = classes
+
+    def open(self, case):
+        return SimpleNamespace(classes=self.classes[case])
+
+
+LABELS = {"tumour": 7, "background": 0, "vessel": 3, "cyst": 9}
+
+
+def test_labels_that_no_case_holds_are_named(caplog):
+    cache = Cache(a=[2], b=[1], c=[3])
+    check_labels(cache, ["a", "b", "c"], LABELS)
+    assert caplog.text == ""
+    check_labels(cache, ["a"], LABELS)
+    assert caplog.records[-1].levelno == logging.WARNING
+    assert "no training case holds the label vessel, cyst" in caplog.text
+
+
+def test_empty_labels_everywhere_are_refused():
+    with pytest.raises(
+        InputError, match="labels of all 2 training cases are empty: no voxel is vessel or tumour or cyst"
+    ):
+        check_labels(Cache(a=[], b=[]), ["a", "b"], LABELS)
+
+
+def test_a_training_without_labelled_voxels_does_not_begin(balls, config, tmp_path):
+    root = shutil.copytree(balls, tmp_path / "data")
+    for path in (root / "labelsTr").iterdir():
+        label = nib.load(path)
+        nib.save(nib.Nifti1Image(0 * np.asarray(label.dataobj), label.affine), path)
+    data = RunData(changed(config, "dataset", root=str(root)), tmp_path / "run", resume=False)
+    with pytest.raises(InputError, match="empty: no voxel is ball"):
+        data.prepare_data()

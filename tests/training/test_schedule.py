@@ -21,11 +21,30 @@ def test_progress_is_the_largest_share(epochs, minutes, step, seconds, progress)
     assert Budget(epochs, minutes, steps_per_epoch=10).progress(step, seconds) == pytest.approx(progress)
 
 
-def test_the_last_validation_fits_into_the_minutes():
+def test_what_validates_does_not_train():
     budget = Budget(None, 2, steps_per_epoch=10)
-    assert budget.progress(1, 50, reserve=20) == pytest.approx(0.5)
-    assert budget.progress(1, 100, reserve=20) == 1
-    assert budget.progress(1, 1, reserve=300) == 1
+    assert budget.progress(1, 50, validating=20) == pytest.approx(0.5)
+    assert budget.progress(1, 100, validating=20) == 1
+    assert budget.progress(1, 1, validating=300) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "validating", "estimate", "affordable"),
+    [
+        (600, 0, 60, False),  # 120 of the first 720 seconds would be 17 %
+        (600, 0, 50, True),
+        (600, 40, 50, False),
+        (1190, 91, 45, False),  # only the minutes that there are count
+        (1190, 89, 45, True),
+        (60, 0, 30, False),
+    ],
+)
+def test_a_validation_has_to_leave_room_for_the_last_one(seconds, validating, estimate, affordable):
+    budget = Budget(None, 20, 10)
+    share = (validating + 2 * estimate) / min(seconds + 2 * estimate, 1200)
+    assert (share <= 0.15) == affordable
+    assert budget.affords_validation(seconds, validating, estimate) == affordable
+    assert Budget(20, None, 10).affords_validation(seconds, validating, estimate)
 
 
 def test_time_left_follows_the_pace():

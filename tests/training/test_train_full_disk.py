@@ -11,7 +11,7 @@ import torch
 from dlka_med.errors import WriteError
 from dlka_med.evaluation.figures import plot_curve
 from dlka_med.training.checkpoint import SafeCheckpointIO
-from dlka_med.training.log_file import LogFile
+from dlka_med.training.log import LogFile
 from dlka_med.training.train import train
 
 pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="NOT TESTED: this system has no /dev/full")

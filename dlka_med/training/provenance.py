@@ -1,0 +1,105 @@
+"""Which cases trained the weights of a run, those of the runs that it started from included."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlka_med.data.cases import Case, read_dataset
+from dlka_med.errors import InputError
+from dlka_med.files import whole_file
+from dlka_med.run_folder import RunFolder
+
+FILE = "trained_on.json"
+SAMPLE = 2**16  # bytes at either end of an image
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Ids and fingerprints of the cases that trained some weights; a fingerprint is empty where it is not known.
+
+    Attributes:
+        complete: whether these are all, which nobody can say of imported weights.
+    """
+
+    cases: frozenset[tuple[str, str]] = frozenset()
+    complete: bool = True
+
+    @classmethod
+    def of_run(cls, run: RunFolder) -> "Provenance":
+        """What a run folder says of its weights; of one made by an earlier version, what its split and config say.
+
+        Raises:
+            InputError: `trained_on.json` is damaged.
+        """
+        return _recorded(run) if (run.path / FILE).is_file() else _of_earlier_version(run, frozenset())
+
+    def save(self, run: RunFolder) -> None:
+        """Write `trained_on.json` into the run folder."""
+        content = {"complete": self.complete, "cases": sorted(map(list, self.cases))}
+        with whole_file(run.path / FILE) as file:
+            file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    def joined(self, cases: Iterable[Case]) -> "Provenance":
+        """With the cases of a further training."""
+        return Provenance(self.cases | {(case.id, fingerprint(case)) for case in cases}, self.complete)
+
+    def among(self, cases: Sequence[Case]) -> tuple[list[str], list[str]]:
+        """Ids of those cases that certainly trained, by their content, and that perhaps did, by their name."""
+        known = {print_ for _, print_ in self.cases}
+        certain = [case.id for case in cases if fingerprint(case) in known]
+        names = {name for name, _ in self.cases} - set(certain)
+        return certain, [case.id for case in cases if case.id in names]
+
+
+def fingerprint(case: Case) -> str:
+    """A digest of the size and of both ends of a case's first image: the same for copies under other names.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        size = case.images[0].stat().st_size
+        with case.images[0].open("rb") as file:
+            head = file.read(SAMPLE)
+            file.seek(max(size - SAMPLE, 0))
+            tail = file.read(SAMPLE)
+    except OSError as error:
+        raise InputError(f"{case.images[0]} cannot be read: {error.strerror}") from error
+    return hashlib.sha256(b"%d " % size + head + tail).hexdigest()[:16]
+
+
+def _recorded(run: RunFolder) -> Provenance:
+    try:
+        content = json.loads((run.path / FILE).read_text(encoding="utf-8"))
+        cases = frozenset((str(name), str(print_)) for name, print_ in content["cases"])
+        return Provenance(cases, content["complete"] is True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"cannot read {run.path / FILE} ({error}): copy it again; without the file, the run's split counts"
+        ) from error
+
+
+def _of_earlier_version(run: RunFolder, children: frozenset[Path]) -> Provenance:
+    ids, dataset = set(run.split["train"]), run.config.dataset
+    here, complete = Provenance(frozenset((name, "") for name in ids)), bool(ids)
+    try:
+        read = read_dataset(dataset.root, channels=dataset.channels, labels=dataset.labels, grouped=False)
+        found = [case for case in read.cases if case.id in ids]
+        known = Provenance().joined(found)
+        here = Provenance(known.cases | {(name, "") for name in ids - {case.id for case in found}})
+    except InputError:
+        pass  # The data lie elsewhere today: their names have to do.
+    start = run.config.training.start_from
+    if start is None:
+        return Provenance(here.cases, complete)
+    try:
+        parent, children = RunFolder.open(start), children | {run.path.resolve()}
+        if parent.path.resolve() in children:
+            return Provenance(here.cases, complete=False)
+        recorded = (parent.path / FILE).is_file()
+        before = _recorded(parent) if recorded else _of_earlier_version(parent, children)
+    except InputError:
+        return Provenance(here.cases, complete=False)
+    return Provenance(here.cases | before.cases, complete and before.complete)

@@ -1,0 +1,72 @@
+"""The clock of a run."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dlka_med.training.clock import Clock
+from dlka_med.training.schedule import Budget, learning_rate_factor
+from dlka_med.training.task import SegmentationTask
+from dlka_med.training.train import train
+
+from .runs import changed, rows_of
+
+
+def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path, monkeypatch):
+    now = itertools.count(step=0.25)
+    monkeypatch.setattr("dlka_med.training.clock.time", SimpleNamespace(monotonic=lambda: next(now)))
+    seen = []
+    start = SegmentationTask.on_train_batch_start
+
+    def start_and_look(self, batch, index):
+        start(self, batch, index)
+        seen.append((self.progress, self.row["learning_rate"]))
+
+    monkeypatch.setattr(SegmentationTask, "on_train_batch_start", start_and_look)
+    config = changed(config, epochs=None, minutes=0.06, steps_per_epoch=3, validate_every=1000)
+    run = train(config, tmp_path / "run")
+    assert rows_of(run)[-1]["dice"], "the last epoch validates"
+    shares = [share for share, _ in seen]
+    assert shares[0] == 0
+    assert shares == sorted(shares)
+    assert 0.7 < shares[-1] < 1
+    assert [rate for _, rate in seen] == pytest.approx([0.01 * learning_rate_factor(s, "cosine") for s in shares])
+
+    steps = len(seen)
+    train(config, tmp_path / "run", resume=True)
+    assert len(seen) == steps, "a finished run has nothing to do"
+    train(changed(config, minutes=0.1), tmp_path / "run", resume=True)
+    assert len(seen) > steps
+    assert 0.5 < seen[steps][0] < 0.95
+
+
+def test_a_checkpoint_of_an_earlier_version_is_understood():
+    clock = Clock(Budget(None, 2, 10))
+    clock.load_state_dict({"seconds": 30.0, "reserve": 20.0})
+    assert clock.progress(step=5) == pytest.approx(0.3)
+
+
+def test_several_devices_agree_once_a_second_and_guess_between(monkeypatch):
+    """Steps take 0.3 s; every third or so waits for the first device, whose clock is ahead by 1000 s."""
+    time = SimpleNamespace(seconds=0.0)
+    time.monotonic = lambda: time.seconds
+    monkeypatch.setattr("dlka_med.training.clock.time", time)
+    asked = []
+
+    def agree(values, device):
+        asked.append(values)
+        return [value + 1000 for value in values]
+
+    monkeypatch.setattr("dlka_med.training.clock.agree", agree)
+    trainer = SimpleNamespace(global_step=0, world_size=2, num_training_batches=100, should_stop=False)
+    task = SimpleNamespace(progress=0.0, device=torch.device("cpu"))
+    clock = Clock(Budget(None, 1000, 100))
+    clock.on_train_start(trainer, task)
+    clock.on_train_epoch_start(trainer, task)
+    for step in range(100):
+        time.seconds += 0.3
+        clock.on_train_batch_end(trainer, task, None, None, step)
+        assert clock.seconds == pytest.approx(1000 + 0.3 * step, abs=0.01)
+    assert 20 < len(asked) < 40

@@ -1,0 +1,71 @@
+"""Which cases trained some weights."""
+
+import json
+import shutil
+
+import pytest
+
+from dlka_med.data.cases import Case, read_dataset
+from dlka_med.errors import InputError
+from dlka_med.run_folder import RunFolder
+from dlka_med.training.provenance import FILE, Provenance, fingerprint
+
+from .runs import changed
+
+SPLIT = {"train": ["ball_0", "ball_1"], "validation": ["ball_2"], "test": []}
+
+
+@pytest.fixture
+def known(config):
+    return changed(config, "dataset", channels=("MRI",), labels={"background": 0, "ball": 1})
+
+
+def test_a_case_is_known_by_its_content(balls, tmp_path):
+    first, second = read_dataset(balls).cases[:2]
+    copy = Case("renamed", (shutil.copy(first.images[0], tmp_path / "renamed.nii.gz"),))
+    assert fingerprint(Case("x", first.images)) == fingerprint(first) != fingerprint(second)
+    copy = Case("renamed", (tmp_path / "renamed.nii.gz",))
+    namesake = Case("ball_0", second.images)
+    assert Provenance().joined([first]).among([first, copy, second, namesake]) == (["ball_0", "renamed"], [])
+    assert Provenance().joined([first]).among([namesake, second]) == ([], ["ball_0"])
+
+
+def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path):
+    prints = set()
+    for head, middle, tail in (("a", "b", "c"), ("x", "b", "c"), ("a", "b", "x"), ("a", "bb", "c")):
+        path = tmp_path / "image.nii"
+        path.write_text(head + 200_000 * middle + tail)
+        prints.add(fingerprint(Case("x", (path,))))
+    assert len(prints) == 4
+    with pytest.raises(InputError, match=r"gone\.nii cannot be read"):
+        fingerprint(Case("x", (tmp_path / "gone.nii",)))
+
+
+def test_what_is_saved_is_read_again_and_damage_is_named(known, balls, tmp_path):
+    run = RunFolder.create(tmp_path / "run", known, SPLIT)
+    said = Provenance(complete=False).joined(read_dataset(balls).cases)
+    said.save(run)
+    assert Provenance.of_run(run) == said
+    for content in ("{", "[]", '{"complete": true}', json.dumps({"complete": True, "cases": ["abc"]})):
+        (run.path / FILE).write_text(content)
+        with pytest.raises(InputError, match=rf"cannot read .*{FILE}"):
+            Provenance.of_run(run)
+
+
+def test_runs_of_earlier_versions_are_known_by_their_splits_and_starts(known, balls, tmp_path):
+    cases = read_dataset(balls).cases
+    first = RunFolder.create(tmp_path / "1", known, SPLIT)
+    assert Provenance.of_run(first) == Provenance().joined(cases[:2])
+
+    moved = changed(known, "dataset", root=str(tmp_path / "moved"))
+    moved = changed(moved, start_from=str(first.path))
+    second = RunFolder.create(tmp_path / "2", moved, SPLIT | {"train": ["ball_4"]})
+    found = Provenance.of_run(second)
+    assert found == Provenance(Provenance().joined(cases[:2]).cases | {("ball_4", "")})
+    assert found.among(cases) == (["ball_0", "ball_1"], ["ball_4"])
+
+    imported = RunFolder.create(tmp_path / "3", known, SPLIT | {"train": []})
+    assert Provenance.of_run(imported) == Provenance(complete=False)
+    for name, start in (("4", imported.path), ("5", tmp_path / "5"), ("6", tmp_path / "gone")):
+        child = RunFolder.create(tmp_path / name, changed(known, start_from=str(start)), SPLIT)
+        assert Provenance.of_run(child) == Provenance(Provenance().joined(cases[:2]).cases, complete=False)

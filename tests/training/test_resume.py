@@ -1,0 +1,128 @@
+"""A run that goes on: exactly as if nothing had happened, or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dlka_med.config.loading import load_config
+from dlka_med.errors import InputError
+from dlka_med.training.callbacks import Safekeeping
+from dlka_med.training.train import train
+
+from .runs import changed, rows_of
+
+
+def assert_same(one, other):
+    """Two runs ended alike: weights, state and records."""
+    for name, tensor in load_file(one.weights_file).items():
+        assert torch.equal(tensor, load_file(other.weights_file)[name]), name
+    last = [torch.load(run.checkpoint_file, weights_only=True) for run in (one, other)]
+    for name, tensor in last[0]["state_dict"].items():
+        assert torch.equal(tensor, last[1]["state_dict"][name]), name
+    assert one.weights_metadata == other.weights_metadata
+    for row, same in zip(rows_of(one), rows_of(other), strict=True):
+        for key in ("epoch", "step", "loss", "dice", "best_dice", "learning_rate"):
+            assert row[key] == same[key], key
+
+
+def test_a_resumed_run_ends_exactly_as_an_unbroken_one(any_config, tmp_path, stop_after):
+    whole = train(any_config, tmp_path / "whole")
+    with stop_after(epoch=1):
+        train(any_config, tmp_path / "broken")
+    with stop_after(epoch=2):
+        train(changed(any_config, workers=1), tmp_path / "broken", resume=True)
+    assert_same(whole, train(any_config, tmp_path / "broken", resume=True))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_failing_validation_loses_nothing(unbroken, tmp_path, monkeypatch, epoch):
+    """The epoch is not trained again, whether it was the last one or not, and its validation is made up for."""
+    config, whole = unbroken
+    validated = []
+    with monkeypatch.context() as patch:
+
+        def fail_in_epoch(*masks):
+            if len(validated) // 2 == epoch - 1:
+                raise MemoryError("a large case")
+            validated.append(masks)
+            return dice(*masks)
+
+        dice = train.__globals__["dice"]
+        patch.setattr("dlka_med.training.train.dice", fail_in_epoch)
+        for resume in (False, True):
+            with pytest.raises(MemoryError, match="a large case"):
+                train(config, tmp_path / "broken", resume=resume)
+    steps = []
+    monkeypatch.setattr(
+        "dlka_med.training.task.SegmentationTask.on_train_batch_end",
+        lambda self, *_: (steps.append(1), self.averaged.update_parameters(self.network)),
+    )
+    assert_same(whole, train(config, tmp_path / "broken", resume=True))
+    assert len(steps) == 2 * (2 - epoch)
+    train(config, tmp_path / "broken", resume=True)
+    assert len(steps) == 2 * (2 - epoch), "a finished run has nothing to do"
+
+
+def test_an_epoch_killed_before_its_records_is_recorded(unbroken, tmp_path, monkeypatch):
+    config, whole = unbroken
+    with monkeypatch.context() as patch:
+        patch.setattr("dlka_med.training.callbacks._write_csv", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            train(config, tmp_path / "broken")
+    assert_same(whole, train(config, tmp_path / "broken", resume=True))
+
+
+def test_resume_refuses_another_config_and_names_it(config, finished):
+    config = changed(config, epochs=1, steps_per_epoch=1)
+    other = config.model_copy(update={"seed": 7, "network": config.network.model_copy(update={"depths": (2, 1)})})
+    with pytest.raises(InputError, match=r"network\.depths: \(2, 1\) asked, \(1, 1\) in the run; seed: 7 asked"):
+        train(other, finished.path, resume=True)
+    with pytest.raises(InputError, match=r"training\.ema: None asked, 0\.9 in the run"):
+        train(changed(config, ema=None), finished.path, resume=True)
+
+
+def test_resume_refuses_what_is_no_checkpoint_of_this_run(config, finished, tmp_path):
+    config = changed(config, steps_per_epoch=1)
+    whole = finished.checkpoint_file.read_bytes()
+    wider = changed(changed(config, "network", channels=(4, 12)), epochs=1)
+    other = train(wider, tmp_path / "other")
+    weights = finished.weights_file.read_bytes()
+    for content, words in (
+        (whole[:1000], r"checkpoint\.ckpt: it is damaged"),
+        (other.checkpoint_file.read_bytes(), r"another network .* the first: network\.downsamplers\.1"),
+        (None, r"checkpoint\.ckpt is missing"),
+    ):
+        finished.checkpoint_file.unlink()
+        if content is not None:
+            finished.checkpoint_file.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            train(config, finished.path, resume=True)
+    assert finished.weights_file.read_bytes() == weights
+
+
+def test_a_run_resumes_from_another_folder(config, tmp_path, monkeypatch):
+    root = Path(config.dataset.root)
+    monkeypatch.chdir(root.parent)
+    near = changed(config, "dataset", root=root.name)
+    run = train(changed(near, epochs=1, steps_per_epoch=1), tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    saved = load_config(run.path, ["training.epochs=2"])
+    assert len(rows_of(train(saved, run.path, resume=True))) == 2
+
+
+def test_resume_of_no_run_is_refused(config, tmp_path):
+    with pytest.raises(InputError, match="no run folder"):
+        train(config, tmp_path / "nothing", resume=True)
+
+
+def test_a_run_without_an_epoch_may_start_again(config, tmp_path, monkeypatch):
+    config = changed(config, epochs=1, steps_per_epoch=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Safekeeping, "on_train_epoch_end", lambda *_: [][0])
+        with pytest.raises(IndexError):
+            train(config, tmp_path / "run")
+    (tmp_path / "run" / ".writing-abcdefgh-checkpoint.ckpt").write_text("of a killed process")
+    assert train(config, tmp_path / "run").started
+    assert not list((tmp_path / "run").glob(".writing-*"))
