@@ -41,8 +41,8 @@ log = logging.getLogger("dlka_med")
 class CachedCase:
     """A prepared case whose arrays stay on disk; grey values are not normalised yet.
 
-    `foreground`: voxel coordinates (N, spatial dims), int32, of each of the foreground `classes` that the case holds; at
-    most `FOREGROUND_VOXELS` per class, a random but fixed choice.
+    `foreground`: voxel coordinates (N, spatial dims), int32, of each of the foreground `classes` that the case holds,
+    at most `FOREGROUND_VOXELS` per class, a random but fixed choice.
     """
 
     image: Tiles

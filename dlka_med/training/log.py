@@ -43,6 +43,8 @@ class RunLog(MemoryHandler):
         return self.run.config_file.is_file()
 
     def close(self) -> None:
+        if self.run.config_file.is_file():
+            self.flush()
         if self.target is not None:
             self.target.close()
         super().close()
