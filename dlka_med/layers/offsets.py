@@ -16,6 +16,7 @@ from dlka_med.layers.dcnv3 import DeformAggregation
 from dlka_med.layers.deform_conv import DeformConv
 
 DeformableLayer = DeformConv | DeformAggregation
+AT_LIMIT = 0.95
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,15 @@ class Deformation:
         largest: greatest learned offset along an axis, in voxels.
         outside: share of the kernel points that lie outside the image, where they read zero and learn nothing.
         outside_undeformed: that share if all offsets were zero.
+        at_limit: share of the kernel points that an axis holds at `offset_limit` (over 95 % of it), where offsets
+            hardly learn; 0 without a limit.
     """
 
     displacement: float
     largest: float
     outside: float
     outside_undeformed: float
+    at_limit: float = 0.0
 
 
 def deformable_layers(module: nn.Module) -> dict[str, DeformableLayer]:
@@ -134,7 +138,7 @@ def _offsets(layer: DeformableLayer, x: Tensor) -> Tensor:
 
 
 def _measure(layer: DeformableLayer, x: Tensor) -> Deformation:
-    geometry, dims = layer.geometry, layer.geometry.spatial_dims
+    geometry, dims, limit = layer.geometry, layer.geometry.spatial_dims, layer.offset_limit
     offset = _offsets(layer, x).double()
     start = torch.zeros_like(offset[:1])
     if layer.spread is not None:
@@ -153,6 +157,7 @@ def _measure(layer: DeformableLayer, x: Tensor) -> Deformation:
         largest=offset.abs().max().item(),
         outside=outside(start + offset),
         outside_undeformed=outside(start),
+        at_limit=0.0 if limit is None else (offset.abs() > AT_LIMIT * limit).any(3).double().mean().item(),
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dlka_med.layers import Deformation, effects_of_layers, measure_deformation
 from dlka_med.training.task import SegmentationTask
 
+STUCK = 0.5  # share of the kernel points at the limit
 LEAVING = 0.1  # share of the kernel points that deforming took out of the image
 STILL = 1e-3  # voxels of mean displacement
 
@@ -20,8 +21,8 @@ class DeformationMonitor(pl.Callback):
     """After each validation: displacement and share outside the image of every deformable layer, for the records.
 
     Measured with the network that ships on the images of the epoch's last training batch. A layer whose kernel points
-    leave the image is warned of, and at the end of the training one that never moved; then the log also tells how much
-    the logits depend on each layer and on its offsets.
+    leave the image or stick to their limit is warned of, and at the end of the training one that never moved; then
+    the log also tells how much the logits depend on each layer and on its offsets.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,9 @@ class DeformationMonitor(pl.Callback):
 
     def _warn(self, measured: Mapping[str, Deformation], last: bool) -> None:
         for name, layer in measured.items():
-            if layer.outside > layer.outside_undeformed + LEAVING and name not in self.warned:
+            if name in self.warned:
+                continue
+            if layer.outside > layer.outside_undeformed + LEAVING:
                 self.warned.add(name)
                 log.warning(
                     "deformation: %.0f %% of the kernel points of %s lie outside the image (%.0f %% before they move), "
@@ -59,6 +62,14 @@ class DeformationMonitor(pl.Callback):
                     100 * layer.outside,
                     name,
                     100 * layer.outside_undeformed,
+                )
+            elif layer.at_limit > STUCK:
+                self.warned.add(name)
+                log.warning(
+                    "deformation: %.0f %% of the kernel points of %s are at network.offset_limit, where they hardly "
+                    "learn: raise it, or lower training.optimizer.offset_rate",
+                    100 * layer.at_limit,
+                    name,
                 )
         still = [name for name, layer in measured.items() if layer.displacement < STILL]
         if last and still:
@@ -79,17 +90,19 @@ def columns(measured: Mapping[str, Deformation]) -> dict[str, float]:
         row[f"displacement {name}"] = layer.displacement
         row[f"outside {name}"] = layer.outside
         row[f"outside undeformed {name}"] = layer.outside_undeformed
+        row[f"at limit {name}"] = layer.at_limit
     return row
 
 
 def summary(measured: Mapping[str, Deformation]) -> str:
     """One line of the log."""
     moved = [layer.displacement for layer in measured.values()]
+    held = max(layer.at_limit for layer in measured.values())
     gone = [layer.outside - layer.outside_undeformed for layer in measured.values()]
     return (
         f"deformation of {len(measured)} layers: kernel points move {min(moved):.2g} to {max(moved):.2g} voxels on "
         f"average; deforming changes the share outside the image by {100 * min(gone):+.0f} to "
-        f"{100 * max(gone):+.0f} percentage points"
+        f"{100 * max(gone):+.0f} percentage points; at most {100 * held:.0f} % of a layer's points are at the limit"
     )
 
 

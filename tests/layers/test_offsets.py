@@ -98,6 +98,18 @@ def test_the_spread_of_a_scaled_kernel_is_no_displacement():
     assert found.outside == found.outside_undeformed == pytest.approx(1 - ((1 + 2 / 6 + 2 / 6) / 3) ** 2)
 
 
+def test_points_at_their_limit_are_counted():
+    """One of 9 points, for one of 2 groups, far from the border."""
+    layer = DeformConv(2, 4, 4, offset_groups=2, offset_limit=2.0)
+    move(layer, 1, 4, (0.0, 40.0))
+    x = torch.randn(1, 4, 9, 40)
+    held = measure_deformation(layer, x)[""].at_limit
+    # The last column has no room at all, the one before it one voxel.
+    assert held == pytest.approx(38 / 40 / 18)
+    move(layer, 1, 4, (0.0, 2.0))
+    assert measure_deformation(layer, x)[""].at_limit == 0
+
+
 @pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
 def test_offsets_switched_off_for_a_while(build):
     torch.manual_seed(0)

@@ -89,9 +89,23 @@ def test_a_layer_that_leaves_the_image_is_named_once(caplog):
     assert "training.optimizer.offset_rate" in record.message
 
 
+def test_a_layer_stuck_at_its_limit_is_named(caplog):
+    stuck = Deformation(displacement=11.6, largest=8, outside=0.03, outside_undeformed=0.09, at_limit=0.8)
+    with caplog.at_level(logging.WARNING, "dlka_med"):
+        DeformationMonitor()._warn({"encoder.0": HEALTHY, "decoder.0": stuck}, last=True)
+    (record,) = caplog.records
+    assert "80 % of the kernel points of decoder.0 are at network.offset_limit" in record.message
+
+
 def test_words_and_columns():
-    far = Deformation(displacement=2.0, largest=9.0, outside=0.05, outside_undeformed=0.3)
-    assert columns({"a": far}) == {"displacement a": 2.0, "outside a": 0.05, "outside undeformed a": 0.3}
+    far = Deformation(displacement=2.0, largest=9.0, outside=0.05, outside_undeformed=0.3, at_limit=0.25)
+    assert columns({"a": far}) == {
+        "displacement a": 2.0,
+        "outside a": 0.05,
+        "outside undeformed a": 0.3,
+        "at limit a": 0.25,
+    }
+    assert "at most 25 % of a layer's points are at the limit" in summary({"a": far, "b": HEALTHY})
     assert "move 0.5 to 2 voxels" in summary({"a": far, "b": HEALTHY})
     assert "by -25 to +3 percentage points" in summary({"a": far, "b": HEALTHY})
 
