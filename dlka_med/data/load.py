@@ -1,7 +1,8 @@
 """A case from disk, refused with a reason if anything about it is wrong."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -33,11 +34,12 @@ class LoadedCase:
 
 
 class Grid(NamedTuple):
-    """Where the voxels of a file lie; affine: see `LoadedCase`."""
+    """Where the voxels of a file lie; affine: see `LoadedCase`; unit: of the file, in mm, None if it has none."""
 
     path: Path
     shape: tuple[int, ...]
     affine: np.ndarray
+    unit: float | None = 1.0
 
 
 def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> LoadedCase:
@@ -56,20 +58,21 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         raise InputError(f"case {case.id} has {len(case.images)} images, expected {len(channels)}: {list(channels)}")
     arrays, grids = [], []
     for index, path in enumerate(case.images):
-        try:
-            array, affine = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
-            grids.append(Grid(path, array.shape[1:], affine))
-            check_same_grid(grids[0], grids[-1])
-        except InputError as error:
-            if len(case.images) == 1 or is_volume(path):
-                raise
-            raise InputError(f"{error}; {SEPARATE}") from error
+        with _hint_at_separate_images(case):
+            array, grid = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
         _refuse_nonfinite(path, array)
         arrays.append(array)
+        grids.append(grid)
     label = None
     if case.label is not None and labels is not None:
-        label, affine = _read_label(case.label, labels)
-        check_same_grid(grids[0], Grid(case.label, label.shape, affine))
+        label, grid = _read_label(case.label, labels)
+        grids.append(grid)
+    grids = with_one_unit(grids)
+    with _hint_at_separate_images(case):
+        for grid in grids[1 : len(arrays)]:
+            check_same_grid(grids[0], grid)
+    if label is not None:
+        check_same_grid(grids[0], grids[-1])
     return LoadedCase(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), label, grids[0].affine)
 
 
@@ -82,6 +85,18 @@ def spacing_of(affine: np.ndarray) -> np.ndarray:
     """Millimetres (of a 2D image: pixels) per voxel along each array axis."""
     dims = affine.shape[0] - 1
     return np.linalg.norm(affine[:dims, :dims], axis=0)
+
+
+def with_one_unit(grids: Sequence[Grid]) -> list[Grid]:
+    """The grids of files that belong together, in mm: a file without a unit is in that of the others."""
+    unit = next((grid.unit for grid in grids if grid.unit is not None), 1.0)
+    shared = []
+    for grid in grids:
+        affine = grid.affine.copy()
+        if grid.unit is None:
+            affine[:-1] *= unit
+        shared.append(grid._replace(affine=affine, unit=unit))
+    return shared
 
 
 def check_same_grid(first: Grid, second: Grid) -> None:
@@ -104,18 +119,32 @@ def check_same_grid(first: Grid, second: Grid) -> None:
         )
 
 
-def _read(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    if is_volume(path):
-        return read_nifti(path, len(channels))
-    return read_raster(path, channels).astype(np.float32), np.eye(3)
+@contextmanager
+def _hint_at_separate_images(case: Case) -> Iterator[None]:
+    """Numbered 2D files that do not fit together may be no channels of one image."""
+    try:
+        yield
+    except InputError as error:
+        if len(case.images) == 1 or is_volume(case.images[0]):
+            raise
+        raise InputError(f"{error}; {SEPARATE}") from error
 
 
-def _read_label(path: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
     if is_volume(path):
-        (values,), affine = read_nifti(path, 1)
+        volume, affine, unit = read_nifti(path, len(channels))
+        return volume, Grid(path, volume.shape[1:], affine, unit)
+    image = read_raster(path, channels).astype(np.float32)
+    return image, Grid(path, image.shape[1:], np.eye(3))
+
+
+def _read_label(path: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, Grid]:
+    unit: float | None = 1.0
+    if is_volume(path):
+        (values,), affine, unit = read_nifti(path, 1)
     else:
         values, affine = read_raster_label(path).astype(np.float32), np.eye(3)
-    return _class_indices(path, values, labels), affine
+    return _class_indices(path, values, labels), Grid(path, values.shape, affine, unit)
 
 
 def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:

@@ -1,7 +1,9 @@
 """NIfTI files: voxels and where they lie in the world."""
 
 import zlib
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,11 +15,33 @@ from dlka_med.data.formats import check_file
 from dlka_med.errors import InputError
 
 SPATIAL_DIMS = 3
+DEFLATE_RATIO = 1032  # bytes that one byte of a gzip file can stand for at most
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 
+UNREADABLE = (
+    ImageFileError,
+    HeaderDataError,
+    KeyError,
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+    zlib.error,
+)
+"""What reading a damaged file raises."""
 
-def read_nifti(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image (C, *S) float32 and its voxel -> world (mm) affine, 4x4.
+
+class Nifti(NamedTuple):
+    """An image (C, *S) float32, its voxel -> world (mm) affine 4x4, and the file's unit in mm; None: taken to be 1."""
+
+    volume: np.ndarray
+    affine: np.ndarray
+    unit: float | None
+
+
+def read_nifti(path: Path, channels: int) -> Nifti:
+    """Read a volume; nothing is allocated that the file cannot fill.
 
     Raises:
         InputError: the file is truncated or no NIfTI file, has another number of axes or channels, or a singular
@@ -25,46 +49,70 @@ def read_nifti(path: Path, channels: int) -> tuple[np.ndarray, np.ndarray]:
     """
     check_file(path)
     try:
-        image = nib.load(path)
+        with np.errstate(all="ignore"):
+            image = nib.load(path)
         if image.get_data_dtype().kind not in "iuf":
             raise InputError(
                 f"{path} holds {image.get_data_dtype()} instead of real numbers: export one file per channel"
             )
-        with np.errstate(over="ignore"):
+        refuse_empty_claims(path, image)
+        with np.errstate(all="ignore"):  # what is not finite is told by those who know what the file is for
             volume = np.asarray(image.dataobj, dtype=np.float32)
+    except InputError:
+        raise
     except (ImageFileError, HeaderDataError) as error:
         raise InputError(
             f"{path} is no NIfTI file or has a broken header ({error}): convert or copy it again"
         ) from error
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
+    except UNREADABLE as error:
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
     affine = affine_in_mm(image)
     linear = affine[:3, :3]
     extent = np.prod(np.linalg.norm(linear, axis=0)) if np.isfinite(affine).all() else 0
     if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
         raise InputError(f"{path} has a singular affine {linear.tolist()}: mend the sform or qform of its header")
-    return _channels_first(path, volume, channels), affine
+    return Nifti(_channels_first(path, volume, channels), affine, unit_in_mm(image))
 
 
 def affine_in_mm(image: Nifti1Pair) -> np.ndarray:
     """Voxel -> world affine in mm, 4x4; a file without a unit is taken to be in mm."""
     affine = np.array(image.affine, dtype=np.float64)
-    affine[:3] *= MILLIMETRES.get(int(image.header["xyzt_units"]) % 8, 1.0)
+    affine[:3] *= unit_in_mm(image) or 1.0
     return affine
+
+
+def unit_in_mm(image: Nifti1Pair) -> float | None:
+    """Millimetres of the file's unit of length; None if it names none."""
+    return MILLIMETRES.get(int(image.header["xyzt_units"]) % 8)
+
+
+def refuse_empty_claims(path: Path, image: Nifti1Pair) -> None:
+    """Raise `InputError` if the header claims more voxels than the file can hold."""
+    shape = [int(size) for size in image.header.get_data_shape()]
+    claimed = int(image.dataobj.offset) + prod(shape) * image.get_data_dtype().itemsize
+    file = Path(image.file_map["image"].filename or path)
+    most = file.stat().st_size * (DEFLATE_RATIO if file.suffix == ".gz" else 1)
+    if min(shape, default=0) < 0 or claimed > most:
+        raise InputError(
+            f"{path} is truncated or damaged: its header claims the shape {tuple(shape)}, {claimed} bytes, but "
+            f"the file can hold {most}: copy or export it again"
+        )
 
 
 def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:
     shape = volume.shape
+    if volume.ndim == SPATIAL_DIMS + 2 and shape[SPATIAL_DIMS] == 1:
+        volume = volume[:, :, :, 0]  # the fourth axis is time; ITK puts channels on the fifth
     while volume.ndim > SPATIAL_DIMS + 1 and volume.shape[-1] == 1:
         volume = volume[..., 0]
     if volume.ndim == SPATIAL_DIMS:
         volume = volume[..., None]
     if volume.ndim != SPATIAL_DIMS + 1 or 0 in shape:
-        raise InputError(f"{path} has the shape {shape}: expected a 3D volume, or 4D with the channels last")
+        raise InputError(
+            f"{path} has the shape {shape}: expected a 3D volume, 4D with the channels last, or 5D of one time point"
+        )
     if volume.shape[-1] != channels:
         raise InputError(f"{path} has {volume.shape[-1]} channels (shape {shape}), expected {channels}")
     return np.ascontiguousarray(np.moveaxis(volume, -1, 0))

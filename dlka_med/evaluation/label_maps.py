@@ -1,6 +1,5 @@
 """Label maps on disk: find, read, name."""
 
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +7,13 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from dlka_med.data.cases import is_pair, read_dataset
 from dlka_med.data.description import read_description, values_by_name
 from dlka_med.data.formats import LISTED, image_files, is_volume, label_files, stem
 from dlka_med.data.load import Grid, spacing_of
-from dlka_med.data.nifti import affine_in_mm
+from dlka_med.data.nifti import UNREADABLE, affine_in_mm, refuse_empty_claims, unit_in_mm
 from dlka_med.data.raster import read_raster_label
 from dlka_med.errors import InputError
 from dlka_med.paths import existing
@@ -30,16 +27,18 @@ class LabelMap:
         path: where it was read.
         array: values, uint8 or uint16, (x, y, z) as stored; of a 2D image (rows, columns).
         affine: voxel -> world in mm, 4x4; of a 2D image pixel -> pixel, 3x3.
+        unit: of length in the file, in mm; None if it names none.
     """
 
     path: Path
     array: NDArray[np.unsignedinteger]
     affine: NDArray[np.float64]
+    unit: float | None = 1.0
 
     @property
     def grid(self) -> Grid:
         """Where the voxels lie."""
-        return Grid(self.path, self.array.shape, self.affine)
+        return Grid(self.path, self.array.shape, self.affine, self.unit)
 
     @property
     def voxel_ml(self) -> float | None:
@@ -65,15 +64,19 @@ def read_label_map(path: Path) -> LabelMap:
     if not is_volume(path):
         return LabelMap(path, _as_labels(read_raster_label(path), path), np.eye(3))
     try:
-        image = nib.load(path)
-        array = np.asanyarray(image.dataobj)
-    except (ImageFileError, HeaderDataError, KeyError, OSError, EOFError, ValueError, zlib.error) as error:
+        with np.errstate(all="ignore"):
+            image = nib.load(path)
+            refuse_empty_claims(path, image)
+            array = np.asanyarray(image.dataobj)
+    except InputError:
+        raise
+    except UNREADABLE as error:
         raise InputError(f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again") from error
     extra = array.shape[3:]
     if array.ndim < 2 or array.size == 0 or any(size > 1 for size in extra):
         raise InputError(f"{path}: a label map has two or three axes, this one has shape {array.shape}")
     array = array.reshape(array.shape[:3])
-    return LabelMap(path, _as_labels(array, path), affine_in_mm(image))
+    return LabelMap(path, _as_labels(array, path), affine_in_mm(image), unit_in_mm(image))
 
 
 def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:

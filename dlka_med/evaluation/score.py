@@ -1,12 +1,12 @@
 """One case: every label's metrics."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from dlka_med.data.load import check_same_grid
+from dlka_med.data.load import check_same_grid, with_one_unit
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import LabelMap, read_label_map
 from dlka_med.evaluation.pairing import LabelPairs
@@ -48,7 +48,9 @@ def score_case(
         InputError: a file is damaged, the grids differ, or a value is not among those that its side declares.
     """
     prediction, reference = read_label_map(prediction_path), read_label_map(reference_path)
-    check_same_grid(prediction.grid, reference.grid)
+    ours, theirs = with_one_unit([prediction.grid, reference.grid])
+    check_same_grid(ours, theirs)
+    prediction, reference = replace(prediction, affine=ours.affine), replace(reference, affine=theirs.affine)
     if labels is None:
         values = values_of(prediction) | values_of(reference)
         labels = LabelPairs.of_values({f"label_{value}": value for value in sorted(values - {0})})

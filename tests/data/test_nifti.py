@@ -1,0 +1,140 @@
+"""NIfTI files: what damaged headers claim, vector images, units of length."""
+
+import gzip
+import logging
+import resource
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dlka_med.data.cases import Case
+from dlka_med.data.load import load_case
+from dlka_med.data.nifti import read_nifti
+from dlka_med.errors import InputError
+from dlka_med.evaluation.label_maps import read_label_map
+from dlka_med.evaluation.pairing import LabelPairs
+from dlka_med.evaluation.score import score_case
+
+SHAPE = (3, 4, 5)
+HEADER = 348  # bytes
+METRES, MILLIMETRES, MICRONS = 1, 2, 3  # codes of xyzt_units
+
+
+@pytest.fixture
+def raw(tmp_path):
+    """Bytes of a small file without compression."""
+    nib.save(nib.Nifti1Image(np.arange(60, dtype=np.int16).reshape(SHAPE), np.eye(4)), tmp_path / "whole.nii")
+    return (tmp_path / "whole.nii").read_bytes()
+
+
+def write(path, data):
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def read_both(path):
+    """How many of the two readers found nothing wrong; anything but their error is a failure."""
+    read = 0
+    for reader in (lambda: read_nifti(path, 1), lambda: read_label_map(path)):
+        try:
+            reader()
+            read += 1
+        except InputError as error:
+            assert str(path) in str(error)
+    return read
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("headers", [150, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_headers_are_read_or_refused_by_name(raw, tmp_path, name, headers):
+    logging.disable(logging.ERROR)  # nibabel tells all that it mends
+    random, read, before = np.random.default_rng(0), 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        for _ in range(headers):
+            damaged = bytearray(raw)
+            for place in random.integers(0, HEADER, random.integers(1, 40)):
+                damaged[place] = random.integers(256)
+            read += read_both(write(tmp_path / name, bytes(damaged)))
+    finally:
+        logging.disable(logging.NOTSET)
+    assert 0 < read < 2 * headers
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("name", ["x.nii", "x.nii.gz"])
+@pytest.mark.parametrize("dim", [(3, 30_000, 30_000, 30_000), (7, 32767, 32767, 32767, 32767, 32767, 32767, 32767)])
+def test_a_header_may_not_claim_more_than_the_file_holds(raw, tmp_path, name, dim):
+    claims = bytearray(raw)
+    claims[40 : 40 + 2 * len(dim)] = np.array(dim, dtype="<i2").tobytes()
+    path = write(tmp_path / name, bytes(claims))
+    for reader in (lambda: read_nifti(path, 1), lambda: read_label_map(path)):
+        with pytest.raises(InputError, match=r"x\.nii.*its header claims the shape \(3.*but the file can hold"):
+            reader()
+
+
+def test_the_fifth_axis_holds_channels(tmp_path):
+    """The vector image that ITK and MONAI write: x, y, z, one time point, channels."""
+    voxels = np.random.default_rng(0).normal(size=(*SHAPE, 1, 2)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "vector.nii.gz")
+    volume = read_nifti(tmp_path / "vector.nii.gz", 2).volume
+    np.testing.assert_array_equal(volume, voxels[:, :, :, 0].transpose(3, 0, 1, 2))
+    with pytest.raises(InputError, match="2 channels .* expected 3"):
+        read_nifti(tmp_path / "vector.nii.gz", 3)
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_a_label_may_have_axes_of_one(tmp_path, extra):
+    label = (np.arange(60) % 2).reshape(SHAPE).astype(np.uint8)
+    for name, array in (("image", label[..., None, None]), ("label", label.reshape(SHAPE + extra))):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    loaded = load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
+    np.testing.assert_array_equal(loaded.label, label)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "label.nii.gz").array, label)
+
+
+def test_several_time_points_are_no_channels(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((*SHAPE, 2, 2), np.float32), np.eye(4)), tmp_path / "x.nii.gz")
+    with pytest.raises(InputError, match="5D of one time point"):
+        read_nifti(tmp_path / "x.nii.gz", 2)
+
+
+def case(folder):
+    return Case("x", (folder / "image.nii.gz",), folder / "label.nii.gz")
+
+
+def save(path, spacing, unit):
+    image = nib.Nifti1Image((np.arange(60) % 2).reshape(SHAPE).astype(np.uint8), np.diag([*spacing, 1]))
+    image.header["xyzt_units"] = unit
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [(METRES, 1e-3), (MILLIMETRES, 1.0), (MICRONS, 1e3)])
+@pytest.mark.parametrize("silent", ["image", "label"])
+def test_a_missing_unit_is_that_of_the_partner(tmp_path, unit, factor, silent):
+    spacing = (1.5, 2.0, 3.0)
+    for name in ("image", "label"):
+        save(tmp_path / f"{name}.nii.gz", np.multiply(spacing, factor), 0 if name == silent else unit)
+    loaded = load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
+    np.testing.assert_allclose(np.diag(loaded.affine)[:3], spacing, rtol=1e-6)
+    scores = score_case(
+        "x", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", LabelPairs.of_values({"a": 1}), tolerance=1.0
+    )
+    assert scores[0].dice == 1
+    assert scores[0].reference_ml == pytest.approx(30 * np.prod(spacing) / 1000, rel=1e-5)
+
+
+def test_without_any_unit_lengths_are_millimetres(tmp_path):
+    for name in ("image", "label"):
+        save(tmp_path / f"{name}.nii.gz", (1.5, 2.0, 3.0), 0)
+    loaded = load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
+    np.testing.assert_allclose(np.diag(loaded.affine)[:3], (1.5, 2.0, 3.0))
+
+
+def test_units_that_differ_are_converted_not_guessed(tmp_path):
+    save(tmp_path / "image.nii.gz", (1.5e-3, 2e-3, 3e-3), METRES)
+    save(tmp_path / "label.nii.gz", (1.5e3, 2e3, 3e3), MICRONS)
+    load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
+    save(tmp_path / "label.nii.gz", (1.5, 2, 3), MICRONS)
+    with pytest.raises(InputError, match="mm apart"):
+        load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
