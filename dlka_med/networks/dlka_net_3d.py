@@ -135,6 +135,11 @@ class DLKANet3d(nn.Module):
             pyramid.append(_crop(head(features[scale]), size))
         return pyramid
 
+    @property
+    def scale_strides(self) -> list[Stride]:
+        """Image voxels per voxel of each output of `forward_pyramid`, per axis."""
+        return [self._stride(scale) for scale in range(len(self.heads))]
+
     def _features(self, image: Tensor) -> list[Tensor]:
         """Decoder maps, full to coarse."""
         self._check_image(image)
