@@ -61,6 +61,12 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _axes(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-2](,[0-2])*", text):
+        raise argparse.ArgumentTypeError(f"expected axes from 0 to 2 with commas between, such as 0,1, got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
 def _demo(options: argparse.Namespace) -> None:
     from dlka_med.demo import run_demo
 
@@ -176,7 +182,19 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
         help="only these cases of the dataset that the run was trained on",
     )
     add("--device", metavar="DEVICE", help="cpu or cuda (cuda where there is one)")
-    add("--mirror", action="store_true", help="average over mirrored images: better and slower")
+    add(
+        "--mirror",
+        action="store_true",
+        help="average over images mirrored along the axes that training mirrored: better and slower",
+    )
+    add(
+        "--mirror-axes",
+        dest="mirror",
+        type=_axes,
+        default=argparse.SUPPRESS,
+        metavar="AXES",
+        help="mirror along these axes of the prepared image instead, such as 0,1",
+    )
     add(
         "--overlap",
         type=float,

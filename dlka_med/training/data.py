@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from dlka_med.config.dataset import Dataset as DatasetConfig
@@ -14,6 +15,7 @@ from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
 from dlka_med.data.intensity import resolve_intensity
 from dlka_med.data.loaders import patch_loader
+from dlka_med.data.sides import side_note, with_flip_axes
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
 from dlka_med.progress import progress
@@ -46,9 +48,12 @@ class RunData(pl.LightningDataModule):
             grouped=not resume,
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
-        self.config = config.model_copy(
+        config = config.model_copy(
             update={"dataset": config.dataset.model_copy(update=_resolved(config.dataset, dataset))}
         )
+        if rank_zero_only.rank == 0 and (note := side_note(config)):
+            log.info(note)
+        self.config = with_flip_axes(config)
         self.run = RunFolder(out)
         self.cases = {case.id: case for case in dataset.cases}
         if resume:
