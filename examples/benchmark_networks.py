@@ -106,7 +106,7 @@ class Candidate:
         draw = torch.Generator().manual_seed(0)
         self.image = torch.randn(shape, generator=draw).to(device)
         label = torch.randint(network.out_channels, (shape[0], 1, *shape[2:]), generator=draw)
-        self.label, self.loss = label.to(device), PyramidLoss()
+        self.label, self.loss = label.to(device), PyramidLoss(strides=network.scale_strides)
         self.optimizer = torch.optim.SGD(self.network.parameters(), 0.01, 0.99, nesterov=True)
 
     def predict(self) -> Tensor:

@@ -4,22 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from dlka_med.losses import DiceCELoss, PyramidLoss, resize_label
+from dlka_med.losses import DiceCELoss, PyramidLoss, block_shares
 
 
 def loss_in_numpy(logits, label, dice_weight, ce_weight, include_background, batch):
-    """The definition, in float64, without torch or MONAI."""
-    logits, label = logits.astype(np.float64), label[:, 0].astype(int)
+    """The definition, in float64, without torch or MONAI; labels are class indices or shares."""
+    logits = logits.astype(np.float64)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     probabilities = shifted / shifted.sum(1, keepdims=True)
     classes = logits.shape[1]
-    onehot = np.stack([label == k for k in range(classes)], 1).astype(np.float64)
+    shares = label if label.shape[1] > 1 else np.concatenate([label == k for k in range(classes)], 1)
+    shares = shares.astype(np.float64)
     axes = (*((0,) if batch else ()), *range(2, logits.ndim))
     smooth = 1e-5
-    both = (probabilities * onehot).sum(axes)
-    dice = (2 * both + smooth) / (probabilities.sum(axes) + onehot.sum(axes) + smooth)
+    size = probabilities.sum(axes) + shares.sum(axes)
+    dice = (size - np.abs(probabilities - shares).sum(axes) + smooth) / (size + smooth)
     dice = dice if include_background else dice[..., 1:]
-    cross_entropy = -np.log((probabilities * onehot).sum(1)).mean()
+    cross_entropy = -(shares * np.log(probabilities)).sum(1).mean()
     return dice_weight * (1 - dice).mean() + ce_weight * cross_entropy
 
 
@@ -99,24 +100,91 @@ def test_the_loss_is_float32_under_autocast(dtype):
     assert loss.item() == pytest.approx(exact, rel=1e-5)
 
 
+def shares_in_numpy(label, steps, classes):
+    """Count the voxels of each block one by one; beyond the image there are none."""
+    label = label[:, 0]
+    size = [-(-n // step) for n, step in zip(label.shape[1:], steps, strict=True)]
+    shares = np.zeros((len(label), classes, *size))
+    for index in np.ndindex(*size):
+        block = label[(slice(None), *(slice(i * s, i * s + s) for i, s in zip(index, steps, strict=True)))]
+        for k in range(classes):
+            shares[(slice(None), k, *index)] = (block == k).reshape(len(label), -1).mean(1)
+    return shares
+
+
 @pytest.mark.parametrize("scale_weights", [None, (3.0, 2.0, 1.0)])
-@pytest.mark.parametrize("shapes", [[(12, 10), (6, 5), (3, 2)], [(7, 9, 8), (3, 4, 3), (2, 3, 2)]])
-def test_the_pyramid_is_the_weighted_sum_of_its_scales(shapes, scale_weights):
-    _, label = make(shapes[0], 3)
-    pyramid = [make(shape, 3, seed)[0] for seed, shape in enumerate(shapes)]
-    expected = 0.0
-    for logits, weight in zip(pyramid, scale_weights or (4, 2, 1), strict=True):
-        small = label
-        for axis, (old, new) in enumerate(zip(label.shape[2:], logits.shape[2:], strict=True), 2):
-            centres = (np.arange(new) + 0.5) * old / new - 0.5
-            nearest = np.array([np.argmin(np.abs(np.arange(old) - centre - 1e-6)) for centre in centres])
-            small = small.take(nearest, axis)
-        expected += weight * loss_in_numpy(logits, small, 1, 1, False, True) / sum(scale_weights or (4, 2, 1))
+@pytest.mark.parametrize(
+    ("size", "strides"),
+    [((12, 10), [(1, 1), (2, 2), (4, 4)]), ((7, 9, 8), [(1, 1, 1), (2, 4, 1), (4, 8, 4)]), ((9, 9), [(1, 1), (3, 4)])],
+)
+def test_the_pyramid_is_the_weighted_sum_of_its_scales(size, strides, scale_weights):
+    _, label = make(size, 3)
+    weights = (scale_weights or (4, 2, 1))[: len(strides)]
+    targets = [label, *(shares_in_numpy(label, steps, 3) for steps in strides[1:])]
+    pyramid = [make(target.shape[2:], 3, seed)[0] for seed, target in enumerate(targets)]
+    expected = sum(
+        weight * loss_in_numpy(logits, target, 1, 1, False, True)
+        for weight, logits, target in zip(weights, pyramid, targets, strict=True)
+    )
     tensors = [torch.tensor(logits, requires_grad=True) for logits in pyramid]
-    loss = PyramidLoss(scale_weights=scale_weights)(tensors, torch.tensor(label))
+    loss = PyramidLoss(scale_weights=scale_weights and weights, strides=strides)(tensors, torch.tensor(label))
     loss.backward()
-    assert loss.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(expected / sum(weights))
     assert all(x.grad.abs().max() > 0 for x in tensors)
+
+
+@pytest.mark.parametrize(("size", "strides"), [((12, 8), (4, 2)), ((8, 6, 10), (2, 2, 2)), ((9, 13), (3, 4))])
+def test_strides_follow_from_the_sizes(size, strides):
+    _, label = make(size, 3)
+    coarse = [-(-n // step) for n, step in zip(size, strides, strict=True)]
+    pyramid = [torch.tensor(make(shape, 3)[0]) for shape in (size, coarse)]
+    told = PyramidLoss(strides=[(1,) * len(size), strides])
+    assert PyramidLoss()(pyramid, torch.tensor(label)) == told(pyramid, torch.tensor(label))
+
+
+@pytest.mark.parametrize("label_of", ["shares", "halves"])
+@pytest.mark.parametrize("include_background", [False, True])
+def test_shares_are_learned_as_they_are(label_of, include_background):
+    """The loss is least where the probabilities are the shares: Dice 0, cross-entropy the shares' entropy."""
+    _, label = make((8, 6), 3)
+    shares = torch.tensor(shares_in_numpy(label, (2, 2), 3)) if label_of == "shares" else torch.full((2, 2, 4, 3), 0.5)
+    shares = shares.double().clamp(1e-9)
+    logits = shares.log()
+    loss = DiceCELoss(1, 0, include_background)
+    assert loss(logits, shares / shares.sum(1, keepdim=True)).item() == pytest.approx(0, abs=1e-6)
+    for seed in range(5):
+        other = logits + 0.3 * torch.randn(shares.shape, generator=torch.Generator().manual_seed(seed)).double()
+        both = DiceCELoss(include_background=include_background)
+        assert both(other, shares) > both(logits, shares)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize("length", [24, 25])
+def test_targets_lie_where_their_blocks_lie(dims, stride, length):
+    """The edge of a body, read from the shares of its row of blocks, is where it is in the image."""
+    for edge in range(1, length):
+        label = torch.zeros(1, 1, length, *(5,) * (dims - 1))
+        label[:, :, :edge] = 1
+        shares = block_shares(label, (stride,) * dims, 2)
+        inside = (torch.arange(shares.shape[2]) + 1).mul(stride).clamp(max=length).diff(prepend=torch.zeros(1).long())
+        assert (shares[0, 1].flatten(1)[:, 0] * inside).sum() == pytest.approx(edge)
+        torch.testing.assert_close(shares.sum(1), torch.ones_like(shares[:, 0]))
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_coarse_targets_keep_the_centre_of_a_structure(stride):
+    """In image voxels; the nearest voxel of even strides is half a voxel off."""
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        corner, size = random.integers(2, 9, 2), random.integers(3, 7, 2)
+        label = torch.zeros(1, 1, 16, 16)
+        label[:, :, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = 1
+        shares = block_shares(label, (stride, stride), 2)[0, 1].double()
+        places = (torch.arange(len(shares)).double() + 0.5) * stride - 0.5
+        centre = [(shares.sum(1 - axis) @ places / shares.sum()).item() for axis in range(2)]
+        off = np.abs(centre - (corner + (size - 1) / 2))
+        assert (off <= stride / 2 - 0.5).all(), "a block knows how much it holds, not where in it"
 
 
 @pytest.mark.parametrize("scales", [1, 2, 4])
@@ -124,16 +192,6 @@ def test_default_weights_halve_and_sum_to_one(scales):
     weights = PyramidLoss().weights(scales)
     assert sum(weights) == pytest.approx(1)
     assert all(a == pytest.approx(2 * b) for a, b in itertools.pairwise(weights))
-
-
-@pytest.mark.parametrize(("old", "new"), [(9, 4), (10, 3), (8, 4), (128, 32), (5, 5)])
-def test_a_resized_label_keeps_its_place(old, new):
-    """A voxel of the small label comes from within half a voxel of its own centre."""
-    ramp = torch.arange(old).reshape(1, 1, old, 1).expand(1, 1, old, 3)
-    small = resize_label(ramp, (new, 3))[0, 0, :, 0].double()
-    centres = (torch.arange(new).double() + 0.5) * old / new - 0.5
-    assert (small - centres).abs().max() <= 0.5
-    assert small.unique().numel() == new
 
 
 @pytest.mark.parametrize(
@@ -168,3 +226,11 @@ def test_wrong_weights_are_refused():
         PyramidLoss(scale_weights=(1, 1, 1))([logits], label)
     with pytest.raises(ValueError, match="a list of logits"):
         PyramidLoss()(logits, label)
+    with pytest.raises(ValueError, match="2 scales for 1"):
+        PyramidLoss(strides=[(1, 1), (2, 2)])([logits], label)
+    for strides in (None, [(1, 1), (2, 2)]):
+        with pytest.raises(ValueError, match=r"logits of \(3, 3\) voxels do not lie \(2, 2\) voxels apart"):
+            PyramidLoss(strides=strides)([logits, torch.zeros(1, 2, 3, 3)], label)
+    for shares in (torch.full((1, 2, 4, 4), 0.4), torch.tensor([-0.5, 1.5]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)):
+        with pytest.raises(ValueError, match="summing to 1"):
+            DiceCELoss()(logits, shares)

@@ -1,6 +1,7 @@
 """dlka predict"""
 
 import argparse
+import re
 from pathlib import Path
 
 from dlka_med.cli.parser import device, number
@@ -20,7 +21,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these cases of the dataset that the run was trained on",
     )
     add("--device", type=device, metavar="DEVICE", help="cpu or cuda (cuda where there is one)")
-    add("--mirror", action="store_true", help="average over mirrored images: better and slower")
+    add(
+        "--mirror",
+        action="store_true",
+        help="average over images mirrored along the axes that training mirrored: better and slower",
+    )
+    add(
+        "--mirror-axes",
+        dest="mirror",
+        type=_axes,
+        default=argparse.SUPPRESS,
+        metavar="AXES",
+        help="mirror along these axes of the prepared image instead, such as 0,1",
+    )
     add(
         "--overlap",
         type=number(0, below=1),
@@ -49,3 +62,9 @@ def run(options: argparse.Namespace) -> None:
         overlap=options.overlap,
         skip_existing=options.skip_existing,
     )
+
+
+def _axes(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"[0-2](,[0-2])*", text):
+        raise argparse.ArgumentTypeError(f"expected axes from 0 to 2 with commas between, such as 0,1, got {text!r}")
+    return tuple(map(int, text.split(",")))

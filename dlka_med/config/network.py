@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from dlka_med.config.record import Probability, Record
+
+
+def all_axes(stride: Any) -> Any:
+    """One number stands for three equal ones."""
+    return (stride,) * 3 if isinstance(stride, int) else stride
 
 
 class DLKANet3dArguments(Record):
@@ -17,8 +22,9 @@ class DLKANet3dArguments(Record):
     name: Literal["dlka_net_3d"]
     channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
     depths: tuple[PositiveInt, ...] = Field((3, 3, 3, 3), description="D-LKA blocks of each stage")
-    strides: tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...] = Field(
-        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)), description="downsampling in front of each stage"
+    strides: tuple[Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator(all_axes)], ...] = Field(
+        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        description="downsampling in front of each stage, per axis or one number for all",
     )
     full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
     deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(

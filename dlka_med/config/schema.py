@@ -15,7 +15,9 @@ class Inference(Record):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch_size: PositiveInt = Field(1, description="windows per forward pass")
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field((), description="axes of test-time mirroring")
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+        (), description="axes of test-time mirroring, whether training mirrored them or not"
+    )
 
 
 class RunConfig(Record):

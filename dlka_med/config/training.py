@@ -28,7 +28,10 @@ class Loss(Record):
 class Augmentation(Record):
     """Random changes of a training patch; a probability of 0 turns one off."""
 
-    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field((0, 1, 2), description="axes that may be mirrored")
+    flip_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] | None = Field(
+        None,
+        description="axes that may be mirrored, as listed; null: all, but left and right where labels name both sides",
+    )
     flip_probability: Probability = 0.5
     rotate_probability: Probability = 0.2
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = Field(30.0, description="largest angle about each axis")

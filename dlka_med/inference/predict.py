@@ -13,6 +13,7 @@ import torch
 from dlka_med.data.cases import Case, check_dims, find_cases
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.sides import mirror_axes
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
@@ -48,7 +49,8 @@ def predict_images(
         out: folder for the label maps; it may exist.
         split: only these cases of the run's split (all: its three parts); None: everything found.
         device: as PyTorch names it; None: cuda where there is one.
-        mirror: test-time mirroring along these spatial axes; True: along all; False: as in the run's config.
+        mirror: test-time mirroring along these axes of the prepared image, or slice; True: along those that training
+            mirrored; False: as in the run's config. Axes that training never mirrored get a warning.
         overlap: of neighbouring windows, 0 <= overlap < 1; None: as in the run's config.
         overwrite: replace label maps that are there already.
         skip_existing: leave out the cases whose label maps are there already.
@@ -116,8 +118,7 @@ def _predictor(
     changes: dict[str, Any] = {"device": device}
     if overlap is not None:
         changes["overlap"] = overlap
-    if mirror:
-        changes["mirror_axes"] = tuple(range(config.network.spatial_dims) if mirror is True else mirror)
+    changes["mirror_axes"] = mirror_axes(config, mirror)
     try:
         return Predictor.of_run(network, config, **changes)
     except ValueError as error:

@@ -142,6 +142,11 @@ class DLKANet2d(nn.Module):
             pyramid.append(head(feature)[..., :height, :width])
         return pyramid
 
+    @property
+    def scale_strides(self) -> list[tuple[int, int]]:
+        """Image pixels per pixel of each output of `forward_pyramid`, per axis."""
+        return [(stride, stride) for stride in (1, *self.encoder.strides)][: len(self.heads)]
+
     def _full(self, finest: Tensor, image: Tensor) -> Tensor:
         return self.expanders[0](finest, head=self.heads[0])[..., : image.shape[2], : image.shape[3]]
 

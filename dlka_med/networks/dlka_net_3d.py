@@ -1,7 +1,9 @@
 """3D D-LKA Net: a U-Net of D-LKA blocks (Azad et al., Beyond Self-Attention, WACV 2024, section 3.3)."""
 
+import operator
 from collections.abc import Sequence
 from math import prod
+from numbers import Integral
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,7 +35,7 @@ class DLKANet3d(nn.Module):
         img_size: spatial shape for which the position embedding is made; other sizes interpolate it.
         channels: of each stage.
         depths: D-LKA blocks of each stage, in the encoder and again in the decoder.
-        strides: downsampling per axis in front of each stage; the first may be (1, 1, 1).
+        strides: downsampling in front of each stage, per axis or one number for all; the first may be (1, 1, 1).
         full_resolution_channels: of the residual conv blocks at full resolution.
         deformation: see `dlka_med.blocks.LargeKernelAttention`.
         position_embedding: whether each block has a learned vector per voxel.
@@ -56,7 +58,7 @@ class DLKANet3d(nn.Module):
         *,
         channels: Sequence[int] = (32, 64, 128, 256),
         depths: Sequence[int] = (3, 3, 3, 3),
-        strides: Sequence[Sequence[int]] = ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        strides: Sequence[int | Sequence[int]] = ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         full_resolution_channels: int = 16,
         deformation: Deformation = "dense",
         position_embedding: bool = True,
@@ -69,6 +71,7 @@ class DLKANet3d(nn.Module):
         offset_limit: float | None = None,
     ) -> None:
         super().__init__()
+        strides = _per_axis(strides)
         _check_stages(channels, depths, strides)
         _check_positive(in_channels=in_channels, out_channels=out_channels)
         _check_positive(full_resolution_channels=full_resolution_channels)
@@ -80,7 +83,7 @@ class DLKANet3d(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.checkpointing = checkpointing
-        self.strides: tuple[Stride, ...] = tuple(tuple(stride) for stride in strides)
+        self.strides: tuple[Stride, ...] = strides
 
         size = [n + pad for n, pad in zip(img_size, self._padding(img_size), strict=True)]
 
@@ -140,6 +143,11 @@ class DLKANet3d(nn.Module):
             pyramid.append(_crop(head(features[scale]), size))
         return pyramid
 
+    @property
+    def scale_strides(self) -> list[Stride]:
+        """Image voxels per voxel of each output of `forward_pyramid`, per axis."""
+        return [self._stride(scale) for scale in range(len(self.heads))]
+
     def _features(self, image: Tensor) -> list[Tensor]:
         """Decoder maps, full to coarse."""
         self._check_image(image)
@@ -192,7 +200,19 @@ def _check_positive(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, got {size}")
 
 
-def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Sequence[Sequence[int]]) -> None:
+def _per_axis(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
+    """Three steps per stage; an integer stands for all axes."""
+    try:
+        stages = [(stride,) * 3 if isinstance(stride, Integral) else tuple(stride) for stride in strides]
+        return tuple(tuple(operator.index(step) for step in stage) for stage in stages)
+    except TypeError as error:
+        raise ValueError(f"strides needs one or three whole numbers for each stage, got {strides!r}") from error
+
+
+def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Sequence[Stride]) -> None:
+    for name, values in (("channels", channels), ("depths", depths)):
+        if not isinstance(values, Sequence):
+            raise ValueError(f"{name} needs one whole number for each stage, got {values!r}")
     lengths = {"channels": len(channels), "depths": len(depths), "strides": len(strides)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"channels, depths and strides need one entry per stage each, got {lengths}")

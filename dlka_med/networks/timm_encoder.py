@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from dlka_med.networks.weight_file import read_weights
 
 SIZE_UNIT = 32
+PROBE_UNITS = 4  # a side of the image that is tried; on a smaller one, unpadded convolutions find no room
+ANOTHER = 'choose another encoder, such as "convnext_atto" or "resnet18"'
 
 
 class TimmEncoder(nn.Module):
@@ -38,7 +42,8 @@ class TimmEncoder(nn.Module):
         size_unit: (height, width) that divide the size of the images.
 
     Raises:
-        ValueError: if timm knows no such name, the backbone gives too few maps, or the file does not fit it.
+        ValueError: if timm knows no such name, the backbone gives too few maps or some that fit no grid of the
+            image, or the file does not fit it.
         FileNotFoundError: if `pretrained` names no file.
         RuntimeError: if the weights cannot be downloaded.
     """
@@ -75,6 +80,7 @@ class TimmEncoder(nn.Module):
         windows = any(hasattr(module, "partition_size") for module in model.modules())
         self.size_unit = self.img_size if bound else (max(self.strides),) * 2
         self.one_size = bound and not windows
+        self._check_maps(in_channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The maps of x, whose height and width are multiples of `size_unit`."""
@@ -86,6 +92,28 @@ class TimmEncoder(nn.Module):
         return self.model.forward_intermediates(
             x, indices=self.indices, norm=self.has_norm, output_fmt="NCHW", intermediates_only=True
         )
+
+    def _check_maps(self, in_channels: int) -> None:
+        """Raise `ValueError` unless the maps of an image are as `channels` and `strides` tell."""
+        if any(coarse % fine for fine, coarse in pairwise(self.strides)):
+            raise ValueError(
+                f"encoder: the strides {self.strides} of the maps of {self.name!r} are no multiples of each other, so "
+                f"that its maps cannot be brought together; {ANOTHER}"
+            )
+        size = self.size_unit if self.size_unit == self.img_size else tuple(PROBE_UNITS * n for n in self.size_unit)
+        image = torch.zeros(1, in_channels, *size, device=next(self.model.parameters()).device)
+        self.model.eval()
+        with torch.no_grad():
+            maps = self(image)
+        self.model.train()
+        for found, channels, stride in zip(maps, self.channels, self.strides, strict=True):
+            expected = (channels, *(n // stride for n in size))
+            if tuple(found.shape[1:]) != expected:
+                raise ValueError(
+                    f"encoder: for an image of {size} the map of stride {stride} of {self.name!r} has the shape "
+                    f"{tuple(found.shape[1:])} instead of {expected}, so that it lies on no grid of the image (most "
+                    f"often for convolutions without padding); {ANOTHER}"
+                )
 
 
 def _check_name(name: str) -> None:

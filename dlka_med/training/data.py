@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
 from dlka_med.config.loading import save_config
@@ -17,6 +18,7 @@ from dlka_med.data.cases import Case, check_dims, read_dataset
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.prepare import Prepared
+from dlka_med.data.sides import side_note, with_flip_axes
 from dlka_med.data.splits import related_to_test, split_cases
 from dlka_med.errors import InputError
 from dlka_med.files import user_cache_folder
@@ -53,9 +55,10 @@ class RunData(pl.LightningDataModule):
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
         names = {"channels": dataset.channels, "labels": dataset.labels}
-        self.config = with_absolute_paths(
-            config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
-        )
+        config = with_absolute_paths(config.model_copy(update={"dataset": config.dataset.model_copy(update=names)}))
+        if rank_zero_only.rank == 0 and (note := side_note(config)):
+            log.info(note)
+        self.config = with_flip_axes(config)
         self.run = RunFolder(out)
         self.held_out: list[Case] = []
         self.cases = {case.id: case for case in dataset.cases}

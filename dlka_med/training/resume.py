@@ -22,14 +22,15 @@ CHANGEABLE = {
 }
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
 
-LEFT_OPEN = {"dataset.channels", "dataset.labels"}
-"""Settings whose null means: as the dataset says."""
+LEFT_OPEN = {"dataset.channels", "dataset.labels", "training.augmentation.flip_axes"}
+"""Settings whose null means: as follows from the dataset."""
 
 
 def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
     """The run's own config with what may be changed taken from `asked`.
 
-    What `asked` leaves open (null channels and labels, intensity auto, CT statistics) is as the run resolved it.
+    What `asked` leaves open (null channels, labels and flip axes, intensity auto, CT statistics) is as the run
+    resolved it.
 
     Raises:
         InputError: another difference, each named with both values.

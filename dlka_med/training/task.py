@@ -31,6 +31,7 @@ class SegmentationTask(pl.LightningModule):
             cross_entropy_weight=training.loss.cross_entropy_weight,
             include_background=training.loss.include_background,
             scale_weights=training.loss.scale_weights,
+            strides=network.scale_strides,
         )
         self.averaged = None if training.ema is None else _average(network, training.ema)
         self.progress = 0.0

@@ -123,6 +123,22 @@ def test_predict_calls(library):
     assert keywords["split"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "mirror"), [([], False), (["--mirror-axes", "0,2"], (0, 2)), (["--mirror", "--mirror-axes=1"], (1,))]
+)
+def test_predict_mirrors_along_named_axes(library, words, mirror):
+    assert cli.main(["predict", "run", "images", "-o", "out", *words]) == 0
+    assert library.calls[0][2]["mirror"] == mirror
+
+
+@pytest.mark.parametrize("text", ["3", "0,", "x", "0 1", "-1"])
+def test_predict_refuses_axes_that_cannot_be(library, capsys, text):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["predict", "run", "images", "-o", "out", f"--mirror-axes={text}"])
+    assert end.value.code == 2
+    assert "axes from 0 to 2 with commas between" in capsys.readouterr().err
+
+
 def test_evaluate_prints_the_table(library, capsys):
     assert cli.main(["evaluate", "predictions", "labels", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
     assert library.calls[0][1] == (Path("predictions"), Path("labels"), Path("out"))

@@ -144,6 +144,13 @@ def test_dimensions_agree(write, text, override, words):
         assert word in str(caught.value)
 
 
+def test_one_stride_is_that_of_all_axes(write):
+    strides = load_config(write(MINIMAL), ["network.strides=[2, [1, 2, 2]]"]).network.strides
+    assert strides == ((2, 2, 2), (1, 2, 2))
+    with pytest.raises(InputError, match=r"network\.strides"):
+        load_config(write(MINIMAL), ["network.strides=[0, [1, 2, 2]]"])
+
+
 def test_cases_of_a_2d_network_are_images_or_slices_of_volumes(write):
     assert load_config(write(FLAT), ["preprocessing.spacing=[2, 2]"]).image_dims == 2
     slices = load_config(write(FLAT), ["dataset.slices=coronal", "preprocessing.spacing=[1, null, 1.5]"])

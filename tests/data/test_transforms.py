@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from monai.data import get_track_meta
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from dlka_med.config.training import Augmentation
@@ -51,7 +50,6 @@ def test_global_settings_are_left_alone():
     state, threads = torch.get_rng_state(), torch.get_num_threads()
     np_state = np.random.get_state()[1].copy()
     changed(Augmentation(**dict.fromkeys(OFF, 1)), 3, 0)
-    assert get_track_meta()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
     np.testing.assert_array_equal(np.random.get_state()[1], np_state)
@@ -111,6 +109,32 @@ def test_thick_slices_turn_within_their_plane():
     assert abs(transform.matrix[1, 2]) > 0.01
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing", "turns"),
+    [
+        ((4, 16, 16), (1, 1, 1), {0}),
+        ((16, 16, 5), (1, 1, 1), {2}),
+        ((16, 16, 5), (1, 1, 2), {0, 1, 2}),
+        ((24, 24, 6), (0.5, 0.5, 1), {0, 1, 2}),
+        ((20, 4, 4), (1, 1, 1), {0}),
+        ((16, 8, 6), (1, 1, 1), {0, 1, 2}),
+        ((8, 8, 8), (4, 1, 4), {1}),
+        ((1, 16, 16), (1, 1, 1), {0}),
+    ],
+)
+def test_flat_patches_turn_within_their_plane(size, spacing, turns):
+    """The case around a flat patch is hardly larger than it: rotated out of its plane, much of it would be padding."""
+    transform = TrainingTransform(size, only(rotate_probability=1))
+    for seed in range(5):
+        source = transform.set_random_state(seed).source_size(spacing)
+        turn = np.diag(spacing) @ transform.matrix @ np.diag(1 / np.array(spacing))
+        angles = Rotation.from_matrix(turn).as_euler("XYZ", degrees=True)
+        assert {axis for axis in range(3) if abs(angles[axis]) > 1e-6} == turns
+        if len(turns) == 1 and len(set(spacing)) == 1:
+            axis = next(iter(turns))
+            assert source[axis] == size[axis]
+
+
 def test_scale_range():
     transform = TrainingTransform((10, 10, 10), only(scale_probability=1, scale_range=(0.5, 2)))
     zooms = []
@@ -137,7 +161,6 @@ INTENSITY = [
     "brightness_probability",
     "contrast_probability",
     "gamma_probability",
-    "low_resolution_probability",
 ]
 
 
@@ -154,6 +177,65 @@ def test_intensity_changes_the_image_only_and_each_channel_by_itself(dims, name)
     assert not torch.allclose(after["image"][0], image[0])
     assert not torch.equal(after["image"][0], after["image"][1])
     assert after["image"].dtype == torch.float32
+
+
+def impulse_responses(size: tuple[int, ...], zoom: float) -> torch.Tensor:
+    """Images of one bright voxel each, at every place of the first axis and the middle of the others, changed."""
+    options = only(low_resolution_probability=1, low_resolution_range=(zoom, zoom))
+    image = torch.zeros(size[0], *size)
+    image[(torch.arange(size[0]), torch.arange(size[0]), *(n // 2 for n in size[1:]))] = 1
+    transform = TrainingTransform(size, options).set_random_state(0)
+    transform.source_size((1,) * len(size))
+    return transform({"image": image, "label": torch.zeros(1, *size, dtype=torch.uint8)})["image"]
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.57, 0.63, 0.7, 0.75, 0.81, 0.9, 0.99])
+@pytest.mark.parametrize("size", [(24, 24), (25, 19), (24, 6, 6), (25, 7, 5)])
+def test_a_coarse_scan_moves_nothing(size, zoom):
+    """Sums over the other axes of what each voxel becomes: where its bright spot lies on average."""
+    spots = impulse_responses(size, zoom).double().flatten(2).sum(2)
+    places = torch.arange(size[0]).double()
+    moved = (spots @ places / spots.sum(1) - places)[3:-3]
+    assert abs(moved.mean()) < 0.01
+
+
+@pytest.mark.parametrize("zoom", [0.5, 0.57, 0.63, 0.7, 0.75, 0.81, 0.9, 0.99])
+@pytest.mark.parametrize("size", [(24, 23), (25, 19), (24, 17, 16), (25, 16, 21)])
+def test_a_ramp_survives_a_coarse_scan_in_its_place(size, zoom):
+    """The grey value of a ramp is its place in voxels: nowhere off by a tenth, and on the whole by nothing."""
+    options = only(low_resolution_probability=1, low_resolution_range=(zoom, zoom))
+    ramps = torch.stack(torch.meshgrid(*(torch.arange(n).float() for n in size), indexing="ij"))
+    transform = TrainingTransform(size, options).set_random_state(0)
+    transform.source_size((1,) * len(size))
+    found = transform({"image": ramps, "label": torch.zeros(1, *size, dtype=torch.uint8)})["image"]
+    for axis, (before, after) in enumerate(zip(ramps, found, strict=True)):
+        moved = (after - before).movedim(axis, 0)
+        assert abs(moved.mean()) < 1e-5
+        assert moved[2:-2].abs().max() < 0.1
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_channels_of_a_coarse_scan_share_its_grid(dims):
+    before = patch(SIZE[dims])
+    image = before["image"].expand(3, *SIZE[dims]).clone()
+    transform = TrainingTransform(SIZE[dims], only(low_resolution_probability=1)).set_random_state(0)
+    transform.source_size(EQUAL[dims])
+    after = transform({"image": image, "label": before["label"]})
+    assert torch.equal(after["label"], before["label"])
+    assert not torch.allclose(after["image"][0], image[0], atol=0.1)
+    assert torch.equal(after["image"][0], after["image"][1])
+    assert torch.equal(after["image"][0], after["image"][2])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_blur_equals_scipy_and_keeps_a_flat_image(dims):
+    options = only(blur_probability=1, blur_sigma=(0.8, 0.8))
+    before, after = changed(options, dims, 0)
+    expected = gaussian_filter(before["image"][0].numpy(), 0.8, mode="nearest")
+    np.testing.assert_allclose(after["image"][0].numpy(), expected, atol=1e-5)
+    flat = {"image": torch.full((1, *SIZE[dims]), -2.0), "label": before["label"]}
+    transform = TrainingTransform(SIZE[dims], options).set_random_state(0)
+    torch.testing.assert_close(transform(flat)["image"], torch.full((1, *SIZE[dims]), -2.0))
 
 
 def test_sizes_of_the_intensity_changes():

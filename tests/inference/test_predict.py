@@ -22,13 +22,13 @@ SPLIT = {"train": ["scan0", "scan1"], "validation": ["scan2"], "test": []}
 LABELS = {"background": 0, "bright": 3, "dark": 7}
 
 
-def make_run(folder, channels=("T1",), **preprocessing) -> RunFolder:
+def make_run(folder, channels=("T1",), labels=LABELS, **preprocessing) -> RunFolder:
     """A run whose network is `Threshold`; voxels reach it unnormalised."""
     plain = {"spacing": None, "crop_foreground": False, "intensity": [{"kind": "none"}] * len(channels)}
     config = RunConfig.model_validate(
         {
             "name": "run",
-            "dataset": {"root": "data", "channels": channels, "labels": LABELS},
+            "dataset": {"root": "data", "channels": channels, "labels": labels},
             "preprocessing": plain | preprocessing,
             "network": {
                 "name": "dlka_net_3d",
@@ -138,6 +138,29 @@ def test_a_folder_in_any_number_of_windows_and_mirrored(run, tmp_path, caplog):
         np.testing.assert_array_equal(read(path), expected_map(array))
     assert "predicting: 3 cases in" in caplog.text
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["labels.json", *(p.name for p in found)]
+
+
+class Tilted(nn.Module):
+    """Class 1 in the first half of the first axis, class 2 in the other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ramp = torch.linspace(-1, 1, x.shape[2]).reshape(1, 1, -1, 1, 1).expand_as(x)
+        return torch.cat([torch.zeros_like(x) - 9, -ramp, ramp], dim=1)
+
+
+def test_left_and_right_stay_where_training_never_mirrored_them(tmp_path, monkeypatch, caplog):
+    """Averaged over both sides, a network that knows them knows nothing."""
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Tilted())
+    run = make_run(tmp_path / "run", labels={"background": 0, "left": 3, "right": 7})
+    write_image(tmp_path / "scan.nii.gz", shape=(6, 6, 6))
+    maps = []
+    for name, options in (("plain", {}), ("trained", {"mirror": True}), ("named", {"mirror": (0,)})):
+        assert not caplog.text
+        maps.append(read(*predict_images(run.path, tmp_path / "scan.nii.gz", tmp_path / name, **options)))
+    np.testing.assert_array_equal(maps[0][:, 0, 0], [3, 3, 3, 7, 7, 7])
+    np.testing.assert_array_equal(maps[1], maps[0])
+    assert len(np.unique(maps[2])) == 1
+    assert "mirrored along axis 0, which training never was" in caplog.text
 
 
 def test_channels_come_in_order(run, tmp_path):

@@ -47,6 +47,7 @@ def test_shapes(arguments, size, scales):
         pyramid = net.forward_pyramid(x)
         logits = net(x)
     assert [tuple(y.shape) for y in pyramid] == [(2, 3, *scale) for scale in scales]
+    assert scales == [tuple(-(-n // s) for n, s in zip(size, steps, strict=True)) for steps in net.scale_strides]
     assert torch.equal(logits, pyramid[0])
     assert all(y.isfinite().all() for y in pyramid)
 

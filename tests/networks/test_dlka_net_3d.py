@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -64,6 +65,7 @@ def test_shapes(arguments, size, scales):
         pyramid = net.forward_pyramid(x)
         logits = net(x)
     assert [tuple(y.shape) for y in pyramid] == [(2, 3, *scale) for scale in scales]
+    assert scales == [tuple(-(-n // s) for n, s in zip(size, steps, strict=True)) for steps in net.scale_strides]
     assert torch.equal(logits, pyramid[0])
     assert all(y.isfinite().all() for y in pyramid)
 
@@ -152,6 +154,13 @@ def test_weights_survive_safetensors():
         ({"channels": (4, 0)}, r"channels must be positive, got \(4, 0\)"),
         ({"depths": (0, 1)}, "depths must be positive"),
         ({"strides": ((2, 2), (2, 2, 2))}, r"three positive steps, got \(2, 2\)"),
+        ({"strides": 2}, "strides needs one or three whole numbers for each stage, got 2"),
+        ({"strides": (2, None)}, r"strides needs one or three whole numbers for each stage, got \(2, None\)"),
+        ({"strides": ((2, 2, 1.5), 2)}, "strides needs one or three whole numbers"),
+        ({"strides": (0, 2)}, r"each entry of strides needs three positive steps, got \(0, 0, 0\)"),
+        ({"strides": (2, 2, 2)}, "one entry per stage each"),
+        ({"channels": 4}, "channels needs one whole number for each stage, got 4"),
+        ({"depths": 1}, "depths needs one whole number for each stage, got 1"),
         ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
         ({"out_channels": 0}, "out_channels must be at least 1, got 0"),
         ({"full_resolution_channels": 0}, "full_resolution_channels must be at least 1"),
@@ -165,6 +174,15 @@ def test_weights_survive_safetensors():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         network(**arguments)
+
+
+def test_one_stride_is_that_of_all_axes():
+    one, three = network(strides=[2, np.int64(2)]), network(strides=[[2, 2, 2], [2, 2, 2]])
+    assert one.strides == three.strides == ((2, 2, 2), (2, 2, 2))
+    assert {k: v.shape for k, v in one.state_dict().items()} == {k: v.shape for k, v in three.state_dict().items()}
+    mixed = network(strides=[(1, 2, 2), 2])
+    assert mixed.strides == ((1, 2, 2), (2, 2, 2))
+    assert mixed.scale_strides == [(1, 1, 1), (1, 2, 2)]
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 8), (1, 3, 8, 8, 8), (1, 8, 8, 8, 2)])

@@ -71,6 +71,34 @@ def test_too_few_maps():
         TimmEncoder("nest_tiny")
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "inception_v4",
+            r"stride 4 of 'inception_v4' has the shape \(160, 30, 30\) instead of \(160, 32, 32\)",
+        ),
+        ("legacy_xception", r"stride 4 of 'legacy_xception' has the shape \(128, 31, 31\)"),
+        ("crossvit_tiny_240", r"the strides \(12, 17, 17, 17\) of the maps of 'crossvit_tiny_240' are no multiples"),
+    ],
+)
+def test_maps_that_lie_on_no_grid_of_the_image(name, message):
+    with pytest.raises(ValueError, match=message + ".*choose another encoder"):
+        TimmEncoder(name, 1, (240, 240))
+
+
+def test_trying_the_maps_leaves_no_trace():
+    torch.manual_seed(0)
+    encoder = TimmEncoder("resnet18", 2, (64, 64))
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", in_chans=2, num_classes=0)
+    assert torch.equal(torch.rand(1), drawn)
+    assert all(module.training for module in encoder.modules())
+    state = encoder.model.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items() if key in state)
+
+
 @pytest.fixture(scope="module")
 def weights():
     torch.manual_seed(1)

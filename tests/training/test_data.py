@@ -13,6 +13,7 @@ from dlka_med.data.loaders import PatchDataset
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.data import RunData, check_labels
+from dlka_med.training.resume import resumed_config
 
 from .runs import changed
 
@@ -122,3 +123,16 @@ def test_a_training_without_labelled_voxels_does_not_begin(balls, config, tmp_pa
     data = RunData(changed(config, "dataset", root=str(root)), tmp_path / "run", resume=False)
     with pytest.raises(InputError, match="empty: no voxel is ball"):
         data.prepare_data()
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_left_and_right_are_not_mirrored_where_labels_name_them(config, tmp_path, caplog, paired):
+    """The run keeps which axes that leaves; resuming with the same config, which leaves them open, goes on so."""
+    labels = {"background": 0, "ball_left": 1, "ball_right": 2} if paired else {"background": 0, "ball": 1}
+    config = changed(config, "dataset", labels=labels)
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        data = RunData(config, tmp_path / "run", resume=False)
+    assert caplog.text.count("training does not mirror left and right (axis 0)") == paired
+    run = RunFolder.create(tmp_path / "run", data.config, data.split)
+    assert run.config.training.augmentation.flip_axes == ((1, 2) if paired else (0, 1, 2))
+    assert resumed_config(config, run) == run.config
