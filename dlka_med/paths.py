@@ -7,6 +7,8 @@ from pathlib import Path
 
 from dlka_med.errors import InputError
 
+LONGEST_SHOWN = 500
+
 
 def existing(path: str | Path, expected: str) -> Path:
     """The path, or `InputError` with the nearest one if there is nothing.
@@ -16,8 +18,14 @@ def existing(path: str | Path, expected: str) -> Path:
     """
     path = Path(path)
     if not os.path.exists(path):
-        raise InputError(f"{path} does not exist: give {expected}{did_you_mean(path)}")
+        raise InputError(f"{shown(path)} does not exist: give {expected}{did_you_mean(path)}")
     return path
+
+
+def shown(path: object) -> str:
+    """A path or a value as it stands in a message; of a very long one only the ends."""
+    text = str(path).replace("\0", "\\0")
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:100]}...{text[-50:]} ({len(text)} characters)"
 
 
 def could_hold_files(folder: str | Path) -> Path:

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dlka_med.errors import InputError
-from dlka_med.paths import could_hold_files, did_you_mean, existing
+from dlka_med.paths import could_hold_files, did_you_mean, existing, shown
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_nearest_path_is_named(tmp_path, monkeypatch, typed, meant):
     with pytest.raises(InputError) as told:
         existing(typed, "a run")
     hint = "" if meant is None else f"; did you mean {meant}?"
-    assert str(told.value) == f"{typed} does not exist: give a run{hint}"
+    assert str(told.value) == f"{shown(typed)} does not exist: give a run{hint}"
     assert str(existing("runs/brain", "a run")) == "runs/brain"
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from dlka_med.config.record import Probability, Range, Record, Share, Size, ascending
+from dlka_med.config.record import FilePath, Probability, Range, Record, Share, Size, ascending
 
 
 class Loss(Record):
@@ -76,7 +76,9 @@ class Training(Record):
     foreground_oversampling: Probability = Field(0.33, description="share of patches centred on a labelled voxel")
     validate_every: PositiveInt = Field(1, description="epochs between validations")
     validation_cases: PositiveInt | None = Field(None, description="validate on the first so many; null: all")
-    start_from: str | None = Field(None, description="run folder whose weights the training starts from; null: fresh")
+    start_from: FilePath | None = Field(
+        None, description="run folder whose weights the training starts from; null: fresh"
+    )
     start_partially: bool = Field(
         False, description="take the tensors that fit, for other classes, channels or sizes; false: all have to fit"
     )
