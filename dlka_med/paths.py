@@ -1,6 +1,7 @@
 """Paths that a user names: looked at before anything slow is imported, and told with what was probably meant."""
 
 import difflib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,12 @@ def shown(path: object) -> str:
 def could_hold_files(folder: str | Path) -> Path:
     """The path, or `InputError` if it cannot be a folder to write into; nothing is made."""
     folder = Path(folder)
+    try:
+        os.stat(folder)
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) or error.errno == errno.ENAMETOOLONG:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot write to the folder {shown(folder)} ({reason}): name another one") from error
     found = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
     if not found.is_dir():
         raise InputError(f"cannot write to the folder {folder}: {found} is a file, name another folder")

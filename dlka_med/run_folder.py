@@ -15,7 +15,7 @@ from dlka_med.config.loading import load_config, save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_file, whole_folder
-from dlka_med.paths import did_you_mean, shown
+from dlka_med.paths import could_hold_files, did_you_mean, shown
 from dlka_med.text_files import read_text
 
 # A mistyped run is told before torch is imported, which takes seconds.
@@ -129,6 +129,7 @@ class RunFolder:
 
     def refuse_started(self) -> None:
         """Raise `InputError` if a new run cannot begin here; one that has learned nothing may be begun anew."""
+        could_hold_files(self.path)
         if self.started:
             raise InputError(f"{self.path} holds a run already: add --resume to go on with it, or name another folder")
         if not self.config_file.is_file():

@@ -51,3 +51,15 @@ def test_what_cannot_hold_files_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(InputError, match=f"the rights of {tmp_path}"):
         could_hold_files(tmp_path / "new")
+
+
+@pytest.mark.parametrize("folder", ["a" * 5000, "a" * 256 + "/b", "a\0b"])
+def test_a_folder_that_cannot_be_is_told_in_few_words(folder):
+    with pytest.raises(InputError, match="cannot write to the folder") as told:
+        could_hold_files(folder)
+    assert len(str(told.value)) < 600
+
+
+def test_long_values_are_shown_by_their_ends():
+    assert shown("a" * 500) == "a" * 500
+    assert shown("a" * 450 + "b" * 51) == "a" * 100 + "..." + "b" * 50 + " (501 characters)"

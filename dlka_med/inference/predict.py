@@ -19,6 +19,7 @@ from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import label_map_ending, write_label_map
+from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder
 from dlka_med.text_files import read_text
@@ -68,6 +69,7 @@ def predict_images(
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     folder, out, place = RunFolder.open(run), Path(out), _device(device)
     labels = folder.config.dataset.labels or {}
+    could_hold_files(out)
     found = find_cases(
         images,
         folder.config.dataset.channels or (),

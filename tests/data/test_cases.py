@@ -251,7 +251,10 @@ def test_equal_stems_are_one_case_each_whatever_their_numbers(tmp_path, save):
 
 
 def test_frames_taken_for_channels_are_explained(tmp_path, save):
-    rgb, hint = ["R", "G", "B"], "if these are separate images, .* none ends in _0000, or tell predict so with --one-file-per-case$"
+    rgb, hint = (
+        ["R", "G", "B"],
+        "if these are separate images, .* none ends in _0000, or tell predict so with --one-file-per-case$",
+    )
     frames = [save(tmp_path / f"frame_{index:04d}.png", PIXELS) for index in range(4)]
     with pytest.raises(InputError, match=f"only 3 are declared.*{hint}"):
         find_cases(tmp_path, rgb)

@@ -86,7 +86,7 @@ def test_each_file_may_be_a_case(tmp_path, save, ending):
 
 
 def test_a_dataset_says_itself_what_its_cases_are(three):
-    with pytest.raises(InputError, match="is a dataset, .* give the folder of its images"):
+    with pytest.raises(InputError, match=r"is a dataset, .* give the folder of its images"):
         find_cases(three, tuple("abc"), LABELS, one_file_per_case=True)
 
 

@@ -1,7 +1,6 @@
 """dataset.json: names, values, and files that other programs wrote."""
 
 import codecs
-import json
 import re
 
 import pytest
@@ -9,8 +8,6 @@ import pytest
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.description import MAX_LABELS, channel_order, read_description
 from dlka_med.errors import InputError
-
-LABELS = {"background": 0, "liver": 1}
 
 
 def rewrite(root, encode) -> None:
@@ -92,7 +89,7 @@ def test_paths_that_are_no_files_are_named_in_few_words(decathlon, key, entry):
     assert len(str(told.value)) < 1500
 
 
-def test_test_images_are_a_list(decathlon, save):
+def test_test_images_are_a_list(decathlon):
     with pytest.raises(InputError, match="test must be a list of images, got 5"):
         read_dataset(decathlon(["a"], test=5))
 
@@ -136,9 +133,3 @@ def test_other_channels_are_refused_unless_renamed(tmp_path, declared, wanted):
 @pytest.mark.parametrize("facts", [{}, {"modality": ["MRI"]}, {"modality": {"0": "MRI", "2": "T2"}}])
 def test_nothing_is_compared_where_nobody_named_the_channels(tmp_path, facts):
     assert channel_order(tmp_path, facts, ["CT"], renamed=False) is None
-
-
-def test_a_description_without_content_is_still_one(tmp_path):
-    (tmp_path / "dataset.json").write_text(json.dumps({}))
-    with pytest.raises(InputError):
-        read_dataset(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 from dlka_med.data.load import load_case, load_label
 from dlka_med.data.loaders import PatchDataset
+from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.data import RunData
 
@@ -61,3 +62,18 @@ def test_a_case_ruled_by_one_voxel_is_named(elsewhere, tmp_path, caplog):
     (warning,) = (record.getMessage() for record in caplog.records)
     assert "case ball_4" in warning
     assert "(3, 4, 5)" in warning
+
+
+def test_a_run_that_moves_to_other_data_reads_its_channels_or_refuses(elsewhere, tmp_path):
+    first = RunData(elsewhere, tmp_path / "run", resume=False)
+    RunFolder.create(tmp_path / "run", first.config, first.split)
+    root = shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    moved = first.config.model_copy(update={"dataset": first.config.dataset.model_copy(update={"root": str(root)})})
+    assert RunData(moved, tmp_path / "run", resume=True).config.dataset.root == str(root)
+    for place in (root, tmp_path / "data"):
+        description = place / "dataset.json"
+        description.write_text(description.read_text().replace("MRI", "CT"))
+    with pytest.raises(InputError, match=r"declares the channels \['CT'\], but \['MRI'\] are needed"):
+        RunData(moved, tmp_path / "run", resume=True)
+    same = RunData(first.config, tmp_path / "run", resume=True)
+    assert same.config.dataset.channels == ("MRI",), "the config of a run may name its channels as it likes"
