@@ -121,11 +121,6 @@ def label_values(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | 
         raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
     if 0 not in values.values() or len(values) < 2:
         raise InputError(f"{where}: labels need two values or more, one of them 0 for the background, got {values}")
-    if len(values) > MAX_LABELS:
-        raise InputError(
-            f"{where} declares {len(values)} labels, but with the background there can be {MAX_LABELS} at most: "
-            "leave some out"
-        )
     return values
 
 
@@ -133,7 +128,8 @@ def values_by_name(declared: Any) -> dict[str, int]:
     """Values by name in ascending order, of `{name: value}` or the Decathlon's `{"value": name}`.
 
     Raises:
-        ValueError: it is neither, a value is no whole number from 0 to 65535, or two labels share a value or a name.
+        ValueError: it is neither, a value is no whole number from 0 to 65535, two labels share a value or a name, or
+            there are more than `MAX_LABELS`.
     """
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError(f'the labels must be declared like {{"background": 0, "tumour": 1}}, got {declared!r}')
@@ -145,6 +141,8 @@ def values_by_name(declared: Any) -> dict[str, int]:
             raise ValueError(f"the label {name!r} is a region {value}; give one value per label instead")
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
             raise ValueError(f"the label {name!r} must have a whole number from 0 to {MAX_VALUE}, got {value!r}")
+    if len(pairs) > MAX_LABELS:
+        raise ValueError(f"there are {len(pairs)} labels, but with the background {MAX_LABELS} is the most: drop some")
     values = dict(sorted(pairs, key=lambda pair: pair[1]))
     if len(values) < len(pairs):
         raise ValueError(f"two labels share a name in {dict(declared)}; give each its own")

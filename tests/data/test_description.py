@@ -47,9 +47,9 @@ def test_as_many_labels_as_a_byte_holds_beside_one_value(decathlon):
     assert len(labels) == 255
     assert read_dataset(decathlon(["a"], labels=labels)).labels == labels
     for more in (256, 257):
-        with pytest.raises(InputError, match=rf"declares {more} labels, but .* 255 at most"):
+        with pytest.raises(InputError, match=rf"dataset\.json: there are {more} labels, but .* 255 is the most"):
             read_dataset(decathlon(["a"], labels={f"l{value}": value for value in range(more)}))
-    with pytest.raises(InputError, match=r"dataset\.labels declares 256 labels"):
+    with pytest.raises(InputError, match=r"dataset\.labels: there are 256 labels"):
         read_dataset(decathlon(["a"]), labels={f"l{value}": value for value in range(256)})
 
 
