@@ -14,6 +14,7 @@ from dlka_med.data.formats import case_id, is_volume
 from dlka_med.data.raster import read_raster, write_grey
 from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_folder
+from dlka_med.paths import could_hold_files
 
 Dims = Literal[2, 3]
 
@@ -87,7 +88,7 @@ def run_demo(out: str | Path, minutes: float = 2.0, seed: int = 0, dims: Dims = 
         InputError: nilearn is missing, or `out` is not empty.
     """
     out = Path(out)
-    refuse_existing(out)
+    refuse_existing(could_hold_files(out))
     from dlka_med.evaluation.evaluate import evaluate
     from dlka_med.inference.predict import predict_images
     from dlka_med.training.train import train

@@ -17,6 +17,7 @@ from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_folder
 from dlka_med.networks import DLKANet3d, LoadReport, load_original
 from dlka_med.networks.weight_file import read_weights
+from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder, build_run_network
 
@@ -43,7 +44,7 @@ def import_weights(
     Raises:
         InputError: the file, the config, the dataset or the folder cannot be used; nothing is written.
     """
-    refuse_existing(out)
+    refuse_existing(could_hold_files(out))
     try:
         weights = read_weights(file)
     except (FileNotFoundError, ValueError) as error:

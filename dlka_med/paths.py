@@ -1,11 +1,14 @@
 """Paths that a user names: looked at before anything slow is imported, and told with what was probably meant."""
 
 import difflib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from dlka_med.errors import InputError
+
+LONGEST_SHOWN = 500
 
 
 def existing(path: str | Path, expected: str) -> Path:
@@ -16,13 +19,25 @@ def existing(path: str | Path, expected: str) -> Path:
     """
     path = Path(path)
     if not os.path.exists(path):
-        raise InputError(f"{path} does not exist: give {expected}{did_you_mean(path)}")
+        raise InputError(f"{shown(path)} does not exist: give {expected}{did_you_mean(path)}")
     return path
+
+
+def shown(path: object) -> str:
+    """A path or a value as it stands in a message; of a very long one only the ends."""
+    text = str(path).replace("\0", "\\0")
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:100]}...{text[-50:]} ({len(text)} characters)"
 
 
 def could_hold_files(folder: str | Path) -> Path:
     """The path, or `InputError` if it cannot be a folder to write into; nothing is made."""
     folder = Path(folder)
+    try:
+        os.stat(folder)
+    except (OSError, ValueError) as error:
+        if not isinstance(error, OSError) or error.errno == errno.ENAMETOOLONG:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"cannot write to the folder {shown(folder)} ({reason}): name another one") from error
     found = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
     if not found.is_dir():
         raise InputError(f"cannot write to the folder {folder}: {found} is a file, name another folder")

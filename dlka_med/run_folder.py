@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from dlka_med.config.loading import load_config, save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_file, whole_folder
-from dlka_med.paths import did_you_mean
+from dlka_med.paths import could_hold_files, did_you_mean, shown
+from dlka_med.text_files import read_text
 
 # A mistyped run is told before torch is imported, which takes seconds.
 if TYPE_CHECKING:
@@ -105,11 +107,11 @@ class RunFolder:
             InputError: there is no such folder, or it is no complete run.
         """
         path = Path(path)
-        if path.is_file():
+        if os.path.isfile(path):
             path_hint = f"; its folder {path.parent} may be meant" if _is_run(path.parent) else ""
             raise InputError(f"{path} is a file, but a run is a folder made by training{path_hint}")
-        if not path.is_dir():
-            raise InputError(f"there is no run folder {path}{did_you_mean(path, _is_run)}")
+        if not os.path.isdir(path):
+            raise InputError(f"there is no run folder {shown(path)}{did_you_mean(path, _is_run)}")
         missing = [name for name in ("config.yaml", "split.json") if not (path / name).is_file()]
         if missing:
             inside = sorted(child.name for child in path.iterdir() if _is_run(child))
@@ -128,6 +130,7 @@ class RunFolder:
 
     def refuse_started(self) -> None:
         """Raise `InputError` if a new run cannot begin here; one that has learned nothing may be begun anew."""
+        could_hold_files(self.path)
         if self.started:
             raise InputError(f"{self.path} holds a run already: add --resume to go on with it, or name another folder")
         if not self.config_file.is_file():
@@ -144,7 +147,7 @@ class RunFolder:
     def config(self) -> RunConfig:
         """The run's complete config."""
         config = load_config(self.config_file)
-        text = self.config_file.read_text(encoding="utf-8")
+        text = read_text(self.config_file)
         return config if re.search(r"^\s*cache_gib:", text, re.MULTILINE) else _as_trained(config)
 
     @cached_property
@@ -156,8 +159,8 @@ class RunFolder:
         """
         expected = f"expected {{{', '.join(PARTS)}}}, each a list of case ids"
         try:
-            content = json.loads(self.split_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = json.loads(read_text(self.split_file))
+        except ValueError as error:
             raise InputError(f"cannot read {self.split_file} ({error}): {expected}") from error
         if not isinstance(content, dict) or set(content) != set(PARTS):
             raise InputError(f"{self.split_file}: {expected}")

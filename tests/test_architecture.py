@@ -16,6 +16,7 @@ MAX_LINES = 350
 FLOORS = [
     {"errors"},
     {"files", "paths", "progress"},
+    {"text_files"},
     {"ops", "config"},
     {"layers"},
     {"blocks"},

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from dlka_med.errors import InputError
-from dlka_med.paths import could_hold_files, did_you_mean, existing
+from dlka_med.paths import could_hold_files, did_you_mean, existing, shown
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_the_nearest_path_is_named(tmp_path, monkeypatch, typed, meant):
     with pytest.raises(InputError) as told:
         existing(typed, "a run")
     hint = "" if meant is None else f"; did you mean {meant}?"
-    assert str(told.value) == f"{typed} does not exist: give a run{hint}"
+    assert str(told.value) == f"{shown(typed)} does not exist: give a run{hint}"
     assert str(existing("runs/brain", "a run")) == "runs/brain"
 
 
@@ -51,3 +51,15 @@ def test_what_cannot_hold_files_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
     with pytest.raises(InputError, match=f"the rights of {tmp_path}"):
         could_hold_files(tmp_path / "new")
+
+
+@pytest.mark.parametrize("folder", ["a" * 5000, "a" * 256 + "/b", "a\0b"])
+def test_a_folder_that_cannot_be_is_told_in_few_words(folder):
+    with pytest.raises(InputError, match="cannot write to the folder") as told:
+        could_hold_files(folder)
+    assert len(str(told.value)) < 600
+
+
+def test_long_values_are_shown_by_their_ends():
+    assert shown("a" * 500) == "a" * 500
+    assert shown("a" * 450 + "b" * 51) == "a" * 100 + "..." + "b" * 50 + " (501 characters)"

@@ -1,6 +1,8 @@
 """The layout of a run: made whole, opened with care, weights that fit."""
 
+import codecs
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,3 +169,22 @@ def test_pretrained_weights_are_for_fresh_networks_only(tmp_path):
     with pytest.raises(InputError, match=r"the network of the run tiny cannot be built: .*nowhere\.pth"):
         build_run_network(wishing.config)
     assert wishing.load_network()(torch.zeros(1, 1, 20, 40)).shape == (1, 2, 20, 40)
+
+
+def test_a_run_that_windows_edited_is_read(run):
+    expected = RunFolder(run.path)
+    config, split = expected.config, expected.split
+    for file in (run.config_file, run.split_file):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert (RunFolder(run.path).config, RunFolder(run.path).split) == (config, split)
+    run.split_file.write_bytes(json.dumps(SPLIT).encode("utf-16"))
+    with pytest.raises(InputError, match=r"split\.json.* is saved as UTF-16"):
+        _ = RunFolder(run.path).split
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b"])
+def test_a_run_that_cannot_be_is_told_in_few_words(path):
+    for look in (RunFolder.open, lambda place: RunFolder(Path(place)).refuse_started()):
+        with pytest.raises(InputError) as told:
+            look(path)
+        assert len(str(told.value)) < 700

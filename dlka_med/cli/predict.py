@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of neighbouring windows, 0 to below 1 (as in the config)",
     )
+    add(
+        "--one-file-per-case",
+        action="store_true",
+        help="files that end in _0000, _0001 and so on are cases of their own, not channels of one",
+    )
     add("--skip-existing", action="store_true", help="leave out cases that OUT holds already")
 
 
@@ -61,6 +66,7 @@ def run(options: argparse.Namespace) -> None:
         mirror=options.mirror,
         overlap=options.overlap,
         skip_existing=options.skip_existing,
+        one_file_per_case=options.one_file_per_case,
     )
 
 

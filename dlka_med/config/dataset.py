@@ -2,27 +2,27 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, StrictInt, field_validator, model_validator
 
-from dlka_med.config.record import Plane, Record, Spacing
+from dlka_med.config.record import FilePath, Plane, Record, Spacing
 
 
 class Dataset(Record):
     """Where the cases are and which of them train, validate and test."""
 
-    root: str = Field(description="folder of the dataset (Decathlon or nnU-Net v2 layout, or images beside labels)")
+    root: FilePath = Field(description="folder of the dataset: Decathlon or nnU-Net v2 layout, or images beside labels")
     channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
-    labels: dict[str, int] | None = Field(None, description="label names and values; null: as the dataset says")
+    labels: dict[str, StrictInt] | None = Field(None, description="label names and values; null: as the dataset says")
     slices: Plane | None = Field(
         None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"
     )
-    groups: str | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
+    groups: FilePath | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
     folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0, description="the fold that validates; all: every case trains and none validates"
     )
     test_cases: tuple[str, ...] = Field((), description="case ids that neither train nor validate")
-    cache: str | None = Field(
+    cache: FilePath | None = Field(
         None, description="folder for preprocessed cases, shared by runs; null: dlka_med in the user's cache directory"
     )
     cache_gib: PositiveFloat = Field(

@@ -1,6 +1,7 @@
 """YAML to checked records and back, with errors that name the file, the line and the nearest known key."""
 
 import difflib
+import os
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,8 @@ from dlka_med.config.network import Network
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
-from dlka_med.paths import did_you_mean
+from dlka_med.paths import did_you_mean, shown
+from dlka_med.text_files import read_text
 
 Location = tuple[str | int, ...]
 
@@ -48,14 +50,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         InputError: the file is missing or no YAML, or a key or value is wrong; file, line and mend are named.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / "config.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"there is no config file {path}{did_you_mean(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the config file {path}: {error}") from error
+    if not os.path.exists(path):
+        raise InputError(f"there is no config file {shown(path)}{did_you_mean(path)}")
+    text = read_text(path)
     try:
         tree = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
@@ -64,6 +63,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or error
         raise InputError(f"{path}{line}: this is not valid YAML: {problem}") from error
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: this cannot be read as YAML: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping of sections (name, dataset, network, ...), found {_kind(data)}")
     overridden = [_override(data, entry) for entry in overrides]
@@ -138,10 +139,10 @@ def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any
         found = error["ctx"]["tag"]
         return f"{where}: {name}: expected {' or '.join(NETWORKS)}, got {found!r}{_nearest(str(found), list(NETWORKS))}"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error["input"], dict) else f" (found {error['input']!r})"
+    found = "" if isinstance(error["input"], dict) else f" (found {shown(repr(error['input']))})"
     if isinstance(error["input"], str) and "expected" in error.get("ctx", {}):
-        shown += _nearest(error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-    return f"{where}: {name or key}: {message}{shown}"
+        found += _nearest(error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
+    return f"{where}: {name or key}: {message}{found}"
 
 
 def _find(node: yaml.Node, location: Location) -> tuple[str, int]:

@@ -1,8 +1,20 @@
 """What all sections of a config are made of."""
 
-from typing import Annotated, Literal
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -13,6 +25,18 @@ def ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def usable_path(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path cannot hold the null character")
+    longest = max(len(os.fsencode(part)) for part in path.replace("\\", "/").split("/"))
+    if longest > LONGEST_NAME or len(os.fsencode(path)) > LONGEST_PATH:
+        raise ValueError(
+            f"too long for a path: at most {LONGEST_PATH} bytes, and {LONGEST_NAME} from one slash to the next"
+        )
+    return path
+
+
+FilePath = Annotated[str, AfterValidator(usable_path)]
 Range = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(ascending)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Size = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
@@ -24,3 +48,19 @@ class Record(BaseModel):
     """Base of all sections: unknown keys are errors, values cannot change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        for key, field in cls.model_fields.items() if isinstance(values, Mapping) else ():
+            if _holds_truth(values.get(key)) and not _allows_truth(field.annotation):
+                raise ValueError(f"{key} holds true or false, which are no numbers")
+        return values
+
+
+def _holds_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+def _allows_truth(annotation: Any) -> bool:
+    return annotation is bool or any(map(_allows_truth, get_args(annotation)))

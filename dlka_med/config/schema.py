@@ -23,7 +23,7 @@ class Inference(Record):
 class RunConfig(Record):
     """One experiment, complete."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run folder")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="name of the run folder")
     seed: Annotated[int, Field(ge=0)] = 0
     dataset: Dataset
     preprocessing: Preprocessing = Preprocessing()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from dlka_med.config.record import Probability, Range, Record, Share, Size, ascending
+from dlka_med.config.record import FilePath, Probability, Range, Record, Share, Size, ascending
 
 
 class Loss(Record):
@@ -85,7 +85,9 @@ class Training(Record):
     validation_cases: PositiveInt | None = Field(
         None, description="validate on so many, drawn from all groups in turn; null: all"
     )
-    start_from: str | None = Field(None, description="run folder whose weights the training starts from; null: fresh")
+    start_from: FilePath | None = Field(
+        None, description="run folder whose weights the training starts from; null: fresh"
+    )
     start_partially: bool = Field(
         False, description="take the tensors that fit, for other classes, channels or sizes; false: all have to fit"
     )

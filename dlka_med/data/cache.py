@@ -289,7 +289,7 @@ def _fingerprint(case: Case) -> list[list[str | int]]:
                 f"{path} cannot be read ({error.strerror}): it was there when the dataset was read"
             ) from error
         files.append([str(path.resolve()), stat.st_size, stat.st_mtime_ns])
-    return files
+    return files if case.order is None else [*files, [*case.order]]
 
 
 def _foreground(prepared: Prepared) -> tuple[list[int], list[int], np.ndarray]:

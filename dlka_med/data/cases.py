@@ -1,30 +1,24 @@
 """Which images, labels and groups a folder holds: Decathlon, nnU-Net v2, images beside labels, or plain images."""
 
-import re
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dlka_med.data.description import channel_names, label_values, read_description
+from dlka_med.data.channel_files import (
+    Case,
+    case_of_file,
+    cases_of_channels,
+    cases_of_folder,
+    one_file_each,
+    refuse_twins,
+)
+from dlka_med.data.description import channel_names, channel_order, label_values, read_description
 from dlka_med.data.formats import ENDINGS, LISTED, case_id, ending, image_files, is_volume, label_files, stem
 from dlka_med.data.groups import read_groups
 from dlka_med.errors import InputError
-
-SEPARATE = (
-    "files that end in _0000, _0001 and so on were taken for the channels of one case: "
-    "if these are separate images, rename them so that none ends in _0000"
-)
-
-
-@dataclass(frozen=True)
-class Case:
-    """One scan: one image file per channel (or one file with all channels), perhaps a label and a group."""
-
-    id: str
-    images: tuple[Path, ...]
-    label: Path | None = None
-    group: str | None = None
+from dlka_med.paths import shown
 
 
 @dataclass(frozen=True)
@@ -46,6 +40,7 @@ def read_dataset(
     labels: Mapping[str, int] | None = None,
     groups: str | Path | None = None,
     grouped: bool = True,
+    renamed: bool = True,
 ) -> Dataset:
     """Read a dataset in the layout of the Medical Segmentation Decathlon or of nnU-Net v2, or images beside labels.
 
@@ -53,19 +48,20 @@ def read_dataset(
     need no `dataset.json`.
 
     Args:
-        channels, labels: replace what `dataset.json` says.
+        channels, labels: replace what `dataset.json` says; its channels in another order are put into this one.
         groups: CSV file with a header, then case and group per line; an empty group means that the case stands
             alone. None: `groups.csv` of the dataset where there is one.
         grouped: False: groups are not read, for those who do not split the cases.
+        renamed: whether `channels` may have names that `dataset.json` does not know.
 
     Raises:
-        InputError: the folder is no dataset, a file is missing, or `dataset.json` contradicts itself.
+        InputError: the folder is no dataset, a file is missing, or `dataset.json` contradicts itself or `channels`.
     """
     root = Path(root)
     description = root / "dataset.json"
-    if not root.is_dir():
-        raise InputError(f"{root} is not a folder: give the folder that holds dataset.json")
-    if not description.is_file() and not is_pair(root):
+    if not os.path.isdir(root):
+        raise InputError(f"{shown(root)} is not a folder: give the folder that holds dataset.json")
+    if not os.path.exists(description) and not is_pair(root):
         raise InputError(
             f"{root} is not a dataset: it has no dataset.json (Decathlon or nnU-Net v2 layout), nor the folders "
             "images and labels"
@@ -73,13 +69,15 @@ def read_dataset(
     facts = read_description(description)
     names = channel_names(description, facts, channels)
     values = label_values(description, facts, labels)
+    order = channel_order(description, facts, names, renamed=renamed)
+    stored = names if order is None else tuple(names[order.index(place)] for place in range(len(names)))
     test: list[Case] = []
     if isinstance(facts.get("training"), list):
         cases, test = _decathlon_cases(root, facts)
     elif is_pair(root):
-        cases = _paired_cases(root, names)
+        cases = _paired_cases(root, stored)
     elif "channel_names" in facts or "file_ending" in facts:
-        cases, test = _nnunet_cases(root, facts, names)
+        cases, test = _nnunet_cases(root, facts, stored)
     else:
         raise InputError(
             f"{description} is of no known layout: expected the list 'training' of the Decathlon "
@@ -87,46 +85,62 @@ def read_dataset(
         )
     if not cases:
         raise InputError(f"{root} has no training case: put images into imagesTr and labels into labelsTr")
-    _refuse_twins(root, [*cases, *test])
+    refuse_twins(root, [*cases, *test])
     _refuse_mixture(root, [*cases, *test])
     table = root / "groups.csv" if groups is None else Path(groups)
     group_of: dict[str, str | None] = {}
-    if grouped and (groups is not None or table.is_file()):
+    if grouped and (groups is not None or os.path.exists(table)):
         group_of = read_groups(table, [case.id for case in cases], [case.id for case in test])
     return Dataset(
         root=root,
         name=str(facts.get("name") or root.resolve().name),
         channels=names,
         labels=values,
-        cases=tuple(replace(case, group=group_of.get(case.id)) for case in cases),
-        test=tuple(replace(case, group=group_of.get(case.id)) for case in test),
+        cases=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in cases),
+        test=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in test),
     )
 
 
 def is_pair(root: Path) -> bool:
     """Whether a folder holds the folders `images` and `labels`, and is not of another layout."""
-    folders = [(root / name).is_dir() for name in ("images", "labels", "imagesTr")]
+    folders = [os.path.isdir(root / name) for name in ("images", "labels", "imagesTr")]
     return folders == [True, True, False]
 
 
-def find_cases(path: str | Path, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> tuple[Case, ...]:
+def find_cases(
+    path: str | Path,
+    channels: Sequence[str],
+    labels: Mapping[str, int] | None = None,
+    *,
+    one_file_per_case: bool = False,
+    renamed: bool = False,
+) -> tuple[Case, ...]:
     """Cases to predict, without labels: of one image file, of a folder of them, or of a dataset.
 
     Several channels are either one file with all of them or files that end with `_0000`, `_0001` and so on. As in
     `read_dataset`, `channels` and `labels` replace what a dataset says.
 
+    Args:
+        one_file_per_case: numbers at the end of names do not stand for channels.
+        renamed: whether a dataset may have other names for the channels.
+
     Raises:
-        InputError: there is nothing to predict or a channel is missing.
+        InputError: there is nothing to predict, a channel is missing, or a dataset's channels are not these.
     """
     path = Path(path)
-    if path.is_file():
-        return (_case_of_file(path, channels),)
-    if not path.is_dir():
-        raise InputError(f"{path} does not exist: give an image file, a folder of them, or a dataset")
-    if (path / "dataset.json").is_file() or is_pair(path):
-        dataset = read_dataset(path, channels=channels, labels=labels, grouped=False)
+    if os.path.isfile(path):
+        return one_file_each(path.parent, [path]) if one_file_per_case else (case_of_file(path, channels),)
+    if not os.path.isdir(path):
+        raise InputError(f"{shown(path)} does not exist: give an image file, a folder of them, or a dataset")
+    if os.path.exists(path / "dataset.json") or is_pair(path):
+        if one_file_per_case:
+            raise InputError(
+                f"{path} is a dataset, whose layout says which files are a case: give the folder of its images, or no "
+                "--one-file-per-case"
+            )
+        dataset = read_dataset(path, channels=channels, labels=labels, grouped=False, renamed=renamed)
         return tuple(replace(case, label=None) for case in (*dataset.cases, *dataset.test))
-    cases = _cases_of_folder(path, channels)
+    cases = one_file_each(path, image_files(path)) if one_file_per_case else cases_of_folder(path, channels)
     if not cases:
         raise InputError(f"{path} has no image: expected files that end with {LISTED}")
     _refuse_mixture(path, cases)
@@ -147,86 +161,29 @@ def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
             raise InputError(f"{who} {kinds[not found]}, but {case.images[0]} is one of {kinds[found]}")
 
 
-def _case_of_file(path: Path, channels: Sequence[str]) -> Case:
-    numbered = re.fullmatch(r"(.+)_(\d{4})", stem(path))
-    if len(channels) == 1 or not numbered:
-        return Case(case_id(path), (path,))
-    siblings = [path.with_name(f"{numbered[1]}_{index:04d}{ending(path)}") for index in range(len(channels))]
-    found = [file for file in siblings if file.is_file()]
-    if path not in found or (siblings[0] not in found and not is_volume(path)):
-        return Case(case_id(path), (path,))  # a number of another kind
-    return _grouped(found, channels)[0]
-
-
-def _cases_of_folder(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
-    files = image_files(folder)
-    if any(case_id(file) != stem(file) for file in files):
-        return _grouped(files, channels)
-    return _one_file_each(folder, files)
-
-
-def _one_file_each(folder: Path, files: Iterable[Path]) -> tuple[Case, ...]:
-    cases = tuple(Case(stem(file), (file,)) for file in files)
-    _refuse_twins(folder, cases)
-    return cases
-
-
-def _grouped(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
-    """As `_cases_of_channels`, where nothing but the names says that these are channels."""
-    try:
-        return _cases_of_channels(files, channels)
-    except InputError as error:
-        raise InputError(f"{error}; {SEPARATE}") from error
-
-
-def _cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
-    found: dict[str, dict[int, Path]] = {}
-    for file in files:
-        numbered = re.fullmatch(r"(.+)_(\d{4})", stem(file))
-        if not numbered:
-            raise InputError(f"{file} has no channel number: expected a name like {stem(file)}_0000{ending(file)}")
-        parts, index = found.setdefault(numbered[1], {}), int(numbered[2])
-        if index in parts:
-            raise InputError(f"{file} is there twice, also as {parts[index].name}: remove one of them")
-        parts[index] = file
-    return tuple(_joined(name, parts, channels) for name, parts in sorted(found.items()))
-
-
-def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str]) -> Case:
-    example = next(iter(parts.values()))
-    if parts.keys() == {0} and not is_volume(example):
-        return Case(name, (example,))  # all colours in one file
-    for index, channel in enumerate(channels):
-        if index not in parts:
-            missing = example.with_name(f"{name}_{index:04d}{ending(example)}")
-            raise InputError(f"case {name} lacks channel {index} ({channel}): there is no {missing}")
-    if surplus := sorted(set(parts) - set(range(len(channels)))):
-        raise InputError(
-            f"{parts[surplus[0]]} is channel {surplus[0]} of case {name}, but only {len(channels)} are "
-            f"declared, {list(channels)}: declare it or move the file away"
-        )
-    return Case(name, tuple(parts[i] for i in range(len(channels))))
-
-
 def _decathlon_cases(root: Path, facts: dict[str, Any]) -> tuple[list[Case], list[Case]]:
     description = root / "dataset.json"
 
     def existing(entry: Any, key: str) -> Path:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
             raise InputError(
-                f'{description}: the entry {entry!r} must name its {key}, like {{"image": ..., "label": ...}}'
+                f"{description}: the entry {shown(repr(entry))} must name its {key}, like "
+                '{"image": ..., "label": ...}'
             )
-        if not (root / entry[key]).is_file():
-            raise InputError(f"{description} lists {entry[key]}, but there is no {root / entry[key]}")
+        if not os.path.isfile(root / entry[key]):
+            lacking = "which is a folder, no file" if os.path.isdir(root / entry[key]) else "but there is no"
+            raise InputError(f"{description} lists {shown(entry[key])}, {lacking} {shown(root / entry[key])}")
         return root / entry[key]
 
     cases = []
     for entry in facts["training"]:
         image, label = existing(entry, "image"), existing(entry, "label")
         cases.append(Case(case_id(image), (image,), label))
-    test = []
+    test, listed = [], facts.get("test") or []
+    if not isinstance(listed, list):
+        raise InputError(f"{description}: test must be a list of images, got {shown(repr(listed))}")
     # Some distributions list test images without shipping the folder.
-    for entry in facts.get("test") or [] if (root / "imagesTs").is_dir() else []:
+    for entry in listed if (root / "imagesTs").is_dir() else []:
         image = existing({"image": entry} if isinstance(entry, str) else entry, "image")
         test.append(Case(case_id(image), (image,)))
     return cases, test
@@ -239,8 +196,8 @@ def _nnunet_cases(root: Path, facts: dict[str, Any], channels: Sequence[str]) ->
     images, labels = root / "imagesTr", root / "labelsTr"
     if not images.is_dir():
         raise InputError(f"{root} has no folder imagesTr: put the training images there")
-    cases = _cases_of_channels(_files_that_end(images, suffix), channels)
-    test = _cases_of_channels(_files_that_end(root / "imagesTs", suffix), channels)
+    cases = cases_of_channels(_files_that_end(images, suffix), channels)
+    test = cases_of_channels(_files_that_end(root / "imagesTs", suffix), channels)
     return _with_labels(cases, labels, suffix), list(test)
 
 
@@ -261,7 +218,7 @@ def _paired_cases(root: Path, channels: Sequence[str]) -> list[Case]:
     if not files:
         raise InputError(f"{images} has no image: expected files that end with {LISTED}")
     equal = any(stem(file) in known for file in files)
-    cases = _one_file_each(images, files) if equal else _cases_of_folder(images, channels)
+    cases = one_file_each(images, files) if equal else cases_of_folder(images, channels)
     return _with_labels(cases, labels, ending(files[0]))
 
 
@@ -274,16 +231,6 @@ def _with_labels(cases: Sequence[Case], folder: Path, suffix: str) -> list[Case]
     if strangers := sorted(labels.keys() - {case.id for case in cases}):
         raise InputError(f"{labels[strangers[0]]} has no image: there is no image of the case {strangers[0]}")
     return [replace(case, label=labels[case.id]) for case in cases]
-
-
-def _refuse_twins(where: Path, cases: Iterable[Case]) -> None:
-    seen: dict[str, Case] = {}
-    for case in cases:
-        if case.id in seen:
-            raise InputError(
-                f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both case {case.id!r}; rename one"
-            )
-        seen[case.id] = case
 
 
 def _refuse_mixture(where: Path, cases: Iterable[Case]) -> None:

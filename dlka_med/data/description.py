@@ -1,14 +1,20 @@
 """dataset.json: the names of the channels, the names and values of the labels."""
 
 import json
+import logging
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dlka_med.errors import InputError
+from dlka_med.text_files import read_text
 
-MAX_LABELS = 256
+MAX_LABELS = 255  # Class indices take one byte, and "ignore" will need one value of it.
 MAX_VALUE = 65535
+
+log = logging.getLogger("dlka_med")
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -17,17 +23,24 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read or holds no JSON object.
     """
-    if not path.is_file():
+    if not os.path.exists(path):
         return {}
+    text = read_text(path)
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is broken at line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     if not isinstance(facts, dict):
         raise InputError(f"{path} must hold a JSON object, not a {type(facts).__name__}")
     return facts
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twins := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key {twins[0]!r} stands twice in one object; keep one of them")
+    return dict(pairs)
 
 
 def channel_names(path: Path, facts: dict[str, Any], chosen: Sequence[str] | None) -> tuple[str, ...]:
@@ -52,7 +65,41 @@ def channel_names(path: Path, facts: dict[str, Any], chosen: Sequence[str] | Non
         )
     if sorted(map(int, known)) != list(range(len(known))):
         raise InputError(f"{path} must number the channels from 0 without gaps, got {sorted(known)}")
-    return tuple(str(known[key]) for key in sorted(known, key=int))
+    for key, name in known.items():
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: the name of channel {key} must be text, got {name!r}")
+    return tuple(known[key] for key in sorted(known, key=int))
+
+
+def channel_order(path: Path, facts: dict[str, Any], wanted: Sequence[str], *, renamed: bool) -> tuple[int, ...] | None:
+    """Where each wanted channel stands among those that the file declares; None: in the same place.
+
+    Names are compared without regard to case and blanks. Where the file names none, they are taken to be as wanted.
+
+    Args:
+        renamed: whether other names may be the same channels.
+
+    Raises:
+        InputError: the file declares other channels, and `renamed` is False.
+    """
+    try:
+        declared = channel_names(path, facts, None)
+    except InputError:
+        return None
+    ours, theirs = ([" ".join(name.split()).casefold() for name in names] for names in (wanted, declared))
+    if ours == theirs:
+        return None
+    if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
+        log.info("%s has the channels %s: they are read in the order %s", path, list(declared), list(wanted))
+        return tuple(theirs.index(name) for name in ours)
+    if not renamed:
+        raise InputError(
+            f"{path} declares the channels {list(declared)}, but {list(wanted)} are needed, as the run was trained: "
+            "give such images; if only the names differ, change them in that file, or let predict read the folder of "
+            "the images alone, which has no names"
+        )
+    log.info("%s calls the channels %s; the config calls them %s", path, list(declared), list(wanted))
+    return None
 
 
 def label_values(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | None) -> dict[str, int]:
@@ -74,8 +121,6 @@ def label_values(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | 
         raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
     if 0 not in values.values() or len(values) < 2:
         raise InputError(f"{where}: labels need two values or more, one of them 0 for the background, got {values}")
-    if len(values) > MAX_LABELS:
-        raise InputError(f"{where} declares {len(values)} labels; at most {MAX_LABELS} are supported")
     return values
 
 
@@ -83,7 +128,8 @@ def values_by_name(declared: Any) -> dict[str, int]:
     """Values by name in ascending order, of `{name: value}` or the Decathlon's `{"value": name}`.
 
     Raises:
-        ValueError: it is neither, a value is no whole number from 0 to 65535, or two labels share a value or a name.
+        ValueError: it is neither, a value is no whole number from 0 to 65535, two labels share a value or a name, or
+            there are more than `MAX_LABELS`.
     """
     if not isinstance(declared, Mapping) or not declared:
         raise ValueError(f'the labels must be declared like {{"background": 0, "tumour": 1}}, got {declared!r}')
@@ -95,6 +141,8 @@ def values_by_name(declared: Any) -> dict[str, int]:
             raise ValueError(f"the label {name!r} is a region {value}; give one value per label instead")
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
             raise ValueError(f"the label {name!r} must have a whole number from 0 to {MAX_VALUE}, got {value!r}")
+    if len(pairs) > MAX_LABELS:
+        raise ValueError(f"there are {len(pairs)} labels, but with the background {MAX_LABELS} is the most: drop some")
     values = dict(sorted(pairs, key=lambda pair: pair[1]))
     if len(values) < len(pairs):
         raise ValueError(f"two labels share a name in {dict(declared)}; give each its own")

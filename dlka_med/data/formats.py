@@ -55,6 +55,8 @@ def label_files(folder: Path) -> dict[str, Path]:
 
 def check_file(path: Path) -> None:
     """Raise `InputError` unless the file is there and holds something."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, but an image file was expected: put the file in it there instead")
     if not path.is_file():
         raise InputError(f"{path} does not exist")
     if path.stat().st_size == 0:

@@ -1,10 +1,13 @@
 """groups.csv: which cases must stay on one side of a split."""
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlka_med.errors import InputError
+from dlka_med.paths import shown
+from dlka_med.text_files import read_text
 
 
 def read_groups(path: Path, cases: Sequence[str], test: Sequence[str]) -> dict[str, str | None]:
@@ -14,19 +17,23 @@ def read_groups(path: Path, cases: Sequence[str], test: Sequence[str]) -> dict[s
         InputError: the file cannot be read, or it names a case twice, none, or one that is not there.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = csv.reader(io.StringIO(read_text(path), newline=""))
+        rows = [(number, row) for number, row in enumerate(lines, 1) if any(row)]
+    except csv.Error as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     known, groups = {*cases, *test}, {}
     if rows and rows[0][1][0].strip() not in known:
         rows = rows[1:]
     for number, row in rows:
         if len(row) < 2:
-            raise InputError(f"{path}, line {number}: expected a case and its group, separated by a comma, got {row}")
+            raise InputError(
+                f"{path}, line {number}: expected a case and its group, separated by a comma, got {shown(row)}"
+            )
         case, group = row[0].strip(), row[1].strip()
         if case not in known:
-            raise InputError(f"{path}, line {number}: the dataset has no case {case!r}; remove the line or mend the id")
+            raise InputError(
+                f"{path}, line {number}: the dataset has no case {shown(repr(case))}; remove the line or mend the id"
+            )
         if case in groups:
             raise InputError(f"{path}, line {number}: case {case!r} is there twice; keep one of the lines")
         groups[case] = group or None

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dlka_med.data.cases import SEPARATE, Case
+from dlka_med.data.channel_files import SEPARATE, Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.nifti import read_nifti
 from dlka_med.data.raster import read_raster, read_raster_label
@@ -73,7 +73,8 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
             check_same_grid(grids[0], grid)
     if label is not None:
         check_same_grid(grids[0], grids[-1])
-    return LoadedCase(arrays[0] if len(arrays) == 1 else np.concatenate(arrays), label, grids[0].affine)
+    image = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+    return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine)
 
 
 def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:

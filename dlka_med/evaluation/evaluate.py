@@ -19,6 +19,7 @@ from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, tel
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.files import refuse_existing, whole_folder, writable_folder
 from dlka_med.metrics import EMPTY_MASK_RULE
+from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
 
 METRICS = ("dice", "hd95", "nsd")
@@ -133,7 +134,7 @@ def evaluate(
     if workers < 1:
         raise InputError(f"workers is {workers}, but at least one process has to compare")
     if out is not None:
-        refuse_existing(out)
+        refuse_existing(could_hold_files(out))
         writable_folder(Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
     cases = pair_cases(predictions, labels, None if names is None else names.referred)

@@ -1,6 +1,7 @@
 """Pictures of a training and of predictions (PNG)."""
 
 import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 from dlka_med.metrics import bounding_box, check_spacing
+from dlka_med.text_files import read_text
 
 # Okabe & Ito 2008: colours that the colour-blind tell apart, but for those that the background swallows.
 ON_DARK = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#D0D3DA")
@@ -57,9 +59,8 @@ def plot_curve(rows: Sequence[Mapping[str, object]] | str | Path, path: str | Pa
     """
     if isinstance(rows, str | Path):
         try:
-            with Path(rows).open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = list(csv.DictReader(io.StringIO(read_text(rows), newline="")))
+        except csv.Error as error:
             raise InputError(f"{rows} cannot be read as the table of a training: {error}") from error
     figure = Figure(figsize=(9, 6.2), layout="constrained", facecolor="white")
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))

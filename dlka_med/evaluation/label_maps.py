@@ -1,5 +1,6 @@
 """Label maps on disk: find, read, name."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def find_references(path: Path, labels: Mapping[str, int] | None = None) -> dict
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
-    return (path / "dataset.json").is_file() and not image_files(path)
+    return os.path.isfile(path / "dataset.json") and not image_files(path)
 
 
 def predicted_labels(predictions: Path) -> dict[str, int] | None:
@@ -145,16 +146,16 @@ def reference_labels(references: Path) -> dict[str, int] | None:
     """
     folder = _folder(references)
     candidates = (folder / "dataset.json", folder.resolve().parent / "dataset.json")
-    file = next((candidate for candidate in candidates if candidate.is_file()), None)
+    file = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     return None if file is None else _declared(file)
 
 
 def _folder(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
+    return path if os.path.isdir(path) else path.parent
 
 
 def _declared(file: Path) -> dict[str, int] | None:
-    if not file.is_file():
+    if not os.path.isfile(file):
         return None
     facts = read_description(file)
     try:

@@ -1,6 +1,7 @@
 """Which prediction belongs to which reference, and which of their values mean the same."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def pair_cases(predictions: Path, references: Path, values: Mapping[str, int] | 
         InputError: there is nothing to pair.
     """
     ours, theirs = find_label_maps(predictions), find_references(references, values)
-    if predictions.is_file() and references.is_file():
+    if os.path.isfile(predictions) and os.path.isfile(references):
         return CasePairs({case: (predictions, references) for case in ours})
     pairs = {case: (path, theirs[case]) for case, path in ours.items() if case in theirs}
     if not pairs:

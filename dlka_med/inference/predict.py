@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -19,8 +20,10 @@ from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import label_map_ending, write_label_map
+from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
 from dlka_med.run_folder import PARTS, RunFolder
+from dlka_med.text_files import read_text
 
 logger = logging.getLogger("dlka_med")
 
@@ -36,6 +39,7 @@ def predict_images(
     overlap: float | None = None,
     overwrite: bool = False,
     skip_existing: bool = False,
+    one_file_per_case: bool = False,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -54,6 +58,7 @@ def predict_images(
         overlap: of neighbouring windows, 0 <= overlap < 1; None: as in the run's config.
         overwrite: replace label maps that are there already.
         skip_existing: leave out the cases whose label maps are there already.
+        one_file_per_case: files that end in _0000, _0001 and so on are cases of their own, not channels of one.
 
     Returns:
         The files written, in the order of the cases.
@@ -66,7 +71,15 @@ def predict_images(
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     folder, out, place = RunFolder.open(run), Path(out), _device(device)
     labels = folder.config.dataset.labels or {}
-    cases = _chosen(find_cases(images, folder.config.dataset.channels or (), labels or None), folder, split, images)
+    could_hold_files(out)
+    found = find_cases(
+        images,
+        folder.config.dataset.channels or (),
+        labels or None,
+        one_file_per_case=one_file_per_case,
+        renamed=_is_same_folder(images, folder.config.dataset.root),
+    )
+    cases = _chosen(found, folder, split, images)
     check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
     targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
     _spare_inputs(cases, targets)
@@ -167,6 +180,11 @@ def _chosen(cases: Sequence[Case], run: RunFolder, split: str | None, images: st
     return [found[case] for case in wanted]
 
 
+def _is_same_folder(images: str | Path, root: str) -> bool:
+    """Whether these are the images of the run's own dataset, where its config may have changed names."""
+    return os.path.isdir(images) and os.path.isdir(root) and os.path.samefile(images, root)
+
+
 def _spare_inputs(cases: Sequence[Case], targets: Mapping[str, Path]) -> None:
     inputs = {image.resolve() for case in cases for image in case.images}
     for target in targets.values():
@@ -179,8 +197,8 @@ def _write_names(path: Path, labels: Mapping[str, int], *, replace: bool) -> Non
     content = {"labels": dict(labels)}
     if path.exists() and not replace:
         try:
-            same = json.loads(path.read_text(encoding="utf-8")) == content
-        except (OSError, ValueError):
+            same = json.loads(read_text(path)) == content
+        except ValueError:
             same = False
         if not same:
             raise InputError(f"{path} names other labels than this run: name another folder for the output")

@@ -52,6 +52,7 @@ class RunData(pl.LightningDataModule):
             labels=config.dataset.labels,
             groups=config.dataset.groups,
             grouped=not resume,
+            renamed=not resume or _same_root(config, RunFolder(out)),
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
         names = {"channels": dataset.channels, "labels": dataset.labels}
@@ -189,3 +190,8 @@ def _expectation(config: RunConfig) -> str:
     if plane is None:
         return "dataset.slices is null (axial, coronal and sagittal cut volumes into slices), which stands for"
     return f"dataset.slices is {plane}, which needs"
+
+
+def _same_root(config: RunConfig, run: RunFolder) -> bool:
+    """Whether a resumed run stays with the dataset whose channels it may have renamed."""
+    return Path(config.dataset.root).absolute() == Path(run.config.dataset.root).absolute()

@@ -121,6 +121,9 @@ def test_predict_calls(library):
     assert keywords["mirror"] is True
     assert keywords["overlap"] == 0.25
     assert keywords["split"] is None
+    assert keywords["one_file_per_case"] is False
+    assert cli.main(["predict", "run", "images", "-o", "out", "--one-file-per-case"]) == 0
+    assert library.calls[1][2]["one_file_per_case"] is True
 
 
 @pytest.mark.parametrize(

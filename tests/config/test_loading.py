@@ -1,5 +1,6 @@
 """Configs: what is accepted, what is refused and with which words."""
 
+import codecs
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,90 @@ def test_json_schema_describes_every_section():
     schema = json_schema()
     assert {"dataset", "network", "training"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
+
+
+def test_files_of_windows_are_read(write):
+    path = write(MINIMAL)
+    expected = load_config(path)
+    path.write_bytes(codecs.BOM_UTF8 + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_config(path) == expected
+    path.write_bytes(MINIMAL.encode("utf-16"))
+    with pytest.raises(InputError, match=r"small\.yaml is saved as UTF-16.*: save it as UTF-8"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("value", ["true", '"1"', "1.0", "1.5", "[1, 2]", "null", "yes"])
+def test_a_label_value_is_a_whole_number(write, value):
+    text = MINIMAL.replace("  root: data", f"  root: data\n  labels: {{background: 0, liver: {value}}}")
+    with pytest.raises(InputError, match=r"small\.yaml, line 4: dataset\.labels\.liver: .*integer"):
+        load_config(write(text))
+    with pytest.raises(InputError, match=r"-s dataset\.labels\.liver: dataset\.labels\.liver: .*integer"):
+        load_config(write(MINIMAL), ["dataset.labels.background=0", f"dataset.labels.liver={value}"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epochs=true", "training: epochs holds true or false"),
+        ("training.patch_size=[16, true, 16]", "training: patch_size holds true or false"),
+        ("training.optimizer.learning_rate=true", "training.optimizer: learning_rate holds true or false"),
+        ("network.supervised_scales=true", "network: supervised_scales holds true or false"),
+        ("seed=false", "seed holds true or false"),
+        ("dataset.labels={background: 0, true: 1}", "dataset.labels"),
+        ("dataset.channels=[1]", "dataset.channels.0"),
+        ("name=" + "a" * 201, "name: String should have at most 200 characters"),
+        ("dataset.channels=[true]", "channels holds true or false"),
+    ],
+)
+def test_true_is_no_number_and_a_number_no_name(write, override, words):
+    with pytest.raises(InputError) as told:
+        load_config(write(MINIMAL), [override])
+    assert words in str(told.value)
+
+
+def test_switches_stay_switches(write):
+    config = load_config(write(MINIMAL), ["preprocessing.crop_foreground=false", "training.start_partially=true"])
+    assert (config.preprocessing.crop_foreground, config.training.start_partially) == (False, True)
+
+
+@pytest.mark.parametrize("key", ["dataset.root", "dataset.groups", "dataset.cache", "training.start_from"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a" * 5000, "too long for a path"),
+        ("a" * 256, "too long for a path"),
+        ("ä" * 128, "too long for a path"),
+        ("a/" * 2500, "too long for a path"),
+        ('"a\\0b"', "null character"),
+    ],
+)
+def test_a_path_that_cannot_be_is_named_with_its_key(write, key, value, words):
+    with pytest.raises(InputError, match=words) as told:
+        load_config(write(MINIMAL), [f"{key}={value}"])
+    assert f"-s {key}: {key}" in str(told.value)
+    assert len(str(told.value)) < 1000
+
+
+def test_a_long_path_that_can_be_is_taken(write, tmp_path):
+    long = tmp_path / ("a" * 255) / "b"
+    long.mkdir(parents=True)
+    assert load_config(write(MINIMAL), [f"dataset.root={long}"]).dataset.root == str(long)
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b"])
+def test_a_config_file_that_cannot_be_is_named_in_few_words(path):
+    with pytest.raises(InputError, match="there is no config file") as told:
+        load_config(path)
+    assert len(str(told.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["a: " + "[" * 20_000, "a: " + "1" * 5000])
+def test_yaml_that_python_cannot_hold_is_named(write, text):
+    with pytest.raises(InputError, match=r"small\.yaml"):
+        load_config(write(text))
+
+
+def test_a_folder_called_like_the_config_is_named(tmp_path):
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(InputError, match=r"config\.yaml cannot be read: Is a directory"):
+        load_config(tmp_path)

@@ -251,7 +251,10 @@ def test_equal_stems_are_one_case_each_whatever_their_numbers(tmp_path, save):
 
 
 def test_frames_taken_for_channels_are_explained(tmp_path, save):
-    rgb, hint = ["R", "G", "B"], "if these are separate images, rename them so that none ends in _0000$"
+    rgb, hint = (
+        ["R", "G", "B"],
+        "if these are separate images, .* none ends in _0000, or tell predict so with --one-file-per-case$",
+    )
     frames = [save(tmp_path / f"frame_{index:04d}.png", PIXELS) for index in range(4)]
     with pytest.raises(InputError, match=f"only 3 are declared.*{hint}"):
         find_cases(tmp_path, rgb)
@@ -311,7 +314,7 @@ def test_find_in_a_folder(tmp_path, save, nnunet):
         find_cases(tmp_path, ["T1"])
     root = nnunet(["x"])
     assert [case.id for case in find_cases(root / "imagesTr", ["T1", "T2"])] == ["x"]
-    assert [(case.id, case.label) for case in find_cases(root, ["T1", "T2"])] == [("x", None)]
+    assert [(case.id, case.label) for case in find_cases(root, ["T0", "T1"])] == [("x", None)]
     with pytest.raises(InputError, match=r"declares 2 channels .* names \['T1'\]"):
         find_cases(root, ["T1"])
 
@@ -320,4 +323,4 @@ def test_what_a_dataset_says_is_replaced_for_prediction_too(nnunet):
     root = nnunet(["x"], labels={"background": 0, "organ": [1, 2]})
     with pytest.raises(InputError, match="is a region"):
         find_cases(root, ["T1", "T2"])
-    assert [case.id for case in find_cases(root, ["T1", "T2"], {"background": 0, "organ": 1})] == ["x"]
+    assert [case.id for case in find_cases(root, ["T0", "T1"], {"background": 0, "organ": 1})] == ["x"]

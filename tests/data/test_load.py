@@ -121,7 +121,7 @@ def test_images_of_differing_size(save, tmp_path):
         return save(tmp_path / name, np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
 
     advice = r"\(3, 4\), but .* has \(4, 3\): save both with the same size \(a photograph is turned"
-    hint = "if these are separate images, rename them so that none ends in _0000$"
+    hint = "if these are separate images, rename .* none ends in _0000, or tell predict so with --one-file-per-case$"
     first, second = image("a_0000.png", 3, 4), image("a_0001.png", 4, 3)
     with pytest.raises(InputError, match=f"{advice} as its EXIF data say\\)$"):
         load_case(Case("a", (first,), second), ["T1"], dict.fromkeys("ab", 0) | {str(i): i for i in range(12)})

@@ -1,4 +1,6 @@
+import codecs
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -149,3 +151,27 @@ def test_references_of_a_dataset_need_no_groups(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     (tmp_path / "groups.csv").write_text("case,group\nq,1\n")
     assert find_references(tmp_path) == {"a": label}
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "a\0b"])
+@pytest.mark.parametrize("find", [find_references, find_label_maps])
+def test_a_path_that_cannot_be_is_named_in_few_words(find, path):
+    with pytest.raises(InputError, match="does not exist") as told:
+        find(Path(path))
+    assert len(str(told.value)) < 600
+
+
+def test_names_that_windows_saved_are_read(tmp_path):
+    content = json.dumps({"labels": {"background": 0, "Läsion": 3}})
+    (tmp_path / "labels.json").write_bytes(codecs.BOM_UTF8 + content.encode())
+    assert predicted_labels(tmp_path) == {"Läsion": 3}
+    (tmp_path / "labels.json").write_bytes(content.encode("utf-16"))
+    with pytest.raises(InputError, match=r"labels\.json is saved as UTF-16"):
+        predicted_labels(tmp_path)
+
+
+def test_more_labels_than_a_byte_holds_are_refused(tmp_path):
+    labels = {f"l{value}": value for value in range(256)}
+    (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(InputError, match=r"labels\.json: .*there are 256 labels"):
+        predicted_labels(tmp_path)

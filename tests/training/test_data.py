@@ -136,3 +136,18 @@ def test_left_and_right_are_not_mirrored_where_labels_name_them(config, tmp_path
     run = RunFolder.create(tmp_path / "run", data.config, data.split)
     assert run.config.training.augmentation.flip_axes == ((1, 2) if paired else (0, 1, 2))
     assert resumed_config(config, run) == run.config
+
+
+def test_a_run_that_moves_to_other_data_reads_its_channels_or_refuses(elsewhere, tmp_path):
+    first = RunData(elsewhere, tmp_path / "run", resume=False)
+    RunFolder.create(tmp_path / "run", first.config, first.split)
+    root = shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    moved = first.config.model_copy(update={"dataset": first.config.dataset.model_copy(update={"root": str(root)})})
+    assert RunData(moved, tmp_path / "run", resume=True).config.dataset.root == str(root)
+    for place in (root, tmp_path / "data"):
+        description = place / "dataset.json"
+        description.write_text(description.read_text().replace("MRI", "CT"))
+    with pytest.raises(InputError, match=r"declares the channels \['CT'\], but \['MRI'\] are needed"):
+        RunData(moved, tmp_path / "run", resume=True)
+    same = RunData(first.config, tmp_path / "run", resume=True)
+    assert same.config.dataset.channels == ("MRI",), "the config of a run may name its channels as it likes"

@@ -1,0 +1,107 @@
+"""Which files make up a case: one with all channels, or one per channel, told by the numbers in their names."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dlka_med.data.formats import case_id, ending, image_files, is_volume, stem
+from dlka_med.errors import InputError
+
+SEPARATE = (
+    "files that end in _0000, _0001 and so on were taken for the channels of one case: if these are separate images, "
+    "rename them so that none ends in _0000, or tell predict so with --one-file-per-case"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan: one image file per channel (or one file with all channels), perhaps a label and a group.
+
+    `order`: where each channel stands in a file of all channels; None: in its own place.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    group: str | None = None
+    order: tuple[int, ...] | None = None
+
+    def reordered(self, order: tuple[int, ...] | None) -> "Case":
+        """The same case with channel i taken from place `order[i]`."""
+        if order is None:
+            return self
+        if len(self.images) == 1:
+            return replace(self, order=order)
+        return replace(self, images=tuple(self.images[place] for place in order))
+
+
+def case_of_file(path: Path, channels: Sequence[str]) -> Case:
+    numbered = re.fullmatch(r"(.+)_(\d{4})", stem(path))
+    if len(channels) == 1 or not numbered:
+        return Case(case_id(path), (path,))
+    siblings = [path.with_name(f"{numbered[1]}_{index:04d}{ending(path)}") for index in range(len(channels))]
+    found = [file for file in siblings if file.is_file()]
+    if path not in found or (siblings[0] not in found and not is_volume(path)):
+        return Case(case_id(path), (path,))  # a number of another kind
+    return _grouped(found, channels)[0]
+
+
+def cases_of_folder(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+    files = image_files(folder)
+    if any(case_id(file) != stem(file) for file in files):
+        return _grouped(files, channels)
+    return one_file_each(folder, files)
+
+
+def one_file_each(folder: Path, files: Iterable[Path]) -> tuple[Case, ...]:
+    cases = tuple(Case(stem(file), (file,)) for file in files)
+    refuse_twins(folder, cases)
+    return cases
+
+
+def _grouped(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
+    """As `cases_of_channels`, where nothing but the names says that these are channels."""
+    try:
+        return cases_of_channels(files, channels)
+    except InputError as error:
+        raise InputError(f"{error}; {SEPARATE}") from error
+
+
+def cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
+    found: dict[str, dict[int, Path]] = {}
+    for file in files:
+        numbered = re.fullmatch(r"(.+)_(\d{4})", stem(file))
+        if not numbered:
+            raise InputError(f"{file} has no channel number: expected a name like {stem(file)}_0000{ending(file)}")
+        parts, index = found.setdefault(numbered[1], {}), int(numbered[2])
+        if index in parts:
+            raise InputError(f"{file} is there twice, also as {parts[index].name}: remove one of them")
+        parts[index] = file
+    return tuple(_joined(name, parts, channels) for name, parts in sorted(found.items()))
+
+
+def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str]) -> Case:
+    example = next(iter(parts.values()))
+    if parts.keys() == {0} and not is_volume(example):
+        return Case(name, (example,))  # all colours in one file
+    for index, channel in enumerate(channels):
+        if index not in parts:
+            missing = example.with_name(f"{name}_{index:04d}{ending(example)}")
+            raise InputError(f"case {name} lacks channel {index} ({channel}): there is no {missing}")
+    if surplus := sorted(set(parts) - set(range(len(channels)))):
+        raise InputError(
+            f"{parts[surplus[0]]} is channel {surplus[0]} of case {name}, but only {len(channels)} are "
+            f"declared, {list(channels)}: declare it or move the file away"
+        )
+    return Case(name, tuple(parts[i] for i in range(len(channels))))
+
+
+def refuse_twins(where: Path, cases: Iterable[Case]) -> None:
+    seen: dict[str, Case] = {}
+    for case in cases:
+        if case.id in seen:
+            raise InputError(
+                f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both case {case.id!r}; rename one"
+            )
+        seen[case.id] = case
