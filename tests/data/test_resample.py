@@ -31,8 +31,12 @@ def resampled(image: np.ndarray, label: np.ndarray, spacing, native=None) -> tup
     return moved.numpy()[0], classes.numpy()[0], moved.affine.numpy()
 
 
-def relabelled(label: np.ndarray, spacing, native=None) -> np.ndarray:
-    return resampled(label, label, spacing, native)[1]
+def relabelled(label: np.ndarray, spacing) -> np.ndarray:
+    """The label beside an image without channels, whose spline would take most of the time."""
+    affine = torch.eye(label.ndim + 1, dtype=torch.float64)
+    image = MetaTensor(torch.empty(0, *label.shape), affine=affine)
+    case = MetaTensor(torch.from_numpy(label[None].astype(np.uint8)), affine=affine)
+    return resample(image, case, np.array(spacing, dtype=float))[1].numpy()[0]
 
 
 def blobs(shape: tuple[int, ...], classes: int, width: float = 2.5, seed: int = 0) -> np.ndarray:

@@ -148,7 +148,7 @@ def perfect(size: int, middle: float, spacing: tuple[float, ...], target: tuple[
     return np.abs([*(centres[0] - centres[1]) * spacing, drift * spacing[2]])
 
 
-@pytest.mark.parametrize("size", [30, 31, 40, 41])
+@pytest.mark.parametrize("size", [30, 41])
 @pytest.mark.parametrize("factor", [0.5, 0.75, 1.1, 1.25, 1.5, 1.9, 2, 2.1])
 @pytest.mark.parametrize("spacing", [(0.4, 0.4, 1.5), (0.4, 0.4, 0.4)])
 def test_a_perfect_prediction_comes_back_in_its_place(size, factor, spacing):

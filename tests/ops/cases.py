@@ -75,7 +75,7 @@ CASES = {
     "2d grouped": Case((5, 4), (6, 4), groups=2, bias=True),
     "2d groups that cross": Case((4, 5), (6, 9), groups=3, offset_groups=2, mask=True),
     "2d depthwise": Case((6, 5), (4, 4), kernel=5, padding=2, groups=4),
-    "2d depthwise offset groups": Case((4, 5), (4, 4), groups=4, offset_groups=4, mask=True),
+    "2d depthwise offset groups": Case((3, 4), (4, 4), kernel=(2, 1), groups=4, offset_groups=4, mask=True),
     "2d depthwise multiplied": Case((4, 5), (3, 6), groups=3, bias=True),
     "2d no weight": Case((5, 4), (4, 0), offset_groups=2, mask=True),
     "3d dense": Case((3, 5, 4), (2, 3), bias=True),

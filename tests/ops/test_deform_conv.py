@@ -147,7 +147,7 @@ def test_offsets_run_kernel_point_by_kernel_point(backend):
 
 
 def test_autocast_changes_nothing(backend):
-    case = CASES["3d dense"]
+    case = CASES["3d one point"]
     tensors = case.tensors(torch.float32)
     expected = case.run(tensors, backend)
     with torch.autocast(tensors["x"].device.type, torch.bfloat16):

@@ -340,7 +340,7 @@ def test_an_image_too_large_for_its_indices_is_refused_by_the_operator_too():
 def test_no_second_derivative():
     case = Case((5, 6), (4, 3))
     tensors = case.tensors()
-    x = tensors["x"].requires_grad_()
-    (slope,) = torch.autograd.grad(run(case, tensors).sum(), x, create_graph=True)
+    x, offset, weight = (tensors[key].requires_grad_() for key in ("x", "offset", "weight"))
+    slope, *_ = torch.autograd.grad(run(case, tensors).sum(), (x, offset, weight), create_graph=True)
     with pytest.raises(NotImplementedError, match="second derivative"):
         slope.sum().backward()

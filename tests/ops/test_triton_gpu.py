@@ -24,7 +24,11 @@ TILES = {
     "groups that are not merged": Case((2, 3), (66, 4), kernel=(1, 2), padding=0, groups=2, offset_groups=3, mask=True),
     "groups merged by two": Case((3, 3), (16, 32), kernel=1, padding=0, groups=4),
 }
-FEW = ["2d groups that cross", "2d depthwise offset groups", "3d no weight"]
+FEW = {
+    "2d groups that cross": Case((3, 4), (6, 9), kernel=(2, 1), groups=3, offset_groups=2, mask=True),
+    "2d depthwise offset groups": CASES["2d depthwise offset groups"],
+    "3d no weight": Case((3, 2, 2), (2, 0), kernel=(1, 2, 1), stride=(1, 2, 1), bias=True),
+}
 
 
 def run(case, tensors, backend=triton_gpu):
@@ -71,7 +75,7 @@ def test_gradients_of_half_precision_are_rounded_once(name, dtype):
 
 
 def test_each_tensor_may_have_its_own_dtype():
-    case = CASES["2d groups that cross"]
+    case = FEW["2d groups that cross"]
     tensors = case.tensors()
     dtypes = {"x": torch.bfloat16, "offset": torch.float32, "weight": torch.float16, "mask": torch.float64}
     tensors = {name: None if t is None else t.to(dtypes[name]) for name, t in tensors.items()}
@@ -108,7 +112,7 @@ def guarded(monkeypatch):
 @pytest.mark.usefixtures("guarded")
 @pytest.mark.parametrize("name", ["1d", *FEW, pytest.param("3d depthwise", marks=pytest.mark.slow)])
 def test_nothing_else_is_read_or_written(name):
-    case = CASES[name]
+    case = (CASES | FEW)[name]
     tensors = case.tensors(torch.float32, spread=3)
     lost = tensors["offset"].flatten()
     lost[::5] = torch.tensor([torch.nan, torch.inf, -torch.inf, 3e38, -3e9, 2.2e9]).repeat(len(lost))[: len(lost[::5])]
@@ -117,9 +121,8 @@ def test_nothing_else_is_read_or_written(name):
     assert_close(ours, results(case, double(tensors), reference), 1e-5)
 
 
-@pytest.mark.parametrize("name", FEW)
-def test_places_of_64_bits(name, monkeypatch):
-    case = CASES[name]
+@pytest.mark.parametrize("case", FEW.values(), ids=FEW)
+def test_places_of_64_bits(case, monkeypatch):
     tensors = case.tensors()
     expected = results(case, tensors)
     monkeypatch.setattr(triton_gpu, "WIDE_FROM", 0)

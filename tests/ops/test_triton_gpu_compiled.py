@@ -43,3 +43,10 @@ def test_all(version, wide):
     found = compiled(version, wide)
     assert {one["kernel"] for one in found} == KERNELS
     assert_small(found)
+
+
+@pytest.mark.slow
+def test_the_oldest_gpu_takes_all_dtypes():
+    found = compiled(70, False, "depthwise", "dense")
+    assert {one["problem"].split("torch.")[1] for one in found} == {"float32", "float16", "bfloat16"}
+    assert_small(found)

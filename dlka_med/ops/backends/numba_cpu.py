@@ -232,7 +232,7 @@ class Problem:
             for t in (self.offset, self.mask)
         )
         tables = new(len(pieces), *self.table.shape) if for_weight else [None] * len(pieces)
-        copies = max(self.numbers // max(self.x[0].numel(), 1), 1)
+        copies = max(self.numbers // max(math.prod(self.x.shape[1:]), 1), 1)
         together = not for_x or sum(begins_inside(spans) for spans in pieces) <= copies
         holders = pieces if together else self.pieces(copies + 1)
         into = [new(self.x.shape[1:]) if for_x and begins_inside(spans) else None for spans in holders]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import warnings
+
+from dlka_med.ops.backends.registration import warn_of_reference
 
 
 def why_not_started() -> str | None:
@@ -26,7 +27,5 @@ def started() -> str | None:
     except Exception as error:
         reason = f"numba cannot start: {type(error).__name__}: {error}"
     if reason is not None:
-        warnings.warn(
-            f"dlka_med: deform_conv is computed by the slower backend reference, since {reason}", stacklevel=2
-        )
+        warn_of_reference(reason)
     return reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -45,6 +46,11 @@ def register_derivatives(forward: Callable, backward: Callable) -> None:
 
     forward.register_autograd(differentiate, setup_context=keep)
     backward.register_autograd(refuse_second_derivative)
+
+
+def warn_of_reference(reason: str) -> None:
+    """Say that a backend which would be faster cannot start."""
+    warnings.warn(f"dlka_med: deform_conv is computed by the slower backend reference, since {reason}", stacklevel=2)
 
 
 def refuse_second_derivative(ctx, *gradients: Tensor) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dlka_med.ops.backends.registration import geometry_of, outputs, register_derivatives
+from dlka_med.ops.backends.triton_start import why_not_started
 from dlka_med.ops.backends.triton_tiles import PROGRAMS, Tile, merged, parts, precision
 from dlka_med.ops.geometry import Geometry
 from dlka_med.ops.tracing import why_not_traced
@@ -41,7 +42,10 @@ def why_not(
     tensors = [t for t in (x, offset, weight, bias, mask) if t is not None]
     if any(t.dtype not in DTYPES for t in tensors):
         return f"expected tensors of 16, 32 or 64 bits, got {', '.join(str(t.dtype) for t in tensors)}"
-    return why_not_traced("triton", tensors)
+    if (reason := why_not_traced("triton", tensors)) or interpreted():
+        return reason
+    half_products = x.dtype.itemsize == 2 and not is_depthwise(x.shape[1], weight, geometry)
+    return why_not_started(x.device, half_products)
 
 
 def interpreted() -> bool:
@@ -125,6 +129,11 @@ def _(grad_y, x, offset, weight, mask, wanted, *settings):
 register_derivatives(forward, backward)
 
 
+def is_depthwise(channels: int, weight: Tensor | None, geometry: Geometry) -> bool:
+    """Whether every output is a sum over one channel, so that no matrices are multiplied."""
+    return weight is None or geometry.groups == channels == weight.shape[0]
+
+
 def like_flattened(tensor: Tensor) -> Tensor:
     """Memory for the gradient of offset or mask, in which a single stride leads through all positions."""
     return torch.empty_like(tensor.flatten(2)).unflatten(2, tensor.shape[2:])
@@ -160,7 +169,7 @@ class Problem:
         self.offset, self.mask = offset.flatten(2), None if mask is None else mask.flatten(2)
         self.dtype = torch.promote_types(x.dtype, torch.float32)
         self.outputs = outputs(x, weight)
-        self.depthwise = weight is None or geometry.groups == channels == self.outputs
+        self.depthwise = is_depthwise(channels, weight, geometry)
         self.merged = 1 if self.depthwise else merged(geometry.groups, max(channels, self.outputs) // geometry.groups)
         groups = 1 if self.depthwise else geometry.groups // self.merged
         self.layout = self.cells.Layout(

@@ -63,10 +63,11 @@ def precision(dtype: torch.dtype) -> str:
     """How matrices are multiplied: in float32, unless PyTorch is told that less will do.
 
     Where x is of half precision, three products in TensorFloat-32 are as good as float32 before the sum is rounded.
+    On ROCm float32 stays as it is: few devices there have TensorFloat-32.
     """
     matmul = torch.backends.cuda.matmul
     tf32 = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
-    if tf32 and dtype != torch.float64:
+    if tf32 and dtype != torch.float64 and torch.version.hip is None:
         return "tf32"
     return "tf32x3" if dtype.itemsize == 2 else "ieee"
 
