@@ -168,3 +168,10 @@ def test_wrong_weights_are_refused():
         PyramidLoss(scale_weights=(1, 1, 1))([logits], label)
     with pytest.raises(ValueError, match="a list of logits"):
         PyramidLoss()(logits, label)
+
+
+def test_on_the_meta_device_a_shape_comes_out():
+    logits = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
+    loss = DiceCELoss().unchecked(logits, torch.zeros(2, 1, 4, 5, device="meta"))
+    loss.backward()
+    assert (loss.device.type, loss.shape, logits.grad.shape) == ("meta", (), logits.shape)
