@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlka_med.ops.precision import autocast_off
+
 
 class DiceCELoss(nn.Module):
     """`dice_weight * (1 - soft Dice) + cross_entropy_weight * cross-entropy`.
@@ -66,7 +68,7 @@ class DiceCELoss(nn.Module):
 
     def unchecked(self, logits: Tensor, label: Tensor) -> Tensor:
         """`forward` for a label already known to fit."""
-        with torch.autocast(logits.device.type, enabled=False):
+        with autocast_off(logits.device.type):
             logits = logits if logits.dtype == torch.float64 else logits.float()
             if label.shape[1] > 1:
                 target = label.to(logits.dtype)

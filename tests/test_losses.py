@@ -234,3 +234,10 @@ def test_wrong_weights_are_refused():
     for shares in (torch.full((1, 2, 4, 4), 0.4), torch.tensor([-0.5, 1.5]).reshape(1, 2, 1, 1).expand(1, 2, 4, 4)):
         with pytest.raises(ValueError, match="summing to 1"):
             DiceCELoss()(logits, shares)
+
+
+def test_on_the_meta_device_a_shape_comes_out():
+    logits = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
+    loss = DiceCELoss().unchecked(logits, torch.zeros(2, 1, 4, 5, device="meta"))
+    loss.backward()
+    assert (loss.device.type, loss.shape, logits.grad.shape) == ("meta", (), logits.shape)

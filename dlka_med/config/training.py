@@ -59,7 +59,7 @@ class Optimizer(Record):
     name: Literal["sgd", "adamw"] = Field("sgd", description="sgd: Nesterov momentum")
     learning_rate: PositiveFloat = 0.01
     offset_rate: PositiveFloat = Field(
-        0.1, description="factor on the learning rate of what predicts offsets and modulation, which does not decay"
+        0.3, description="factor on the learning rate of what predicts offsets and modulation, which does not decay"
     )
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     momentum: Probability = Field(0.99, description="sgd only")

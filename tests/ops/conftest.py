@@ -59,6 +59,14 @@ def backend(request):
     return request.param
 
 
+@pytest.fixture
+def threads():
+    """`torch.set_num_threads`, put back afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=list(CASES.values()), ids=list(CASES))
 def case(request):
     return request.param
