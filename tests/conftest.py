@@ -1,7 +1,9 @@
 """Fixtures that every test may ask for."""
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
@@ -32,6 +34,18 @@ def user_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     if sys.platform == "darwin":
         monkeypatch.setenv("HOME", str(folder))
     return folder / "dlka_med"
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """What the command line sets up ends with its test: its stream is closed then."""
+    names = ["dlka_med", "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"]
+    loggers = [logging.getLogger(name) for name in names]
+    before = [([*logger.handlers], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

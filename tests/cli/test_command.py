@@ -2,7 +2,6 @@
 
 import errno
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -12,17 +11,6 @@ import pytest
 
 from dlka_med import cli
 from dlka_med.errors import InputError
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging():
-    names = ["dlka_med", "pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"]
-    loggers = [logging.getLogger(name) for name in names]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
 
 
 @pytest.fixture
