@@ -1,5 +1,6 @@
 """NIfTI files: voxels and where they lie in the world."""
 
+import gzip
 import zlib
 from math import prod
 from pathlib import Path
@@ -16,6 +17,8 @@ from dlka_med.errors import InputError
 
 SPATIAL_DIMS = 3
 DEFLATE_RATIO = 1032  # bytes that one byte of a gzip file can stand for at most
+TRUSTED_RATIO = 16  # up to it what a gzip file holds is not counted before it is read
+CHUNK = 1 << 20  # bytes
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 
 UNREADABLE = (
@@ -93,12 +96,24 @@ def refuse_empty_claims(path: Path, image: Nifti1Pair) -> None:
     shape = [int(size) for size in image.header.get_data_shape()]
     claimed = int(image.dataobj.offset) + prod(shape) * image.get_data_dtype().itemsize
     file = Path(image.file_map["image"].filename or path)
-    most = file.stat().st_size * (DEFLATE_RATIO if file.suffix == ".gz" else 1)
+    stored, is_compressed = file.stat().st_size, file.suffix.lower() == ".gz"
+    most = stored * (DEFLATE_RATIO if is_compressed else 1)
+    if is_compressed and stored * TRUSTED_RATIO < claimed <= most:
+        most = _decompressed_size(file, claimed)
     if min(shape, default=0) < 0 or claimed > most:
         raise InputError(
             f"{path} is truncated or damaged: its header claims the shape {tuple(shape)}, {claimed} bytes, but "
             f"the file can hold {most}: copy or export it again"
         )
+
+
+def _decompressed_size(file: Path, most: int) -> int:
+    """Bytes in a gzip file, counted up to `most` and never held together."""
+    size = 0
+    with gzip.open(file) as stream:
+        while size < most and (part := stream.read(min(CHUNK, most - size))):
+            size += len(part)
+    return size
 
 
 def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:

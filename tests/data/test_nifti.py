@@ -3,6 +3,7 @@
 import gzip
 import logging
 import resource
+import tracemalloc
 from contextlib import suppress
 
 import nibabel as nib
@@ -70,6 +71,30 @@ def test_a_header_may_not_claim_more_than_the_file_holds(raw, tmp_path, name, di
     for reader in (lambda: read_nifti(path, 1), lambda: read_label_map(path)):
         with pytest.raises(InputError, match=r"x\.nii.*its header claims the shape \(3.*but the file can hold"):
             reader()
+
+
+def test_a_compressed_file_that_holds_less_than_claimed_fills_no_memory(tmp_path):
+    voxels = np.random.default_rng(0).integers(0, 256, (60, 60, 60), dtype=np.uint8)
+    claims = bytearray(nib.Nifti1Image(voxels, np.eye(4)).to_bytes())
+    claims[40:48] = np.array([3, 500, 500, 400], dtype="<i2").tobytes()  # 100 MB, below what its ratio allows
+    path = write(tmp_path / "x.nii.gz", bytes(claims))
+    for reader in (lambda: read_nifti(path, 1), lambda: read_label_map(path)):
+        tracemalloc.start()
+        try:
+            with pytest.raises(InputError, match=r"claims the shape \(500, 500, 400\).*can hold 216352: copy"):
+                reader()
+            assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["x.NII", "x.NII.GZ", "x.nii.Gz"])
+def test_endings_in_capitals_are_read(tmp_path, name):
+    data = nib.Nifti1Image(np.full((30, 30, 30), 2, np.uint8), np.eye(4)).to_bytes()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
+    assert (read_nifti(path, 1).volume == 2).all()
+    assert (read_label_map(path).array == 2).all()
 
 
 def test_the_fifth_axis_holds_channels(tmp_path):
