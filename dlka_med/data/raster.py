@@ -20,7 +20,19 @@ INVERTED = ("L;I", "1;I")  # Pillow's names of the layouts on disk
 STRETCHED = {"L;2": 85, "L;4": 17}
 PLANES = ({"L"}, {"P"}, {*"RGB"}, {*"RGBA"})
 COLOURS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
-UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, struct.error, zlib.error, Warning)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Warning,
+)
 
 
 def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
@@ -115,7 +127,7 @@ def _read(path: Path, is_label: bool) -> np.ndarray:
             "neither grey, colours nor alpha; 64 bit): convert or copy it again"
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path) from error
+        raise _too_large(path, str(error)) from error
     except UNREADABLE as error:
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
@@ -123,7 +135,7 @@ def _read(path: Path, is_label: bool) -> np.ndarray:
 
 def _check_header(path: Path, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path)
+        raise _too_large(path, f"its header claims {image.width * image.height}")
     # The second picture of an MPO, which many cameras write as .jpg, is a preview.
     pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if pages > 1:
@@ -172,8 +184,8 @@ def _transparent(path: Path) -> InputError:
     return InputError(f"{path} has transparent pixels: fill them with a colour and save it without alpha")
 
 
-def _too_large(path: Path) -> InputError:
-    return InputError(f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels: cut it into tiles")
+def _too_large(path: Path, claim: str) -> InputError:
+    return InputError(f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels: cut it into tiles ({claim})")
 
 
 def _is_grey(pixels: np.ndarray) -> bool:
