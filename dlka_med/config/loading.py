@@ -107,8 +107,8 @@ def _override(data: dict[str, Any], entry: str) -> Location:
         raise InputError(f"-s {entry}: expected key=value, for example -s training.minutes=20")
     try:
         value = yaml.load(text, Loader=_Loader)  # a SafeLoader: plain data only
-    except yaml.YAMLError as error:
-        raise InputError(f"-s {entry}: {text!r} is not a YAML value") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InputError(f"-s {shown(entry)}: {shown(repr(text))} is not a YAML value") from error
     section = data
     for name in names[:-1]:
         if section.get(name) is None:

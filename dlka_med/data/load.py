@@ -1,6 +1,7 @@
 """A case from disk, refused with a reason if anything about it is wrong."""
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dlka_med.errors import InputError
 GRID_TOLERANCE = 0.1  # voxels
 WHOLE_NUMBER_TOLERANCE = 1e-4
 RESAMPLE = "resample one onto the other's grid"
+
+log = logging.getLogger("dlka_med")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,13 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
     if case.label is not None and labels is not None:
         label, grid = _read_label(case.label, labels)
         grids.append(grid)
+        if grid.unit not in (None, 1.0) and all(image.unit is None for image in grids[:-1]):
+            log.warning(
+                "%s names no unit of length and is read in that of its label (%g mm); without the label it would be "
+                "read in mm: write the unit into its header",
+                grids[0].path,
+                grid.unit,
+            )
     grids = with_one_unit(grids)
     with _hint_at_separate_images(case):
         for grid in grids[1 : len(arrays)]:

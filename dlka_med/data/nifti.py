@@ -16,9 +16,7 @@ from dlka_med.data.formats import check_file
 from dlka_med.errors import InputError
 
 SPATIAL_DIMS = 3
-DEFLATE_RATIO = 1032  # bytes that one byte of a gzip file can stand for at most
-TRUSTED_RATIO = 16  # up to it what a gzip file holds is not counted before it is read
-CHUNK = 1 << 20  # bytes
+PIECE = 2**20  # bytes
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 
 UNREADABLE = (
@@ -92,28 +90,31 @@ def unit_in_mm(image: Nifti1Pair) -> float | None:
 
 
 def refuse_empty_claims(path: Path, image: Nifti1Pair) -> None:
-    """Raise `InputError` if the header claims more voxels than the file can hold."""
+    """Raise `InputError` if the header claims more voxels than the file holds.
+
+    A compressed file is read through in pieces, which compares its checksum, too.
+
+    Raises:
+        OSError, EOFError, zlib.error: a compressed file is damaged.
+    """
     shape = [int(size) for size in image.header.get_data_shape()]
     claimed = int(image.dataobj.offset) + prod(shape) * image.get_data_dtype().itemsize
     file = Path(image.file_map["image"].filename or path)
-    stored, is_compressed = file.stat().st_size, file.suffix.lower() == ".gz"
-    most = stored * (DEFLATE_RATIO if is_compressed else 1)
-    if is_compressed and stored * TRUSTED_RATIO < claimed <= most:
-        most = _decompressed_size(file, claimed)
-    if min(shape, default=0) < 0 or claimed > most:
+    held = _decompressed(file, claimed) if file.suffix.lower() == ".gz" else file.stat().st_size
+    if min(shape, default=0) < 0 or claimed > held:
         raise InputError(
             f"{path} is truncated or damaged: its header claims the shape {tuple(shape)}, {claimed} bytes, but "
-            f"the file can hold {most}: copy or export it again"
+            f"the file can hold {held}: copy or export it again"
         )
 
 
-def _decompressed_size(file: Path, most: int) -> int:
-    """Bytes in a gzip file, counted up to `most` and never held together."""
-    size = 0
+def _decompressed(file: Path, enough: int) -> int:
+    """How many bytes a gzip file stands for; what is far beyond `enough` is not counted."""
+    count = 0
     with gzip.open(file) as stream:
-        while size < most and (part := stream.read(min(CHUNK, most - size))):
-            size += len(part)
-    return size
+        while count <= enough + PIECE and (piece := len(stream.read(PIECE))):
+            count += piece
+    return count
 
 
 def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:

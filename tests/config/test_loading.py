@@ -104,6 +104,8 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("training.minutes=-1", ["-s training.minutes", "greater than 0"]),
         ("training.precision=fp23", ["-s training.precision", "fp32"]),
         ("dataset.root={{data}}", ["-s dataset.root", "not a YAML value"]),
+        ("name=2024-99-99", ["-s name=2024-99-99", "not a YAML value"]),
+        ("seed=" + "9" * 5000, ["-s seed=999", "not a YAML value"]),
         ("training.loss={dice_weight: 0, cross_entropy_weight: 0}", ["training.loss", "dice_weight", "both 0"]),
         ("training.loss.scale_weights=[1, 1, 1]", ["training.loss.scale_weights has 3", "supervised_scales is 2"]),
         ("preprocessing.orientation=RLA", ["preprocessing.orientation", "one letter of each", "'RLA'"]),

@@ -162,3 +162,52 @@ def test_units_that_differ_are_converted_not_guessed(tmp_path):
     save(tmp_path / "label.nii.gz", (1.5, 2, 3), MICRONS)
     with pytest.raises(InputError, match="mm apart"):
         load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
+
+
+def test_an_image_without_a_unit_beside_a_label_with_one_is_told(tmp_path, caplog):
+    for name, unit in (("image", 0), ("label", MICRONS)):
+        save(tmp_path / f"{name}.nii.gz", (1500, 2000, 3000), unit)
+    labels = {"background": 0, "a": 1}
+    load_case(case(tmp_path), ["MRI"], labels)
+    assert [(record.levelname, "image.nii.gz names no unit" in record.message) for record in caplog.records] == [
+        ("WARNING", True)
+    ]
+    caplog.clear()
+    save(tmp_path / "image.nii.gz", (1500, 2000, 3000), MICRONS)
+    load_case(case(tmp_path), ["MRI"], labels)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [lambda path: read_nifti(path, 1).volume[0], lambda path: read_label_map(path).array],
+    ids=["image", "label"],
+)
+def test_a_gzip_file_gives_what_was_stored_or_nothing(tmp_path, reader):
+    noise = np.random.default_rng(0).integers(0, 2, (20, 20, 20), dtype=np.uint8)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "x.nii.gz")
+    stored = (tmp_path / "x.nii.gz").read_bytes()
+    places, refused = range(300, len(stored) - 8, 50), 0
+    for place in places:
+        damaged = bytearray(stored)
+        damaged[place] ^= 16
+        (tmp_path / "x.nii.gz").write_bytes(damaged)
+        try:
+            np.testing.assert_array_equal(reader(tmp_path / "x.nii.gz"), noise)
+        except InputError:
+            refused += 1
+    assert refused >= len(places) - 2  # some bits may have either value
+    (tmp_path / "X.NII.GZ").write_bytes(stored)
+    np.testing.assert_array_equal(reader(tmp_path / "X.NII.GZ"), noise)
+
+
+@pytest.mark.parametrize("reader", [lambda path: read_nifti(path, 1), read_label_map], ids=["image", "label"])
+def test_a_gzip_file_is_not_trusted_to_hold_what_it_claims(raw, tmp_path, reader):
+    header = bytearray(raw[:352])
+    header[40:48] = np.array([3, 500, 500, 500], dtype="<i2").tobytes()
+    noise = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8).tobytes()
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(bytes(header) + noise, 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"claims the shape \(500, 500, 500\).*the file can hold 300352"):
+        reader(tmp_path / "x.nii.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
