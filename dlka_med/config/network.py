@@ -14,8 +14,20 @@ def all_axes(stride: Any) -> Any:
     return (stride,) * 3 if isinstance(stride, int) else stride
 
 
+OffsetGroups = Annotated[
+    PositiveInt | None, Field(description="groups of channels that share offsets; null: 1, and for dcnv3 up to 4")
+]
+OffsetLimit = Annotated[
+    PositiveFloat | None,
+    Field(
+        description="voxels of a layer's map that a kernel point moves at most, and never out of the image; null, as "
+        "published: no limit"
+    ),
+]
+
+
 class DLKANet3dArguments(Record):
-    """Arguments of the 3D D-LKA U-Net; the defaults are the published network."""
+    """Arguments of the 3D D-LKA U-Net; the defaults are the published network, but for the limit of offsets."""
 
     spatial_dims: ClassVar[int] = 3
 
@@ -30,14 +42,8 @@ class DLKANet3dArguments(Record):
     deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
         "dense", description="which convs of the gate deform; depthwise and dcnv3 take much memory in 3D"
     )
-    offset_groups: PositiveInt | None = Field(
-        None, description="groups of channels that share offsets; null: 1, and for dcnv3 up to 4"
-    )
-    offset_limit: PositiveFloat | None = Field(
-        8.0,
-        description="voxels of a layer's map that a kernel point moves at most, and never out of the image; null, as "
-        "published: no limit",
-    )
+    offset_groups: OffsetGroups = None
+    offset_limit: OffsetLimit = 8.0
     position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
     supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
     dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
@@ -83,14 +89,8 @@ class DLKANet2dArguments(Record):
     deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
         "dcnv3", description="which convs of the gate deform; published: depthwise"
     )
-    offset_groups: PositiveInt | None = Field(
-        None, description="groups of channels that share offsets; null: 1, and for dcnv3 up to 4"
-    )
-    offset_limit: PositiveFloat | None = Field(
-        8.0,
-        description="voxels of a layer's map that a kernel point moves at most, and never out of the image; null, as "
-        "published: no limit",
-    )
+    offset_groups: OffsetGroups = None
+    offset_limit: OffsetLimit = 8.0
     supervised_scales: Annotated[int, Field(ge=1, le=4)] = Field(1, description="outputs that the loss sees")
     mlp_ratio: PositiveInt = Field(4, description="hidden channels of the blocks' MLP per channel")
     dropout: Probability = Field(0.0, description="inside the blocks' MLP")
