@@ -113,6 +113,8 @@ def test_the_run_predicts_what_the_original_would(checkpoint, tmp_path):
     assert run == RunFolder.open(tmp_path / "run")
     assert run.weights_metadata == {"imported": "model_final.model", "complete": "True"}
     assert run.split == {"train": (), "validation": (), "test": ()}
+    assert config().network.offset_limit is not None
+    assert run.config.network.offset_limit is None
     volume = torch.randn(1, 1, 4, 8, 12)
     with torch.no_grad():
         torch.testing.assert_close(run.load_network()(volume), network()(volume))

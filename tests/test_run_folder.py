@@ -59,6 +59,15 @@ def test_zscore_of_older_runs_leaves_out_zeros_as_they_were_trained(run):
     assert [kind.kind for kind in RunFolder(run.path).config.preprocessing.intensity] == ["zscore_nonzero", "none"]
 
 
+def test_offsets_of_older_runs_have_no_limit_as_they_were_trained(run):
+    assert run.config.network.offset_limit == 8
+    lines = run.config_file.read_text().splitlines(keepends=True)
+    new = ("cache_gib", "offset_limit", "offset_rate")
+    run.config_file.write_text("".join(line for line in lines if not line.strip().startswith(new)))
+    older = RunFolder(run.path).config
+    assert (older.network.offset_limit, older.training.optimizer.offset_rate) == (None, 1.0)
+
+
 def test_a_run_that_has_learned_nothing_is_filled_anew(run):
     RunFolder.create(run.path, config(deformation="none"), SPLIT | {"test": ["d"]})
     again = RunFolder.open(run.path)
