@@ -27,9 +27,9 @@ def in_workers(
     together; a full disk or any other exception ends the work at once, with the worker's own traceback.
 
     Raises:
-        InputError: the mistakes found in the jobs, one per line, the first 20 of them.
+        InputError: the mistakes found in the jobs and those that found no memory, one per line, the first 20 of them;
+            or, at once, that the system killed a worker.
         WriteError: the first one, at once: the jobs that follow would fail as well.
-        RuntimeError: the system killed a worker.
     """
     mistakes: list[str] = []
     for done, outcome in enumerate(_outcomes(partial(_attempt, function), jobs, workers), 1):
@@ -59,7 +59,7 @@ def _outcomes(
     try:
         yield from pool.map(attempt, jobs)
     except BrokenProcessPool as error:
-        raise RuntimeError(
+        raise InputError(
             f"the system killed one of {workers} worker processes, most likely for lack of memory: use fewer workers"
         ) from error
     finally:
@@ -77,3 +77,8 @@ def _attempt(function: Callable[[Job], Result], job: Job) -> Result | InputError
         return function(job)
     except InputError as mistake:
         return mistake
+    except MemoryError as lack:
+        name, said = getattr(job, "id", job), str(lack) or "MemoryError"
+        return InputError(
+            f"{name}: there is not enough memory ({said}): use fewer workers, or cut the image to what matters"
+        )

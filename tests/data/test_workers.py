@@ -13,6 +13,8 @@ def work(job: int) -> tuple[int, int]:
         raise InputError(f"job {job} is negative")
     if job == 100:
         raise KeyError("the mistake of the programmer")
+    if job == 150:
+        raise MemoryError("Unable to allocate 9 TiB")
     if job == 200:
         os._exit(9)
     return job * job, torch.get_num_threads()
@@ -46,8 +48,16 @@ def test_the_traceback_of_the_worker_is_kept():
 
 
 def test_a_killed_worker():
-    with pytest.raises(RuntimeError, match="the system killed one of 2 worker processes"):
+    with pytest.raises(InputError, match="the system killed one of 2 worker processes"):
         list(in_workers(work, [1, 200], 2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_lack_of_memory_is_told_after_the_others(workers):
+    done = []
+    with pytest.raises(InputError, match=r"^150: there is not enough memory \(Unable to allocate 9 TiB\): use fewer"):
+        done.extend(in_workers(work, [150, 2], workers))
+    assert [square for square, _ in done] == [4]
 
 
 def interrupt(job: int) -> int:

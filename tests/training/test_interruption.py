@@ -21,7 +21,7 @@ def test_a_signal_leaves_a_folder_that_resumes(config_file, tmp_path, number, co
     arguments = command(config_file, out, *endless, *workers)
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (out / "checkpoint.ckpt").exists():
+    while not RunFolder(out).metrics_file.exists():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
