@@ -1,6 +1,7 @@
 """Images and labels onto a grid of another spacing."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -14,8 +15,8 @@ from dlka_med.data.load import spacing_of
 SPACING_TOLERANCE = 1e-3  # mm
 ANISOTROPY = 3
 HALFWAY = 1e-3  # voxels: positions this close to the middle between two voxels lie on it (affines are float32)
-ASIDE = 1e-6  # voxels: how far they then move to one side
 THIN = 3  # voxels: linear interpolation eats the edges of what is thinner
+ASIDE = 1e-6  # voxels: how far they then move to one side
 SLAB_VOXELS = 2**18  # new voxels decided at a time
 
 
@@ -41,7 +42,7 @@ def resample(image: MetaTensor, label: MetaTensor | None, spacing: np.ndarray) -
     If one axis is over three times coarser than the finest, before or after, it is resampled by the nearest
     slice, as nnU-Net does: smooth interpolation across thick slices would invent anatomy. The image is a cubic
     spline along all other axes. Of the label the class with the largest share wins, by linear interpolation;
-    what is thinner than three voxels would lose its edges to that and takes the nearest voxel.
+    where a structure is thinner than three voxels it would lose its edges to that and takes the nearest voxel.
 
     Where the new voxels would all lie in the middle between two old ones (an even number of them at half the
     resolution), the grid moves by half an old voxel, onto them: there every border of a label is a tie, and
@@ -152,7 +153,7 @@ def _largest_share(label: np.ndarray, axes: list[_Axis]) -> np.ndarray:
         taps.append((lower.astype(int), np.ceil(positions).astype(int), positions - lower))
     moved = label[np.ix_(*(np.where(weight > 0.5, upper, lower) for lower, upper, weight in taps))]
     if any(axis.interpolated for axis in axes):
-        thick = _thick(label, [THIN if axis.interpolated else 1 for axis in axes])
+        thick = _thick(label, [index for index, axis in enumerate(axes) if axis.interpolated])
         slab = max(1, SLAB_VOXELS // prod(moved.shape[1:]))
         for start in range(0, len(moved), slab):
             rows = tuple(tap[start : start + slab] for tap in taps[0])
@@ -160,10 +161,25 @@ def _largest_share(label: np.ndarray, axes: list[_Axis]) -> np.ndarray:
     return moved
 
 
-def _thick(label: np.ndarray, size: list[int]) -> np.ndarray:
-    """Where a voxel belongs to a box of `size` voxels of its own class."""
-    uniform = ndimage.minimum_filter(label, size, mode="nearest") == ndimage.maximum_filter(label, size, mode="nearest")
-    return ndimage.maximum_filter(uniform, size, mode="nearest")
+def _thick(label: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Where a voxel is part of a box or of a cross of its own class, three voxels along each of the axes.
+
+    Boxes fill what has edges, crosses what is round.
+    """
+    size = [THIN if axis in axes else 1 for axis in range(label.ndim)]
+    box = ndimage.minimum_filter(label, size, mode="nearest") == ndimage.maximum_filter(label, size, mode="nearest")
+    thick = ndimage.maximum_filter(box, size, mode="nearest")
+    sides = [tuple((*[slice(None)] * axis, part) for part in (slice(None, -1), slice(1, None))) for axis in axes]
+    cross = np.ones(label.shape, bool)
+    for lower, upper in sides:
+        same = label[lower] == label[upper]
+        cross[lower] &= same
+        cross[upper] &= same
+    thick |= cross
+    for lower, upper in sides:
+        thick[lower] |= cross[upper]
+        thick[upper] |= cross[lower]
+    return thick
 
 
 def _decide(

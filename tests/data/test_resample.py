@@ -183,6 +183,20 @@ def test_curved_and_slanted_sheets_keep_their_volume(factor):
     assert abs(volume / expected - 1) < 0.05
 
 
+@pytest.mark.parametrize(("factor", "least"), [(0.6, 0.91), (1.2, 0.87), (1.7, 0.93)])
+def test_small_balls_stay_round(factor, least):
+    """Of radius 3: mean Dice with balls drawn on the new grid; by nearest voxels 0.88, 0.80 and 0.92."""
+    scores = []
+    for seed in range(12):
+        centre = np.random.default_rng(seed).uniform(10, 13, 3)
+        label = (np.linalg.norm(np.indices((24, 24, 24)).T - centre, axis=-1) <= 3).T.astype(np.uint8)
+        _, found, affine = resampled(label, label, [factor] * 3)
+        places = affine[0, -1] + factor * np.indices(found.shape).T
+        ball = (np.linalg.norm(places - centre, axis=-1) <= 3).T
+        scores.append(2 * (found & ball).sum() / (found.sum() + ball.sum()))
+    assert np.mean(scores) > least
+
+
 @pytest.mark.parametrize("count", [20, 21, 22, 23])
 @pytest.mark.parametrize("thickness", [3.0, 4.5, 2.7, 1.0])
 def test_thick_slices_are_copies_without_a_drift(count, thickness):
