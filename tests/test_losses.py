@@ -242,9 +242,8 @@ def test_ignored_voxels_might_as_well_not_be_there(strides):
 @pytest.mark.parametrize("regions", [None, [(1,), (1, 2), (2,)]])
 def test_where_all_is_ignored_nothing_is_learned(regions):
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
-    loss = PyramidLoss(regions=regions, ignore_index=255)(
-        [logits, logits[..., ::2, ::2]], torch.full((2, 1, 4, 4), 255)
-    )
+    label = torch.full((2, 1, 4, 4), 255)
+    loss = PyramidLoss(regions=regions, ignore_index=255)([logits, logits[..., ::2, ::2]], label)
     loss.backward()
     assert loss == 0
     assert not logits.grad.any()

@@ -1,10 +1,13 @@
 """What the values of a label map mean, and how the outputs of a network tell them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_LABELS = 255  # Class indices take one byte, of which one value says that a voxel is to be ignored.
 MAX_VALUE = 65535
@@ -37,7 +40,7 @@ class LabelScheme:
     has_regions: bool = False
 
     @classmethod
-    def of(cls, declared: "Declared | LabelScheme", order: Sequence[int] | None = None) -> "LabelScheme":
+    def of(cls, declared: Declared | LabelScheme, order: Sequence[int] | None = None) -> LabelScheme:
         """The scheme of `{name: value or region}`.
 
         Args:
@@ -87,8 +90,11 @@ class LabelScheme:
 
     def mask(self, name: str, classes: np.ndarray) -> np.ndarray:
         """Where class indices belong to a target."""
-        indices = self.targets[name]
-        return classes == indices[0] if len(indices) == 1 else np.isin(classes, indices)
+        first, *others = self.targets[name]
+        mask = classes == first
+        for index in others:
+            mask |= classes == index
+        return mask
 
 
 def declared_labels(declared: Any) -> dict[str, int | tuple[int, ...]]:

@@ -58,5 +58,5 @@ def test_regions_need_their_order(config, regions, tmp_path):
     facts = json.loads(file.read_text())
     del facts["regions_class_order"]
     file.write_text(json.dumps(facts))
-    with pytest.raises(InputError, match="need regions_class_order, .* in their order: ball, core"):
+    with pytest.raises(InputError, match=r"need regions_class_order, .* in their order: ball, core"):
         train(changed(config, "dataset", root=str(regions)), tmp_path / "run")
