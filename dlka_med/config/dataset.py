@@ -2,10 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, StrictInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, StrictInt, Tag, field_validator, model_validator
 
-from dlka_med.config.labels import LabelScheme
+from dlka_med.config.labels import LABEL_KINDS, LabelScheme
 from dlka_med.config.record import FilePath, Plane, Record, Spacing
+
+# Told apart before they are checked, so that a mistake is told once.
+Value = Annotated[
+    Annotated[StrictInt, Tag(LABEL_KINDS[0])] | Annotated[tuple[StrictInt, ...], Tag(LABEL_KINDS[1])],
+    Discriminator(lambda value: LABEL_KINDS[isinstance(value, list | tuple)]),
+]
 
 
 class Dataset(Record):
@@ -13,7 +19,7 @@ class Dataset(Record):
 
     root: FilePath = Field(description="folder of the dataset: Decathlon or nnU-Net v2 layout, or images beside labels")
     channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
-    labels: dict[str, StrictInt | tuple[StrictInt, ...]] | None = Field(
+    labels: dict[str, Value] | None = Field(
         None,
         description="label names and values; a list of values is a region, the label ignore counts nowhere; null: as "
         "the dataset says",

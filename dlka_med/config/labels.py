@@ -13,6 +13,7 @@ MAX_LABELS = 255  # Class indices take one byte, of which one value says that a 
 MAX_VALUE = 65535
 IGNORED = 255
 IGNORE = "ignore"
+LABEL_KINDS = ("(one value)", "(region)")
 
 Declared = Mapping[str, int | Sequence[int]]
 
@@ -139,7 +140,8 @@ def _checked_value(name: str, value: Any) -> int | tuple[int, ...]:
     single = not isinstance(value, list | tuple)
     for entry in (value,) if single else value:
         if not isinstance(entry, int) or isinstance(entry, bool) or not 0 <= entry <= MAX_VALUE:
-            raise ValueError(f"the label {name!r} must have whole numbers from 0 to {MAX_VALUE}, got {value!r}")
+            kinds = "label {!r} must have a whole number" if single else "region {!r} must have whole numbers"
+            raise ValueError(f"the {kinds.format(name)} from 0 to {MAX_VALUE}, got {value!r}")
     if single:
         return value
     if not value or len(set(value)) < len(value):

@@ -323,6 +323,6 @@ def test_find_in_a_folder(tmp_path, save, nnunet):
 
 def test_what_a_dataset_says_is_replaced_for_prediction_too(nnunet):
     root = nnunet(["x"], labels={"background": 0, "organ": 1.5})
-    with pytest.raises(InputError, match="must have whole numbers"):
+    with pytest.raises(InputError, match="must have a whole number"):
         find_cases(root, ["T1", "T2"])
     assert [case.id for case in find_cases(root, ["T0", "T1"], {"background": 0, "organ": 1})] == ["x"]
