@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from dlka_med.config.labels import Declared
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Dataset, read_dataset
-from dlka_med.data.description import label_values
+from dlka_med.data.description import labels_and_order
 from dlka_med.data.intensity import is_resolved, named_intensity, resolve_intensity
 from dlka_med.data.prepare import measure_case
 from dlka_med.data.splits import split_cases
@@ -83,9 +84,13 @@ def _resolved(config: RunConfig) -> RunConfig:
         _check_order(config.dataset.labels)
     if config.dataset.channels is None or config.dataset.labels is None:
         dataset = _dataset(config, "dataset.channels or dataset.labels")
-        names = {"channels": dataset.channels, "labels": dataset.labels}
+        names = {
+            "channels": dataset.channels,
+            "labels": dataset.labels,
+            "regions_class_order": dataset.regions_class_order,
+        }
         config = config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
-    channels, labels = config.dataset.channels or (), config.dataset.labels or {}
+    channels, labels = config.dataset.channels or (), config.dataset.scheme
     intensity = named_intensity(config.preprocessing, channels)
     if not all(map(is_resolved, intensity)):
         dataset = dataset or _dataset(config, "preprocessing.intensity of a CT channel")
@@ -98,8 +103,8 @@ def _resolved(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"preprocessing": preprocessing})
 
 
-def _check_order(labels: dict[str, int]) -> None:
-    ascending = label_values(Path("dataset.json"), {}, labels)
+def _check_order(labels: Declared) -> None:
+    ascending, _ = labels_and_order(Path("dataset.json"), {}, labels)
     if list(labels) != list(ascending):
         raise InputError(
             f"dataset.labels: {labels} is not in ascending order, but class k of the weights is the k-th value: "
@@ -110,7 +115,13 @@ def _check_order(labels: dict[str, int]) -> None:
 def _dataset(config: RunConfig, what: str) -> Dataset:
     asked = config.dataset
     try:
-        return read_dataset(asked.root, channels=asked.channels, labels=asked.labels, groups=asked.groups)
+        return read_dataset(
+            asked.root,
+            channels=asked.channels,
+            labels=asked.labels,
+            regions_class_order=asked.regions_class_order,
+            groups=asked.groups,
+        )
     except InputError as error:
         raise InputError(
             f"the config leaves {what} to the dataset, which cannot be read: {error}\n"

@@ -21,12 +21,19 @@ class DiceCELoss(nn.Module):
     predicted. Where y are shares between 0 and 1, `2 |p y|` is `|p| + |y| - |p - y|`, the same for whole ones: the
     loss is least at p = y (Wang et al., Dice Semimetric Losses, 2023).
 
+    Regions are told apart by sigmoids, and the cross-entropy is then binary, over regions and voxels. Ignored voxels
+    are in no sum and in no mean; where all are ignored the loss is 0.
+
     Computed in float32 (float64 for float64 logits), with autocast off.
 
     Args:
         dice_weight, cross_entropy_weight: not negative, not both 0.
-        include_background: whether class 0 counts in the Dice term; it always counts in the cross-entropy.
+        include_background: whether class 0 counts in the Dice term; it always counts in the cross-entropy. Regions
+            have no background.
         batch: sum over the batch before dividing; False: one Dice per patch, then the mean.
+        regions: class indices of each, which may overlap: one channel of the logits is one region; None: one channel
+            is one class.
+        ignore_index: class index of voxels to be ignored; None: every voxel counts.
 
     Raises:
         ValueError: the weights are as they must not be.
@@ -38,6 +45,8 @@ class DiceCELoss(nn.Module):
         cross_entropy_weight: float = 1.0,
         include_background: bool = False,
         batch: bool = True,
+        regions: Sequence[Sequence[int]] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         if min(dice_weight, cross_entropy_weight) < 0 or dice_weight + cross_entropy_weight == 0:
@@ -46,37 +55,80 @@ class DiceCELoss(nn.Module):
                 f"got {dice_weight} and {cross_entropy_weight}"
             )
         self.dice_weight, self.cross_entropy_weight = dice_weight, cross_entropy_weight
-        settings = {"include_background": include_background, "softmax": True, "batch": batch}
-        self.dice = monai.losses.DiceLoss(to_onehot_y=True, **settings)
+        self.regions = None if regions is None else [tuple(region) for region in regions]
+        self.ignore_index = ignore_index
+        settings = {"include_background": include_background or regions is not None, "batch": batch}
+        self.dice = monai.losses.DiceLoss(**settings)
         self.dice_of_shares = monai.losses.DiceLoss(soft_label=True, **settings)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Logits (B, K, *S) and class indices (B, 1, *S) of any dtype, or shares (B, K, *S) -> scalar.
 
-        The shares of a voxel say how much of it each class fills, 0 to 1, and sum to 1.
+        The shares of a voxel say how much of it each class (K > 1) or region fills, 0 to 1; those of classes sum to 1.
 
         Raises:
-            ValueError: shapes do not match, fewer than two classes, an index outside 0..K-1, or no such shares.
+            ValueError: shapes do not match, fewer than two classes, an index that stands for no class, or no such
+                shares.
         """
-        if label.is_floating_point() and label.shape[:2] == logits.shape[:2] != (len(logits), 1):
-            check_shares(label)
+        is_shares = label.is_floating_point() and label.shape[:2] == logits.shape[:2] != (len(logits), 1)
+        if is_shares:
+            check_shares(label, sum_to_one=self.regions is None)
         else:
-            check_label(label, logits)
+            self.check_classes(label, logits)
         if logits.shape[2:] != label.shape[2:]:
             raise ValueError(f"logits {tuple(logits.shape)} and label {tuple(label.shape)} differ in spatial shape")
-        return self.unchecked(logits, label)
+        return self.of_shares(logits, label) if is_shares else self.of_classes(logits, label)
 
-    def unchecked(self, logits: Tensor, label: Tensor) -> Tensor:
-        """`forward` for a label already known to fit."""
+    def check_classes(self, label: Tensor, logits: Tensor) -> None:
+        """Raise `ValueError` unless the label (B, 1, *S) holds indices of classes that the channels stand for."""
+        classes = logits.shape[1]
+        if self.regions is not None:
+            if classes != len(self.regions):
+                raise ValueError(f"logits {tuple(logits.shape)} for {len(self.regions)} regions: one channel each")
+            classes = max(2, *(1 + index for region in self.regions for index in region))
+        if self.ignore_index is not None:
+            label = label.masked_fill(label == self.ignore_index, 0)
+        check_label(label, logits, classes)
+
+    def shares(self, label: Tensor, channels: int) -> Tensor:
+        """How much of each voxel every channel should claim: class indices (B, 1, *S) -> (B, channels, *S), 0 or 1."""
+        parts = self.regions or [(index,) for index in range(channels)]
+        return torch.cat([torch.stack([label == index for index in part]).any(0) for part in parts], 1).float()
+
+    def of_classes(self, logits: Tensor, label: Tensor) -> Tensor:
+        """`forward` for class indices (B, 1, *S) already known to fit."""
+        shares = self.shares(label, logits.shape[1])
+        weight = None if self.ignore_index is None else (label != self.ignore_index).float()
+        return self._sum(logits, shares, weight, self.dice, label[:, 0].long() if self.regions is None else None)
+
+    def of_shares(self, logits: Tensor, shares: Tensor, weight: Tensor | None = None) -> Tensor:
+        """`forward` for shares (B, K, *S) already known to fit; weight (B, 1, *S): how much each voxel counts."""
+        return self._sum(logits, shares, weight, self.dice_of_shares, None)
+
+    def _sum(
+        self, logits: Tensor, shares: Tensor, weight: Tensor | None, dice_loss: nn.Module, classes: Tensor | None
+    ) -> Tensor:
         with autocast_off(logits.device.type):
             logits = logits if logits.dtype == torch.float64 else logits.float()
-            if label.shape[1] > 1:
-                target = label.to(logits.dtype)
-                dice = self.dice_of_shares(logits, target)
+            shares = shares.to(logits.dtype)
+            weight = None if weight is None else weight.to(logits.dtype)
+            probability = logits.softmax(1) if self.regions is None else logits.sigmoid()
+            if weight is None:
+                dice = dice_loss(probability, shares)
             else:
-                target = label[:, 0].long()
-                dice = self.dice(logits, label.long())
-            return self.dice_weight * dice + self.cross_entropy_weight * F.cross_entropy(logits, target)
+                dice = dice_loss(probability * weight, shares * weight)
+            if self.regions is not None:
+                terms = F.binary_cross_entropy_with_logits(logits, shares, reduction="none")
+            elif classes is None:
+                terms = F.cross_entropy(logits, shares, reduction="none")[:, None]
+            else:
+                skipped = -100 if self.ignore_index is None else self.ignore_index
+                terms = F.cross_entropy(logits, classes, ignore_index=skipped, reduction="none")[:, None]
+            if weight is None:
+                cross_entropy = terms.mean()
+            else:
+                cross_entropy = (terms * weight).sum() / (weight.sum() * terms.shape[1]).clamp(min=1)
+            return self.dice_weight * dice + self.cross_entropy_weight * cross_entropy
 
 
 class PyramidLoss(nn.Module):
@@ -100,9 +152,11 @@ class PyramidLoss(nn.Module):
         scale_weights: Sequence[float] | None = None,
         batch: bool = True,
         strides: Sequence[Sequence[int]] | None = None,
+        regions: Sequence[Sequence[int]] | None = None,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        self.one_scale = DiceCELoss(dice_weight, cross_entropy_weight, include_background, batch)
+        self.one_scale = DiceCELoss(dice_weight, cross_entropy_weight, include_background, batch, regions, ignore_index)
         if scale_weights is not None and (min(scale_weights, default=0) < 0 or sum(scale_weights) == 0):
             raise ValueError(f"scale_weights must not be negative nor all 0, got {tuple(scale_weights)}")
         self.scale_weights = scale_weights
@@ -118,7 +172,7 @@ class PyramidLoss(nn.Module):
         if isinstance(pyramid, Tensor) or not pyramid:
             raise ValueError("expected a list of logits, full to coarse, as forward_pyramid gives it")
         weights = self.weights(len(pyramid))
-        check_label(label, pyramid[0])
+        self.one_scale.check_classes(label, pyramid[0])
         if pyramid[0].shape[2:] != label.shape[2:]:
             raise ValueError(
                 f"the first logits {tuple(pyramid[0].shape)} and the label {tuple(label.shape)} differ in spatial shape"
@@ -131,14 +185,24 @@ class PyramidLoss(nn.Module):
             )
         terms = []
         for weight, logits, steps in zip(weights, pyramid, strides, strict=True):
-            target = label if prod(steps) == 1 else block_shares(label, steps, logits.shape[1])
-            if target.shape[2:] != logits.shape[2:]:
+            if tuple(-(-n // step) for n, step in zip(sizes[0], steps, strict=True)) != tuple(logits.shape[2:]):
                 raise ValueError(
                     f"logits of {tuple(logits.shape[2:])} voxels do not lie {tuple(steps)} voxels apart in an image "
                     f"of {tuple(sizes[0])}"
                 )
-            terms.append(weight * self.one_scale.unchecked(logits, target))
+            if prod(steps) == 1:
+                terms.append(weight * self.one_scale.of_classes(logits, label))
+            else:
+                terms.append(weight * self.one_scale.of_shares(logits, *self._blocks(label, steps, logits.shape[1])))
         return torch.stack(terms).sum()
+
+    def _blocks(self, label: Tensor, strides: Sequence[int], channels: int) -> tuple[Tensor, Tensor | None]:
+        """What fills each block of voxels, of those that count, and which share of it counts."""
+        shares = block_means(self.one_scale.shares(label, channels), strides)
+        if self.one_scale.ignore_index is None:
+            return shares, None
+        weight = block_means((label != self.one_scale.ignore_index).float(), strides)
+        return shares / weight.clamp(min=torch.finfo(torch.float32).tiny), weight
 
     def weights(self, scales: int) -> list[float]:
         """Weights of so many scales, full to coarse; their sum is 1.
@@ -152,15 +216,14 @@ class PyramidLoss(nn.Module):
         return [weight / sum(raw) for weight in raw]
 
 
-def block_shares(label: Tensor, strides: Sequence[int], classes: int) -> Tensor:
-    """How much of each block of voxels every class fills: the target of logits of lower resolution.
+def block_means(volume: Tensor, strides: Sequence[int]) -> Tensor:
+    """Mean of each block of voxels: (B, C, *S) float -> (B, C, *ceil(S / strides)).
 
-    Voxel i of an axis of stride s covers the label's voxels [i * s, (i + 1) * s); of a block that lies partly
-    outside, the part inside counts. Class indices (B, 1, *S) -> (B, classes, *ceil(S / strides)) float32.
+    Voxel i of an axis of stride s covers the voxels [i * s, (i + 1) * s); of a block that lies partly outside, the
+    part inside counts. Of zeros and ones this is how much of the block they fill, the target of coarser logits.
     """
-    average = F.avg_pool2d if label.ndim == 4 else F.avg_pool3d
-    shares = [average((label == index).float(), tuple(strides), ceil_mode=True) for index in range(classes)]
-    return torch.cat(shares, 1)
+    average = F.avg_pool2d if volume.ndim == 4 else F.avg_pool3d
+    return average(volume, tuple(strides), ceil_mode=True)
 
 
 def whole_steps(size: Sequence[int], coarse: Sequence[int]) -> tuple[int, ...]:
@@ -168,9 +231,9 @@ def whole_steps(size: Sequence[int], coarse: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-n // m) for n, m in zip(size, coarse, strict=True))
 
 
-def check_label(label: Tensor, logits: Tensor) -> None:
-    """Raise `ValueError` unless `label` is (B, 1, *) with integral values 0..K-1 for logits (B, K, *)."""
-    batch, classes = logits.shape[:2]
+def check_label(label: Tensor, logits: Tensor, classes: int) -> None:
+    """Raise `ValueError` unless `label` is (B, 1, *) with integral values 0..classes-1 for logits (B, K, *)."""
+    batch = len(logits)
     if classes < 2:
         raise ValueError(f"logits {tuple(logits.shape)}: at least two classes (background and one more) are needed")
     if label.shape[:2] != (batch, 1) or label.ndim != logits.ndim:
@@ -188,9 +251,10 @@ def check_label(label: Tensor, logits: Tensor) -> None:
         raise ValueError("the label holds values between class indices: was it interpolated linearly?")
 
 
-def check_shares(label: Tensor) -> None:
-    """Raise `ValueError` unless the shares (B, K, *) of each voxel are not negative and sum to 1."""
-    if not (label.min() >= 0 and (label.sum(1) - 1).abs().max() < 1e-3):
+def check_shares(label: Tensor, sum_to_one: bool) -> None:
+    """Raise `ValueError` unless the shares (B, K, *) are from 0 to 1 and, if asked, sum to 1 in each voxel."""
+    low, high = torch.aminmax(label)
+    if not (low >= 0 and high <= 1 + 1e-3) or (sum_to_one and (label.sum(1) - 1).abs().max() >= 1e-3):
         raise ValueError(
             "the label must be class indices of shape (batch, 1, *spatial), or shares of each class, one channel "
             "each, from 0 to 1 and summing to 1 in each voxel"

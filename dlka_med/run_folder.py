@@ -236,7 +236,7 @@ def build_run_network(config: RunConfig, *, pretrained: bool = True) -> nn.Modul
         return build_network(
             arguments.pop("name"),
             in_channels=len(config.dataset.channels or ()),
-            out_channels=len(config.dataset.labels or ()),
+            out_channels=config.dataset.scheme.outputs,
             img_size=config.training.patch_size,
             **arguments,
         )

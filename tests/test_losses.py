@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlka_med.losses import DiceCELoss, PyramidLoss, block_shares
+from dlka_med.losses import DiceCELoss, PyramidLoss, block_means
 
 
 def loss_in_numpy(logits, label, dice_weight, ce_weight, include_background, batch):
@@ -166,7 +166,7 @@ def test_targets_lie_where_their_blocks_lie(dims, stride, length):
     for edge in range(1, length):
         label = torch.zeros(1, 1, length, *(5,) * (dims - 1))
         label[:, :, :edge] = 1
-        shares = block_shares(label, (stride,) * dims, 2)
+        shares = block_means(torch.cat([1 - label, label], 1), (stride,) * dims)
         inside = (torch.arange(shares.shape[2]) + 1).mul(stride).clamp(max=length).diff(prepend=torch.zeros(1).long())
         assert (shares[0, 1].flatten(1)[:, 0] * inside).sum() == pytest.approx(edge)
         torch.testing.assert_close(shares.sum(1), torch.ones_like(shares[:, 0]))
@@ -180,11 +180,81 @@ def test_coarse_targets_keep_the_centre_of_a_structure(stride):
         corner, size = random.integers(2, 9, 2), random.integers(3, 7, 2)
         label = torch.zeros(1, 1, 16, 16)
         label[:, :, corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = 1
-        shares = block_shares(label, (stride, stride), 2)[0, 1].double()
+        shares = block_means(label, (stride, stride))[0, 0].double()
         places = (torch.arange(len(shares)).double() + 0.5) * stride - 0.5
         centre = [(shares.sum(1 - axis) @ places / shares.sum()).item() for axis in range(2)]
         off = np.abs(centre - (corner + (size - 1) / 2))
         assert (off <= stride / 2 - 0.5).all(), "a block knows how much it holds, not where in it"
+
+
+REGIONS = [(1, 2, 3), (2, 3), (3,)]
+
+
+def region_loss_in_numpy(logits, shares, weight):
+    """Sigmoid, soft Dice over the batch and binary cross-entropy, all of what counts, in float64."""
+    p = 1 / (1 + np.exp(-logits))
+    axes = (0, *range(2, logits.ndim))
+    size = (weight * (p + shares)).sum(axes)
+    dice = (size - (weight * np.abs(p - shares)).sum(axes) + 1e-5) / (size + 1e-5)
+    entropy = -(shares * np.log(p) + (1 - shares) * np.log(1 - p)) * weight
+    return (1 - dice).mean() + entropy.sum() / (weight.sum() * len(REGIONS))
+
+
+@pytest.mark.parametrize("strides", [[(1, 1)], [(1, 1), (2, 3)]])
+@pytest.mark.parametrize("ignoring", [False, True])
+def test_regions_follow_the_definition(strides, ignoring):
+    """Overlapping regions at every scale; a block that is ignored in part counts for the rest."""
+    random = np.random.default_rng(0)
+    label = random.integers(0, 4, (2, 1, 6, 7))
+    if ignoring:
+        label[random.random(label.shape) < 0.3] = 255
+        label[:, :, :2, :3] = 255
+    pyramid, expected = [], 0.0
+    for scale, steps in enumerate(strides):
+        parts = shares_in_numpy(label, steps, 256)
+        counted = 1 - parts[:, 255:]
+        shares = np.stack([parts[:, list(region)].sum(1) for region in REGIONS], 1) / np.maximum(counted, 1e-30)
+        pyramid.append(random.normal(size=shares.shape))
+        expected += 0.5**scale * region_loss_in_numpy(pyramid[-1], shares, counted)
+    loss = PyramidLoss(strides=strides, regions=REGIONS, ignore_index=255 if ignoring else None)
+    tensors = [torch.tensor(logits, requires_grad=True) for logits in pyramid]
+    value = loss(tensors, torch.tensor(label))
+    assert value.item() == pytest.approx(expected / sum(0.5**scale for scale in range(len(strides))), rel=1e-6)
+    value.backward()
+    if ignoring:
+        assert all((x.grad[:, :, 0, 0] == 0).all() and x.grad.any() for x in tensors)
+
+
+@pytest.mark.parametrize("strides", [[(1, 1)], [(1, 1), (2, 2)]])
+def test_ignored_voxels_might_as_well_not_be_there(strides):
+    """Columns of the image that are ignored are left out by hand."""
+    _, label = make((8, 8), 3)
+    pyramid = [torch.tensor(make((8 // steps[0], 8 // steps[1]), 3, seed)[0]) for seed, steps in enumerate(strides)]
+    expected = PyramidLoss(strides=strides)([x[..., : x.shape[-1] // 2] for x in pyramid], torch.tensor(label[..., :4]))
+    label[..., 4:] = 255
+    pyramid = [x.requires_grad_() for x in pyramid]
+    loss = PyramidLoss(strides=strides, ignore_index=255)(pyramid, torch.tensor(label))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    loss.backward()
+    assert all(not x.grad[..., x.shape[-1] // 2 :].any() for x in pyramid)
+
+
+@pytest.mark.parametrize("regions", [None, [(1,), (1, 2), (2,)]])
+def test_where_all_is_ignored_nothing_is_learned(regions):
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    label = torch.full((2, 1, 4, 4), 255)
+    loss = PyramidLoss(regions=regions, ignore_index=255)([logits, logits[..., ::2, ::2]], label)
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+def test_one_region_is_one_channel():
+    label = torch.randint(0, 2, (2, 1, 5, 5))
+    loss = DiceCELoss(regions=[(1,)])
+    assert loss(40.0 * (2 * label - 1), label) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="for 1 regions: one channel each"):
+        loss(torch.zeros(2, 2, 5, 5), label)
 
 
 @pytest.mark.parametrize("scales", [1, 2, 4])
@@ -238,6 +308,6 @@ def test_wrong_weights_are_refused():
 
 def test_on_the_meta_device_a_shape_comes_out():
     logits = torch.zeros(2, 3, 4, 5, device="meta", requires_grad=True)
-    loss = DiceCELoss().unchecked(logits, torch.zeros(2, 1, 4, 5, device="meta"))
+    loss = DiceCELoss().of_classes(logits, torch.zeros(2, 1, 4, 5, device="meta"))
     loss.backward()
     assert (loss.device.type, loss.shape, logits.grad.shape) == ("meta", (), logits.shape)

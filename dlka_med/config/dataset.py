@@ -2,9 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, StrictInt, field_validator, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, StrictInt, Tag, field_validator, model_validator
 
+from dlka_med.config.labels import LABEL_KINDS, LabelScheme
 from dlka_med.config.record import FilePath, Plane, Record, Spacing
+
+# Told apart before they are checked, so that a mistake is told once.
+Value = Annotated[
+    Annotated[StrictInt, Tag(LABEL_KINDS[0])] | Annotated[tuple[StrictInt, ...], Tag(LABEL_KINDS[1])],
+    Discriminator(lambda value: LABEL_KINDS[isinstance(value, list | tuple)]),
+]
 
 
 class Dataset(Record):
@@ -12,7 +19,14 @@ class Dataset(Record):
 
     root: FilePath = Field(description="folder of the dataset: Decathlon or nnU-Net v2 layout, or images beside labels")
     channels: tuple[str, ...] | None = Field(None, description="names of the image channels; null: as the dataset says")
-    labels: dict[str, StrictInt] | None = Field(None, description="label names and values; null: as the dataset says")
+    labels: dict[str, Value] | None = Field(
+        None,
+        description="label names and values; a list of values is a region, the label ignore counts nowhere; null: as "
+        "the dataset says",
+    )
+    regions_class_order: tuple[StrictInt, ...] | None = Field(
+        None, description="the value that each region paints, in the order of the regions; null: as the dataset says"
+    )
     slices: Plane | None = Field(
         None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"
     )
@@ -28,6 +42,11 @@ class Dataset(Record):
     cache_gib: PositiveFloat = Field(
         50.0, description="size of that folder in GiB; the cases that went unused longest make room"
     )
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What the labels mean, once they are known."""
+        return LabelScheme.of(self.labels or {}, self.regions_class_order)
 
     @field_validator("fold", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from dlka_med.config.labels import LABEL_KINDS
 from dlka_med.config.network import Network
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
@@ -122,7 +123,7 @@ def _override(data: dict[str, Any], entry: str) -> Location:
 
 def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any) -> str:
     # The checker counts the network's name as a part of the way to its arguments.
-    location: Location = tuple(part for part in error["loc"] if part not in NETWORKS)
+    location: Location = tuple(part for part in error["loc"] if part not in (*NETWORKS, *LABEL_KINDS))
     if error["type"].startswith("union_tag"):
         location = (*location, "name")
     name = ".".join(str(part) for part in location)

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dlka_med.config.dataset import Intensity, Preprocessing
+from dlka_med.config.labels import IGNORE, IGNORED, Declared, LabelScheme
 from dlka_med.config.record import Plane
 from dlka_med.data.cache_room import Lease, make_room
 from dlka_med.data.cases import Case
@@ -42,13 +43,15 @@ class CachedCase:
     """A prepared case whose arrays stay on disk; grey values are not normalised yet.
 
     `foreground`: voxel coordinates (N, spatial dims), int32, of each of the foreground `classes` that the case holds,
-    at most `FOREGROUND_VOXELS` per class, a random but fixed choice.
+    at most `FOREGROUND_VOXELS` per class, a random but fixed choice. `background` are such of class 0 where others are
+    to be ignored; None where every voxel counts.
     """
 
     image: Tiles
     label: Tiles | None
     classes: tuple[int, ...]
     foreground: tuple[np.ndarray, ...]
+    background: np.ndarray | None
     affine: np.ndarray
     native_shape: tuple[int, ...]
     native_affine: np.ndarray
@@ -73,19 +76,21 @@ class PreparedCache:
         folder: str | Path,
         preprocessing: Preprocessing,
         channels: Sequence[str],
-        labels: Mapping[str, int],
+        labels: Declared | LabelScheme,
         *,
         slices: Plane | None = None,
         gib: float | None = None,
     ):
         self.preprocessing = preprocessing
         self.channels = tuple(channels)
-        self.labels = dict(labels)
+        self.labels = LabelScheme.of(labels)
         self.slices = slices
         self.limit = None if gib is None else gib * GIB
         robust = [kind.kind if is_robust(kind) else None for kind in self.intensity]
         settings = [preprocessing.model_dump(mode="json", exclude={"intensity"}), robust, self.channels]
-        key = json.dumps([FORMAT, *settings, sorted(self.labels.values()), slices], sort_keys=True)
+        if self.labels.ignore is not None:
+            settings.append({IGNORE: self.labels.ignore})
+        key = json.dumps([FORMAT, *settings, self.labels.values, slices], sort_keys=True)
         self.root = Path(folder)
         self.folder = self.root / f"prepared-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
         self._entries: dict[Case, Path] = {}
@@ -201,11 +206,14 @@ class PreparedCache:
             if facts["labelled"]:
                 label = Tiles.open(entry / "label.npy", (1, *shape[1:]), np.uint8)
             places = np.load(entry / "foreground.npy", mmap_mode="r" if counts else None, allow_pickle=False)
+            parts = dict(zip(facts["classes"], np.split(places, np.cumsum(counts)[:-1]), strict=True)) if counts else {}
+            background = parts.pop(0, None)
             return CachedCase(
                 image=image,
                 label=label,
-                classes=tuple(facts["classes"]),
-                foreground=tuple(np.split(places, np.cumsum(counts)[:-1])) if counts else (),
+                classes=tuple(parts),
+                foreground=tuple(parts.values()),
+                background=background,
                 affine=np.array(facts["affine"], dtype=np.float64),
                 native_shape=tuple(facts["native_shape"]),
                 native_affine=np.array(facts["native_affine"], dtype=np.float64),
@@ -293,13 +301,17 @@ def _fingerprint(case: Case) -> list[list[str | int]]:
 
 
 def _foreground(prepared: Prepared) -> tuple[list[int], list[int], np.ndarray]:
-    """Classes that the label holds, how many of their voxels are kept, and which."""
+    """Classes that the label holds, how many of their voxels are kept, and which; the background where some do not
+    count."""
     dims = prepared.image.ndim - 1
     classes, counts, chosen = [], [], [np.empty((0, dims), dtype=np.int32)]
     if prepared.label is not None:
         flat = prepared.label.ravel()
         random = np.random.default_rng(0)
-        for index in np.flatnonzero(np.bincount(flat)[1:]) + 1:
+        held = np.bincount(flat, minlength=IGNORED + 1) > 0
+        for index in np.flatnonzero(held[:IGNORED]):
+            if index == 0 and not held[IGNORED]:
+                continue
             places = np.flatnonzero(flat == index)
             if len(places) > FOREGROUND_VOXELS:
                 places = np.sort(random.choice(places, FOREGROUND_VOXELS, replace=False))

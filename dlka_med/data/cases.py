@@ -1,11 +1,12 @@
 """Which images, labels and groups a folder holds: Decathlon, nnU-Net v2, images beside labels, or plain images."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlka_med.config.labels import Declared
 from dlka_med.data.channel_files import (
     Case,
     case_of_file,
@@ -14,7 +15,7 @@ from dlka_med.data.channel_files import (
     one_file_each,
     refuse_twins,
 )
-from dlka_med.data.description import channel_names, channel_order, label_values, read_description
+from dlka_med.data.description import channel_names, channel_order, labels_and_order, read_description
 from dlka_med.data.formats import ENDINGS, LISTED, case_id, ending, image_files, is_volume, label_files, stem
 from dlka_med.data.groups import read_groups
 from dlka_med.errors import InputError
@@ -23,21 +24,23 @@ from dlka_med.paths import shown
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases; `labels` maps names to the values in the files, background (0) first."""
+    """A folder of cases; `labels` and `regions_class_order`: see `LabelScheme`."""
 
     root: Path
     name: str
     channels: tuple[str, ...]
-    labels: dict[str, int]
+    labels: dict[str, int | tuple[int, ...]]
     cases: tuple[Case, ...]
     test: tuple[Case, ...] = ()
+    regions_class_order: tuple[int, ...] | None = None
 
 
 def read_dataset(
     root: str | Path,
     *,
     channels: Sequence[str] | None = None,
-    labels: Mapping[str, int] | None = None,
+    labels: Declared | None = None,
+    regions_class_order: Sequence[int] | None = None,
     groups: str | Path | None = None,
     grouped: bool = True,
     renamed: bool = True,
@@ -48,7 +51,8 @@ def read_dataset(
     need no `dataset.json`.
 
     Args:
-        channels, labels: replace what `dataset.json` says; its channels in another order are put into this one.
+        channels, labels, regions_class_order: replace what `dataset.json` says; its channels in another order are put
+            into this one.
         groups: CSV file with a header, then case and group per line; an empty group means that the case stands
             alone. None: `groups.csv` of the dataset where there is one.
         grouped: False: groups are not read, for those who do not split the cases.
@@ -68,7 +72,7 @@ def read_dataset(
         )
     facts = read_description(description)
     names = channel_names(description, facts, channels)
-    values = label_values(description, facts, labels)
+    values, painted = labels_and_order(description, facts, labels, regions_class_order)
     order = channel_order(description, facts, names, renamed=renamed)
     stored = names if order is None else tuple(names[order.index(place)] for place in range(len(names)))
     test: list[Case] = []
@@ -98,6 +102,7 @@ def read_dataset(
         labels=values,
         cases=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in cases),
         test=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in test),
+        regions_class_order=painted,
     )
 
 
@@ -110,7 +115,7 @@ def is_pair(root: Path) -> bool:
 def find_cases(
     path: str | Path,
     channels: Sequence[str],
-    labels: Mapping[str, int] | None = None,
+    labels: Declared | None = None,
     *,
     one_file_per_case: bool = False,
     renamed: bool = False,

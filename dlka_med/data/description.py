@@ -4,15 +4,13 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlka_med.config.labels import IGNORE, Declared, LabelScheme, declared_labels
 from dlka_med.errors import InputError
 from dlka_med.text_files import read_text
-
-MAX_LABELS = 255  # Class indices take one byte, and "ignore" will need one value of it.
-MAX_VALUE = 65535
 
 log = logging.getLogger("dlka_med")
 
@@ -102,50 +100,29 @@ def channel_order(path: Path, facts: dict[str, Any], wanted: Sequence[str], *, r
     return None
 
 
-def label_values(path: Path, facts: dict[str, Any], chosen: Mapping[str, int] | None) -> dict[str, int]:
-    """Values by name in ascending order; `chosen` replaces those of the file.
+def labels_and_order(
+    path: Path, facts: dict[str, Any], chosen: Declared | None, chosen_order: Sequence[int] | None = None
+) -> tuple[dict[str, int | tuple[int, ...]], tuple[int, ...] | None]:
+    """Labels by name, see `declared_labels`, and what regions paint; `chosen` labels replace both of the file.
 
     Raises:
-        InputError: nobody declares them, they are not as in `values_by_name`, or lack the background.
+        InputError: nobody declares them, they are not as in `declared_labels`, lack the background, or the order does
+            not fit the regions.
     """
     if chosen is None and not facts:
         raise InputError(
             f"there is no {path}: declare the labels in the config, like dataset.labels: {{background: 0, nucleus: 1}}"
         )
     declared, where = (facts.get("labels"), str(path)) if chosen is None else (chosen, "dataset.labels")
+    order = facts.get("regions_class_order") if chosen is None and chosen_order is None else chosen_order
     try:
-        values = values_by_name(declared)
+        if not isinstance(order, list | tuple | None):
+            raise ValueError(f"regions_class_order must be a list of values, got {order!r}")
+        labels = declared_labels(declared)
+        values = [value for value in labels.values() if value != 0]
+        if len(values) == len(labels) or set(labels) <= {IGNORE, *(n for n, v in labels.items() if v == 0)}:
+            raise ValueError(f"labels need two values or more, one of them 0 for the background, got {labels}")
+        LabelScheme.of(labels, order)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-    if "ignore" in values:
-        raise InputError(f"{where}: the label 'ignore' is not supported; remove it and its voxels")
-    if 0 not in values.values() or len(values) < 2:
-        raise InputError(f"{where}: labels need two values or more, one of them 0 for the background, got {values}")
-    return values
-
-
-def values_by_name(declared: Any) -> dict[str, int]:
-    """Values by name in ascending order, of `{name: value}` or the Decathlon's `{"value": name}`.
-
-    Raises:
-        ValueError: it is neither, a value is no whole number from 0 to 65535, two labels share a value or a name, or
-            there are more than `MAX_LABELS`.
-    """
-    if not isinstance(declared, Mapping) or not declared:
-        raise ValueError(f'the labels must be declared like {{"background": 0, "tumour": 1}}, got {declared!r}')
-    pairs = list(declared.items())
-    if all(str(key).isdecimal() and isinstance(name, str) for key, name in pairs):
-        pairs = [(name, int(key)) for key, name in pairs]
-    for name, value in pairs:
-        if isinstance(value, list):
-            raise ValueError(f"the label {name!r} is a region {value}; give one value per label instead")
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_VALUE:
-            raise ValueError(f"the label {name!r} must have a whole number from 0 to {MAX_VALUE}, got {value!r}")
-    if len(pairs) > MAX_LABELS:
-        raise ValueError(f"there are {len(pairs)} labels, but with the background {MAX_LABELS} is the most: drop some")
-    values = dict(sorted(pairs, key=lambda pair: pair[1]))
-    if len(values) < len(pairs):
-        raise ValueError(f"two labels share a name in {dict(declared)}; give each its own")
-    if len(set(values.values())) < len(values):
-        raise ValueError(f"two labels share a value in {dict(declared)}; give each its own")
-    return values
+    return labels, None if order is None else tuple(order)

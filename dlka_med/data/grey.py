@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dlka_med.config.labels import IGNORED
+
 FOREGROUND_SAMPLE = 10_000  # voxels per case
 PERCENTILE_SAMPLE = 1_000_000  # voxels per channel
 PERCENTILES = (0.5, 99.5)
@@ -85,7 +87,7 @@ def measure(
     is_cropped = box != tuple(slice(0, size) for size in image.shape[1:])
     sample = np.empty((len(image), 0), dtype=np.float32)
     if label is not None:
-        places = np.flatnonzero(label)
+        places = np.flatnonzero((label > 0) & (label != IGNORED))
         if len(places) > FOREGROUND_SAMPLE:
             random = np.random.default_rng(zlib.crc32(case_id.encode()))
             places = random.choice(places, FOREGROUND_SAMPLE, replace=False)

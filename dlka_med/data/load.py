@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dlka_med.config.labels import IGNORED, Declared, LabelScheme
 from dlka_med.data.channel_files import SEPARATE, Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.nifti import read_nifti
@@ -25,7 +26,7 @@ log = logging.getLogger("dlka_med")
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices or None, and the affine.
+    """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices of a `LabelScheme` or None, the affine.
 
     Of a volume S is (x, y, z) and the affine 4x4, voxel -> world in mm. Of a 2D image S is (rows, columns) and the
     affine 3x3, pixel -> pixel.
@@ -45,13 +46,11 @@ class Grid(NamedTuple):
     unit: float | None = 1.0
 
 
-def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | None = None) -> LoadedCase:
+def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelScheme | None = None) -> LoadedCase:
     """Read all files of a case and check them against each other and against what the dataset declares.
 
-    Class indices are positions in `labels` sorted by value, so that declared values may have gaps.
-
     Args:
-        labels: names and values; None: the label file is not read.
+        labels: as declared, whose values may have gaps; None: the label file is not read.
 
     Raises:
         InputError: a file is damaged or of no known kind, grids differ, voxels are NaN or infinite, the number
@@ -68,7 +67,7 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
         grids.append(grid)
     label = None
     if case.label is not None and labels is not None:
-        label, grid = _read_label(case.label, labels)
+        label, grid = _read_label(case.label, LabelScheme.of(labels))
         grids.append(grid)
         if grid.unit not in (None, 1.0) and all(image.unit is None for image in grids[:-1]):
             log.warning(
@@ -87,9 +86,9 @@ def load_case(case: Case, channels: Sequence[str], labels: Mapping[str, int] | N
     return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine)
 
 
-def load_label(path: Path, labels: Mapping[str, int]) -> np.ndarray:
+def load_label(path: Path, labels: Declared | LabelScheme) -> np.ndarray:
     """Class indices (*S), uint8, of a label file on its own grid; checks and errors as in `load_case`."""
-    return _read_label(path, labels)[0]
+    return _read_label(path, LabelScheme.of(labels))[0]
 
 
 def spacing_of(affine: np.ndarray) -> np.ndarray:
@@ -149,7 +148,7 @@ def _read(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
     return image, Grid(path, image.shape[1:], np.eye(3))
 
 
-def _read_label(path: Path, labels: Mapping[str, int]) -> tuple[np.ndarray, Grid]:
+def _read_label(path: Path, labels: LabelScheme) -> tuple[np.ndarray, Grid]:
     unit: float | None = 1.0
     if is_volume(path):
         (values,), affine, unit = read_nifti(path, 1)
@@ -168,15 +167,19 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
         )
 
 
-def _class_indices(path: Path, values: np.ndarray, labels: Mapping[str, int]) -> np.ndarray:
+def _class_indices(path: Path, values: np.ndarray, labels: LabelScheme) -> np.ndarray:
     _refuse_nonfinite(path, values)
-    declared = np.array(sorted(labels.values()), dtype=np.float32)
+    declared = np.array(labels.values, dtype=np.float32)
     indices, broken, strange = np.empty(values.shape, np.uint8), 0, []
     for plane, target in zip(values, indices, strict=True):
         whole = np.rint(plane)
         broken += int((np.abs(plane - whole) > WHOLE_NUMBER_TOLERANCE).sum())
         target[...] = np.searchsorted(declared, whole).clip(max=len(declared) - 1)
-        strange.append(whole[declared[target] != whole])
+        unknown = declared[target] != whole
+        if labels.ignore is not None:
+            target[whole == labels.ignore] = IGNORED
+            unknown &= whole != labels.ignore
+        strange.append(whole[unknown])
     if broken:
         raise InputError(f"{path} has {broken} voxels that are no whole numbers: a label map was expected")
     undeclared = np.concatenate(strange)
@@ -185,7 +188,7 @@ def _class_indices(path: Path, values: np.ndarray, labels: Mapping[str, int]) ->
         listed = ", ".join(f"{value:g} ({count} voxels)" for value, count in zip(found[:10], counts[:10], strict=True))
         is_mask = np.isin(np.rint(values), (0, 255)).all()
         raise InputError(
-            f"{path} has label values that are not declared: {listed}; declared are {dict(labels)}: "
+            f"{path} has label values that are not declared: {listed}; declared are {labels}: "
             "declare them (dataset.labels in the config, or dataset.json) or mend the file"
             + ("; a black and white mask has to hold class numbers, such as 0 and 1" if is_mask else "")
         )

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from dlka_med.config.record import Plane
 from dlka_med.config.training import Augmentation
-from dlka_med.data.cache import PreparedCache
+from dlka_med.data.cache import CachedCase, PreparedCache
 from dlka_med.data.cases import Case
 from dlka_med.data.intensity import Scale
 from dlka_med.data.load import spacing_of
@@ -53,8 +53,9 @@ class PatchDataset(TorchDataset):
 
     Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
     spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
-    others lie anywhere. Patches stay inside the case; one that is smaller is centred. What lies around the case is
-    filled with what an empty voxel of its image becomes, and with label 0.
+    others lie anywhere, or, in a case with voxels to be ignored, about a random one of the others. Patches stay inside
+    the case; one that is smaller is centred. What lies around the case is filled with what an empty voxel of its image
+    becomes, and with label 0.
 
     Args:
         cache: with the resolved intensity of the channels, by which patches are normalised.
@@ -98,7 +99,7 @@ class PatchDataset(TorchDataset):
         if len(window) != len(shape):
             raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of {shape}")
         start, size = (
-            self._start(random, shape, window, stored.foreground if self._is_oversampled(index) else ()),
+            self._start(random, shape, window, self._centres(stored, index)),
             window,
         )
         if self.transform is not None:
@@ -121,16 +122,22 @@ class PatchDataset(TorchDataset):
     def _is_oversampled(self, index: int) -> bool:
         return int((index + 1) * self.oversampling) > int(index * self.oversampling)
 
+    def _centres(self, stored: CachedCase, index: int) -> Sequence[np.ndarray]:
+        """Voxels of each class about which this patch may lie; none: anywhere."""
+        if self._is_oversampled(index) and stored.foreground:
+            return stored.foreground
+        return () if stored.background is None else (*stored.foreground, stored.background)
+
     def _start(
         self,
         random: np.random.Generator,
         shape: tuple[int, ...],
         window: np.ndarray,
-        foreground: Sequence[np.ndarray],
+        centres: Sequence[np.ndarray],
     ) -> np.ndarray:
         room = np.array(shape) - window
-        if foreground:
-            voxels = foreground[random.integers(len(foreground))]
+        if centres:
+            voxels = centres[random.integers(len(centres))]
             start = voxels[random.integers(len(voxels))] - window // 2
             start = start.clip(0, np.maximum(room, 0))
         else:

@@ -1,6 +1,6 @@
 """The deterministic way of a case from disk to the network's grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation, SpatialCrop
 
 from dlka_med.config.dataset import Intensity, Preprocessing
+from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured, measure
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
@@ -53,7 +54,7 @@ def prepare(
     case: Case,
     preprocessing: Preprocessing,
     channels: Sequence[str],
-    labels: Mapping[str, int] | None = None,
+    labels: Declared | LabelScheme | None = None,
 ) -> Prepared:
     """Load, check, crop to the foreground, reorient (volumes), then resample; grey values stay what they are.
 
@@ -61,7 +62,7 @@ def prepare(
     before they could spread.
 
     Args:
-        labels: names and values; None: the label file is not read.
+        labels: as declared; None: the label file is not read.
 
     Raises:
         InputError: see `load_case`; or the spacing does not fit the image's dimensions.
@@ -103,7 +104,7 @@ def prepare(
     )
 
 
-def measure_case(case: Case, channels: Sequence[str], labels: Mapping[str, int]) -> Measured:
+def measure_case(case: Case, channels: Sequence[str], labels: Declared | LabelScheme) -> Measured:
     """Read a case for its grey values alone.
 
     Raises:

@@ -5,16 +5,17 @@ import dataclasses
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from dlka_med.config.labels import Declared
 from dlka_med.data.formats import is_volume
 from dlka_med.data.workers import in_workers
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import foreground
+from dlka_med.evaluation.label_maps import scheme_of
 from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, tell_unpaired
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.files import refuse_existing, whole_folder, writable_folder
@@ -101,7 +102,7 @@ def evaluate(
     labels: str | Path,
     out: str | Path | None = None,
     *,
-    label_names: Mapping[str, int] | None = None,
+    label_names: Declared | None = None,
     tolerance: float = 1.0,
     workers: int = 1,
     strict: bool = False,
@@ -110,15 +111,17 @@ def evaluate(
 
     Distances are in millimetres, of 2D images (PNG, TIFF) in pixels. Files are paired by case id, the file name
     without suffix; a single prediction is paired with a single reference whatever their names. Labels are paired by
-    name, each side by its own values. Cases and labels that one side alone has are listed and logged, not scored.
+    name, each side by its own values; a region is the union of its values. Voxels that the references declare to be
+    ignored belong to no mask. Cases and labels that one side alone has are listed and logged, not scored.
 
     Args:
         predictions: folder of label maps, or one file.
         labels: folder of references, one file, or a dataset's root.
         out: new folder for `cases.csv` and `summary.json`, which appear together or not at all; None: not
             written.
-        label_names: values by name, of both sides; None: those of predictions/labels.json and of dataset.json at or
-            beside the labels, or of the one that is there; else label_1, label_2, ... for the values found.
+        label_names: values by name, of both sides, as `dataset.json` declares them; None: those of
+            predictions/labels.json and of dataset.json at or beside the labels, or of the one that is there; else
+            label_1, label_2, ... for the values found.
         tolerance: of the surface Dice, in mm or pixels.
         workers: processes; 1 compares in this one. More need `if __name__ == "__main__":` in scripts.
         strict: refuse cases and labels that one side alone has.
@@ -137,7 +140,7 @@ def evaluate(
         refuse_existing(could_hold_files(out))
         writable_folder(Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
-    cases = pair_cases(predictions, labels, None if names is None else names.referred)
+    cases = pair_cases(predictions, labels, names)
     unit = _unit([prediction for prediction, _ in cases.found.values()])
     tell_unpaired(cases, names, strict=strict)
     score, jobs = partial(_score, names, tolerance), sorted(cases.found.items())
@@ -263,9 +266,10 @@ def _unit(predictions: Sequence[Path]) -> Unit:
     return "px" if False in kinds else "mm"
 
 
-def _checked(label_names: Mapping[str, int]) -> LabelPairs:
+def _checked(label_names: Declared) -> LabelPairs:
     try:
-        return LabelPairs.of_values(foreground(label_names))
+        scheme = scheme_of(label_names)
+        return LabelPairs.of(scheme, scheme)
     except ValueError as error:
         raise InputError(f"label_names: {error}") from error
 

@@ -1,7 +1,6 @@
 """Label maps on disk: find, read, name."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.cases import is_pair, read_dataset
-from dlka_med.data.description import read_description, values_by_name
+from dlka_med.data.description import read_description
 from dlka_med.data.formats import LISTED, image_files, is_volume, label_files, stem
 from dlka_med.data.load import Grid, spacing_of
 from dlka_med.data.nifti import UNREADABLE, affine_in_mm, refuse_empty_claims, unit_in_mm
@@ -112,14 +112,14 @@ def find_label_maps(path: Path) -> dict[str, Path]:
     return found
 
 
-def find_references(path: Path, labels: Mapping[str, int] | None = None) -> dict[str, Path]:
+def find_references(path: Path, labels: Declared | None = None) -> dict[str, Path]:
     """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id.
 
     Args:
-        labels: foreground values by name, instead of those in a dataset's description.
+        labels: instead of those in a dataset's description.
     """
     if is_dataset(path):
-        dataset = read_dataset(path, labels=None if labels is None else {"background": 0, **labels}, grouped=False)
+        dataset = read_dataset(path, labels=labels, grouped=False)
         return {case.id: case.label for case in dataset.cases if case.label is not None}
     return find_label_maps(path / "labels" if is_pair(path) else path)
 
@@ -129,8 +129,8 @@ def is_dataset(path: Path) -> bool:
     return os.path.isfile(path / "dataset.json") and not image_files(path)
 
 
-def predicted_labels(predictions: Path) -> dict[str, int] | None:
-    """Foreground label values by name, of labels.json among the predictions; None if there is none.
+def predicted_labels(predictions: Path) -> LabelScheme | None:
+    """What labels.json among the predictions declares; None if there is none.
 
     Raises:
         InputError: the file is damaged.
@@ -138,11 +138,11 @@ def predicted_labels(predictions: Path) -> dict[str, int] | None:
     return _declared(_folder(predictions) / "labels.json")
 
 
-def reference_labels(references: Path) -> dict[str, int] | None:
-    """Foreground label values by name, of dataset.json at or beside the references; None if there is none.
+def reference_labels(references: Path) -> LabelScheme | None:
+    """What dataset.json at or beside the references declares; None if there is none.
 
     Raises:
-        InputError: the file is damaged, or declares regions.
+        InputError: the file is damaged.
     """
     folder = _folder(references)
     candidates = (folder / "dataset.json", folder.resolve().parent / "dataset.json")
@@ -154,23 +154,23 @@ def _folder(path: Path) -> Path:
     return path if os.path.isdir(path) else path.parent
 
 
-def _declared(file: Path) -> dict[str, int] | None:
+def _declared(file: Path) -> LabelScheme | None:
     if not os.path.isfile(file):
         return None
     facts = read_description(file)
     try:
-        return foreground(facts.get("labels"))
+        return scheme_of(facts.get("labels"))
     except ValueError as error:
         raise InputError(f'{file}: expected {{"labels": {{name: value}}}}, but {error}') from error
 
 
-def foreground(labels: Any) -> dict[str, int]:
-    """Labels without background (0), in the order of their values.
+def scheme_of(labels: Any) -> LabelScheme:
+    """The scheme of declared labels, with or without the background.
 
     Raises:
-        ValueError: they are not as in `values_by_name`, or there is none but 0.
+        ValueError: they are not as in `declared_labels`, or there is none but the background.
     """
-    values = {name: value for name, value in values_by_name(labels).items() if value}
-    if not values:
+    scheme = LabelScheme.of(labels)
+    if not scheme.targets:
         raise ValueError("there is no label but background")
-    return values
+    return scheme

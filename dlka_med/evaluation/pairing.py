@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dlka_med.config.labels import IGNORE, LabelScheme
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import find_label_maps, find_references, predicted_labels, reference_labels
 
@@ -16,21 +17,27 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class LabelPairs:
-    """Foreground values by name, as either side numbers them."""
+    """Values of each label or region by name, as either side numbers them, and that of voxels not to be scored."""
 
-    predicted: Mapping[str, int]
-    referred: Mapping[str, int]
+    predicted: Mapping[str, tuple[int, ...]]
+    referred: Mapping[str, tuple[int, ...]]
+    ignore: int | None = None
 
     @classmethod
-    def of_values(cls, values: Mapping[str, int]) -> "LabelPairs":
-        """Both sides number their labels alike."""
-        return cls(values, values)
+    def of(cls, predicted: LabelScheme, referred: LabelScheme) -> "LabelPairs":
+        """The labels of two schemes; the references say what is ignored."""
+        return cls(predicted.target_values, referred.target_values, referred.ignore)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What both sides know, in the order of the predictions' values."""
-        common = self.predicted.keys() & self.referred.keys()
-        return tuple(sorted(common, key=self.predicted.__getitem__))
+        """What both sides know, in the order of the predictions."""
+        return tuple(name for name in self.predicted if name in self.referred)
+
+    @property
+    def declared(self) -> dict[str, int | tuple[int, ...]]:
+        """The labels of the references, as a dataset declares them."""
+        labels = {name: values[0] if len(values) == 1 else values for name, values in self.referred.items()}
+        return {"background": 0, **labels} | ({} if self.ignore is None else {IGNORE: self.ignore})
 
     @property
     def only_predicted(self) -> tuple[str, ...]:
@@ -65,33 +72,34 @@ def pair_labels(predictions: Path, references: Path) -> LabelPairs | None:
         if ours is None:
             raise
         logger.warning("%s; its values are read as the predictions name theirs", error)
-        return LabelPairs.of_values(ours)
+        return LabelPairs.of(ours, ours)
     if ours is None or theirs is None:
         if ours is not None:
             logger.info("%s has no dataset.json: its values are read as the predictions name theirs", references)
         if theirs is not None:
             logger.info("%s has no labels.json: its values are read as the references name theirs", predictions)
-        values = ours or theirs
-        return None if values is None else LabelPairs.of_values(values)
-    pairs = LabelPairs(ours, theirs)
+        known = theirs if ours is None else ours
+        return None if known is None else LabelPairs.of(known, known)
+    pairs = LabelPairs.of(ours, theirs)
     if not pairs.names:
         raise InputError(
-            f"labels are matched by name, but the predictions name {', '.join(ours)} and the references "
-            f"{', '.join(theirs)}: rename them in labels.json of {predictions}, or remove it if the values agree"
+            f"labels are matched by name, but the predictions name {', '.join(ours.names)} and the references "
+            f"{', '.join(theirs.names)}: rename them in labels.json of {predictions}, or remove it if the values agree"
         )
     return pairs
 
 
-def pair_cases(predictions: Path, references: Path, values: Mapping[str, int] | None = None) -> CasePairs:
+def pair_cases(predictions: Path, references: Path, labels: LabelPairs | None = None) -> CasePairs:
     """Match files by case id; one file is matched with one file whatever their names.
 
     Args:
-        values: foreground label values of the references by name, if they are known.
+        labels: those of the references, if they are known.
 
     Raises:
         InputError: there is nothing to pair.
     """
-    ours, theirs = find_label_maps(predictions), find_references(references, values)
+    declared = None if labels is None else labels.declared
+    ours, theirs = find_label_maps(predictions), find_references(references, declared)
     if os.path.isfile(predictions) and os.path.isfile(references):
         return CasePairs({case: (predictions, references) for case in ours})
     pairs = {case: (path, theirs[case]) for case, path in ours.items() if case in theirs}

@@ -53,15 +53,18 @@ def score_case(
     prediction, reference = replace(prediction, affine=ours.affine), replace(reference, affine=theirs.affine)
     if labels is None:
         values = values_of(prediction) | values_of(reference)
-        labels = LabelPairs.of_values({f"label_{value}": value for value in sorted(values - {0})})
+        named = {f"label_{value}": (value,) for value in sorted(values - {0})}
+        labels = LabelPairs(named, named)
     else:
-        check_values(prediction, labels.predicted)
-        check_values(reference, labels.referred)
+        check_values(prediction, labels.predicted, labels.ignore)
+        check_values(reference, labels.referred, labels.ignore)
     predicted, spacing = prediction.flattened()
     referred, _ = reference.flattened()
+    counted = np.True_ if labels.ignore is None else referred != labels.ignore
     rows = []
     for name in labels.names:
-        ours, theirs = predicted == labels.predicted[name], referred == labels.referred[name]
+        ours = np.isin(predicted, labels.predicted[name]) & counted
+        theirs = np.isin(referred, labels.referred[name]) & counted
         scores = compare(ours, theirs, spacing, tolerance)
         found, expected = int(np.count_nonzero(ours)), int(np.count_nonzero(theirs))
         ml = reference.voxel_ml
@@ -87,11 +90,11 @@ def values_of(label_map: LabelMap) -> set[int]:
     return {int(value) for value in np.unique(label_map.array.ravel(order="K"))}
 
 
-def check_values(label_map: LabelMap, labels: Mapping[str, int]) -> None:
-    """Raise `InputError` if a value is neither background nor in `labels`."""
-    unknown = sorted(values_of(label_map) - {0, *labels.values()})
+def check_values(label_map: LabelMap, labels: Mapping[str, tuple[int, ...]], ignore: int | None = None) -> None:
+    """Raise `InputError` if a value is neither background nor to be ignored nor in `labels`."""
+    unknown = sorted(values_of(label_map) - {0, ignore, *(value for values in labels.values() for value in values)})
     if unknown:
-        known = ", ".join(f"{name} {value}" for name, value in labels.items())
+        known = ", ".join(f"{name} {' '.join(map(str, values))}" for name, values in labels.items())
         raise InputError(
             f"{label_map.path} holds the values {', '.join(map(str, unknown[:8]))}, which no label declares "
             f"(declared: background 0, {known})"

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from dlka_med.config.dataset import Dataset
+from dlka_med.config.labels import IGNORE
 from dlka_med.data.cases import Case, check_dims, find_cases
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
@@ -70,14 +72,14 @@ def predict_images(
     if overwrite and skip_existing:
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     folder, out, place = RunFolder.open(run), Path(out), _device(device)
-    labels = folder.config.dataset.labels or {}
+    dataset = folder.config.dataset
     could_hold_files(out)
     found = find_cases(
         images,
-        folder.config.dataset.channels or (),
-        labels or None,
+        dataset.channels or (),
+        dataset.labels,
         one_file_per_case=one_file_per_case,
-        renamed=_is_same_folder(images, folder.config.dataset.root),
+        renamed=_is_same_folder(images, dataset.root),
     )
     cases = _chosen(found, folder, split, images)
     check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
@@ -93,12 +95,12 @@ def predict_images(
         cases = [case for case in cases if case.id not in existing]
     predictor = _predictor(folder, place, mirror, overlap)
     writable_folder(out)
-    _write_names(out / "labels.json", labels, replace=overwrite)
+    _write_names(out / "labels.json", dataset, replace=overwrite)
     written, mistakes, show = [], [], progress("predicting")
     for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
         try:
             classes = predictor.segment(ready.result(), partial(_show_windows, show, done, len(cases)))
-            write_label_map(targets[case.id], classes, labels, like=case.images[0])
+            write_label_map(targets[case.id], classes, dataset.scheme, like=case.images[0])
             written.append(targets[case.id])
         except WriteError:
             raise
@@ -192,9 +194,12 @@ def _spare_inputs(cases: Sequence[Case], targets: Mapping[str, Path]) -> None:
             raise InputError(f"the prediction {target} would replace an image: name another folder for the output")
 
 
-def _write_names(path: Path, labels: Mapping[str, int], *, replace: bool) -> None:
+def _write_names(path: Path, dataset: Dataset, *, replace: bool) -> None:
     """`labels.json`; one with other labels is not mixed with ours."""
-    content = {"labels": dict(labels)}
+    labels = {name: value for name, value in (dataset.labels or {}).items() if name != IGNORE}
+    content: dict[str, Any] = {"labels": {name: v if isinstance(v, int) else [*v] for name, v in labels.items()}}
+    if dataset.regions_class_order is not None:
+        content["regions_class_order"] = [*dataset.regions_class_order]
     if path.exists() and not replace:
         try:
             same = json.loads(read_text(path)) == content

@@ -39,6 +39,8 @@ class Predictor:
         batch_size: windows per forward pass.
         device: where the network runs; None: where its parameters are.
         slices: a window of two axes sees volumes slice by slice in this plane; None: images of its own dims.
+        painted: the network tells regions apart (sigmoid): the class index that each paints, in this order, over the
+            ones before; None: classes, of which the likeliest counts (softmax).
         precision: in which the network runs, as in training; fp16 needs a GPU, bf16 there one that has it, else fp32.
 
     Raises:
@@ -55,6 +57,7 @@ class Predictor:
         batch_size: int = 1,
         device: str | torch.device | None = None,
         slices: Plane | None = None,
+        painted: Sequence[int] | None = None,
         precision: Precision = "fp32",
     ):
         self.patch_size = tuple(int(size) for size in patch_size)
@@ -74,6 +77,7 @@ class Predictor:
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
         self.network = network.to(self.device)
         self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
+        self.painted = painted
         self.dtype = _dtype(precision, self.device)
 
     @classmethod
@@ -85,6 +89,7 @@ class Predictor:
             "mirror_axes": config.inference.mirror_axes,
             "batch_size": config.inference.batch_size,
             "slices": config.dataset.slices,
+            "painted": config.dataset.scheme.painted,
             "precision": config.training.precision,
         }
         return cls(network, **described | changes)
@@ -151,7 +156,8 @@ class Predictor:
                 f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "
                 "train again with a lower learning rate, or in fp32"
             )
-        return restore(logits, prepared.affine, prepared.native_affine, prepared.native_shape)
+        grids = prepared.affine, prepared.native_affine, prepared.native_shape
+        return restore(logits, *grids, painted=self.painted)
 
     def _forward(
         self, flips: list[tuple[int, ...]], total: int, progress: Progress | None

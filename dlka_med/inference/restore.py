@@ -38,8 +38,9 @@ def restore(
     prepared_affine: np.ndarray,
     native_affine: np.ndarray,
     native_shape: Sequence[int],
+    painted: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Turn logits of the prepared grid into the map of the likeliest class on the native grid.
+    """Turn logits of the prepared grid into the map of the likeliest class, or of regions, on the native grid.
 
     Where the voxel centres of both grids coincide (reorientation and cropping only), every voxel gets the
     argmax of its own logits, exactly. Elsewhere the softmax probabilities are interpolated linearly, one
@@ -51,11 +52,15 @@ def restore(
     takes either side's class, in turn along the axis. Thick slices, which preprocessing does not mix, go back to
     the slices that they were copied from, see `data.resample`.
 
+    Regions are decided one by one: a voxel belongs to one whose probability, the sigmoid of its logit, is over 0.5.
+
     Args:
         logits: (K, *S), K at most 256, S of 2 or 3 axes, on any device.
         prepared_affine: prepared voxel -> world (mm), 4x4; for 2D 3x3 or 4x4.
         native_affine: native voxel -> world (mm), of the same size.
         native_shape: voxels along each native axis.
+        painted: the logits are those of regions: class index that each paints, over the ones before; None: the logits
+            are those of classes.
 
     Returns:
         Class indices, uint8, of shape `native_shape`.
@@ -70,7 +75,10 @@ def restore(
     if logits.shape[0] > 256:
         raise ValueError(f"class indices are uint8: at most 256 classes, got {logits.shape[0]}")
     axes = _match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
-    inside = _pick(logits, axes) if all(axis.whole for axis in axes) else _interpolate(logits, axes)
+    if painted is not None and len(painted) != len(logits):
+        raise ValueError(f"{len(logits)} regions in the logits, but {len(painted)} class indices to paint")
+    whole = all(axis.whole for axis in axes)
+    inside = _pick(logits, axes, painted) if whole else _interpolate(logits, axes, painted)
     native = np.zeros([shape[axis.native] for axis in axes], np.uint8)
     native[tuple(slice(axis.start, axis.stop) for axis in axes)] = inside
     return np.ascontiguousarray(native.transpose(np.argsort([axis.native for axis in axes])))
@@ -128,15 +136,21 @@ def _through_copies(size: int, scale: float, offset: float, native_size: int) ->
     return np.interp(np.arange(native_size), slices, middles)
 
 
-def _pick(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
-    """Argmax at whole coordinates."""
-    # Plane by plane: argmax gives eight bytes per voxel.
-    classes = torch.stack([plane.argmax(dim=0).to(torch.uint8) for plane in logits.unbind(1)]).cpu().numpy()
+def _pick(logits: Tensor, axes: list[_Axis], painted: Sequence[int] | None) -> np.ndarray:
+    """The decision at whole coordinates."""
+    if painted is None:
+        # Plane by plane: argmax gives eight bytes per voxel.
+        decided = torch.stack([plane.argmax(dim=0).to(torch.uint8) for plane in logits.unbind(1)])
+    else:
+        decided = torch.zeros(logits.shape[1:], dtype=torch.uint8, device=logits.device)
+        for index, region in zip(painted, logits, strict=True):
+            decided[region > 0] = index
+    classes = decided.cpu().numpy()
     return classes[np.ix_(*(axis.coordinates.astype(int) for axis in axes))]
 
 
-def _interpolate(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
-    """Argmax of linearly interpolated probabilities, slab by slab along the first prepared axis."""
+def _interpolate(logits: Tensor, axes: list[_Axis], painted: Sequence[int] | None) -> np.ndarray:
+    """The decision by linearly interpolated probabilities, slab by slab along the first prepared axis."""
     inside = np.zeros([len(axis.coordinates) for axis in axes], np.uint8)
     slab = max(1, SLAB_VOXELS // max(1, inside[0].size if len(inside) else 1))
     for start in range(0, len(inside) if inside.size else 0, slab):
@@ -147,7 +161,8 @@ def _interpolate(logits: Tensor, axes: list[_Axis]) -> np.ndarray:
             _taps(rows - first, block.device),
             *(_taps(axis.coordinates, block.device) for axis in axes[1:]),
         ]
-        inside[start : start + slab] = _likeliest(block, taps).cpu().numpy()
+        decided = _likeliest(block, taps) if painted is None else _painted(block, taps, painted)
+        inside[start : start + slab] = decided.cpu().numpy()
     return inside
 
 
@@ -162,7 +177,10 @@ def _taps(coordinates: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor
     return lower.to(device), upper.to(device), weight.to(device)
 
 
-def _likeliest(block: Tensor, taps: list[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
+Taps = list[tuple[Tensor, Tensor, Tensor]]
+
+
+def _likeliest(block: Tensor, taps: Taps) -> Tensor:
     normaliser = torch.logsumexp(block, dim=0)
     shape = [len(weight) for _, _, weight in taps]
     best = torch.zeros(shape, device=block.device)
@@ -172,11 +190,23 @@ def _likeliest(block: Tensor, taps: list[tuple[Tensor, Tensor, Tensor]]) -> Tens
         # The winner of K classes has at least 1/K, and interpolation never exceeds what it interpolates.
         if probability.max() < 0.99 / len(block):
             continue
-        for axis, (lower, upper, weight) in enumerate(taps):
-            weight = weight.reshape([-1 if a == axis else 1 for a in range(len(taps))])
-            probability = torch.lerp(
-                probability.index_select(axis, lower), probability.index_select(axis, upper), weight
-            )
+        probability = _at(probability, taps)
         classes[probability > best] = index
         torch.maximum(best, probability, out=best)
     return classes
+
+
+def _painted(block: Tensor, taps: Taps, painted: Sequence[int]) -> Tensor:
+    classes = torch.zeros([len(weight) for _, _, weight in taps], dtype=torch.uint8, device=block.device)
+    for index, logit in zip(painted, block, strict=True):
+        if logit.max() > 0:
+            classes[_at(logit.sigmoid(), taps) > 0.5] = index
+    return classes
+
+
+def _at(volume: Tensor, taps: Taps) -> Tensor:
+    """Linear interpolation."""
+    for axis, (lower, upper, weight) in enumerate(taps):
+        weight = weight.reshape([-1 if a == axis else 1 for a in range(len(taps))])
+        volume = torch.lerp(volume.index_select(axis, lower), volume.index_select(axis, upper), weight)
+    return volume

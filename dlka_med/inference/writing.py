@@ -1,11 +1,11 @@
 """Label maps to disk, on the grid of the image they belong to."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.formats import is_volume
 from dlka_med.data.raster import write_grey
 from dlka_med.files import whole_file
@@ -27,20 +27,20 @@ def label_map_ending(image: Path) -> str:
     return ".nii.gz" if is_volume(image) else ".png"
 
 
-def write_label_map(path: str | Path, classes: np.ndarray, labels: Mapping[str, int], like: str | Path) -> None:
+def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | LabelScheme, like: str | Path) -> None:
     """Write class indices as label values; of a volume with the affines, their codes and the units of `like`.
 
     Args:
         path: ends as `label_map_ending` says; the file appears whole or not at all.
-        classes: index into the values of `labels` in ascending order, (x, y, z), or (rows, columns) of a 2D image.
-        labels: name -> value; uint8 holds them, or int16 or int32 (of PNG: 16 bit) where they are larger.
+        classes: class indices of `labels`, (x, y, z), or (rows, columns) of a 2D image.
+        labels: uint8 holds their values, or int16 or int32 (of PNG: 16 bit) where they are larger.
         like: the image that was predicted.
 
     Raises:
         InputError: a value is too large for PNG.
     """
     path, like = Path(path), Path(like)
-    values = np.array(sorted(labels.values()))
+    values = np.array(LabelScheme.of(labels).values)
     if not is_volume(like):
         write_grey(path, values[classes])
         return

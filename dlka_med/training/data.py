@@ -1,7 +1,7 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader
 
+from dlka_med.config.labels import LabelScheme
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
@@ -50,13 +51,23 @@ class RunData(pl.LightningDataModule):
             config.dataset.root,
             channels=config.dataset.channels,
             labels=config.dataset.labels,
+            regions_class_order=config.dataset.regions_class_order,
             groups=config.dataset.groups,
             grouped=not resume,
             renamed=not resume or _same_root(config, RunFolder(out)),
         )
         check_dims(dataset.cases, config.image_dims, _expectation(config))
-        names = {"channels": dataset.channels, "labels": dataset.labels}
+        names = {
+            "channels": dataset.channels,
+            "labels": dataset.labels,
+            "regions_class_order": dataset.regions_class_order,
+        }
         config = with_absolute_paths(config.model_copy(update={"dataset": config.dataset.model_copy(update=names)}))
+        if config.dataset.scheme.has_regions and config.dataset.regions_class_order is None:
+            raise InputError(
+                f"{config.dataset.root}: labels with regions need regions_class_order, the value that each region "
+                f"paints, in their order: {', '.join(config.dataset.scheme.names)}"
+            )
         if rank_zero_only.rank == 0 and (note := side_note(config)):
             log.info(note)
         self.config = with_flip_axes(config)
@@ -100,7 +111,7 @@ class RunData(pl.LightningDataModule):
         self._filled = self._cache(config)
         log.info("prepared cases are kept in %s", self._filled.root)
         self._filled.fill(cases, workers, progress("preparing cases"))
-        check_labels(self._filled, self.part("train"), config.dataset.labels or {})
+        check_labels(self._filled, self.part("train"), config.dataset.scheme)
         channels, preprocessing = config.dataset.channels or (), config.preprocessing
         if not self.resume:
             measured = [self._filled.measured(case) for case in self.part("train")]
@@ -160,26 +171,25 @@ class RunData(pl.LightningDataModule):
             user_cache_folder() if dataset.cache is None else dataset.cache,
             config.preprocessing,
             dataset.channels or (),
-            dataset.labels or {},
+            dataset.scheme,
             slices=dataset.slices,
             gib=dataset.cache_gib,
         )
 
 
-def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: Mapping[str, int]) -> None:
+def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: LabelScheme) -> None:
     """Log a warning with the labels that no case holds.
 
     Raises:
         InputError: no case holds any.
     """
     held = {index for case in cases for index in cache.open(case).classes}
-    names = [name for name, _ in sorted(labels.items(), key=lambda item: item[1])]
     if not held:
         raise InputError(
-            f"the labels of all {len(cases)} training cases are empty: no voxel is {' or '.join(names[1:])}; "
+            f"the labels of all {len(cases)} training cases are empty: no voxel is {' or '.join(labels.names)}; "
             "check the label files and dataset.labels"
         )
-    if lacking := [name for index, name in enumerate(names) if index and index not in held]:
+    if lacking := [name for name, indices in labels.targets.items() if not held & set(indices)]:
         log.warning("no training case holds the label %s: the network cannot learn it", ", ".join(lacking))
 
 

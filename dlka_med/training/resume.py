@@ -22,7 +22,12 @@ CHANGEABLE = {
 }
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
 
-LEFT_OPEN = {"dataset.channels", "dataset.labels", "training.augmentation.flip_axes"}
+LEFT_OPEN = {
+    "dataset.channels",
+    "dataset.labels",
+    "dataset.regions_class_order",
+    "training.augmentation.flip_axes",
+}
 """Settings whose null means: as follows from the dataset."""
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.config.training import Optimizer
 from dlka_med.config.training import Training as TrainingConfig
 from dlka_med.layers import offset_parameters
@@ -21,7 +22,7 @@ class SegmentationTask(pl.LightningModule):
     `row` collects what is known of the current epoch: the recorder writes it down.
     """
 
-    def __init__(self, network: nn.Module, training: TrainingConfig, seed: int = 0) -> None:
+    def __init__(self, network: nn.Module, training: TrainingConfig, labels: LabelScheme, seed: int = 0) -> None:
         super().__init__()
         self.network = network
         self.training_config = training
@@ -32,6 +33,8 @@ class SegmentationTask(pl.LightningModule):
             include_background=training.loss.include_background,
             scale_weights=training.loss.scale_weights,
             strides=network.scale_strides,
+            regions=labels.regions,
+            ignore_index=None if labels.ignore is None else IGNORED,
         )
         self.averaged = None if training.ema is None else _average(network, training.ema)
         self.progress = 0.0

@@ -11,6 +11,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 from torch.backends import cudnn
 
+from dlka_med.config.labels import IGNORED
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import remove_unfinished, writable_folder
@@ -67,7 +68,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
             network = first_network(data.config, data.held_out)
         else:
             network = build_run_network(data.config, pretrained=False)
-        _fit(SegmentationTask(network, data.config.training, config.seed), data, checkpoint)
+        task = SegmentationTask(network, data.config.training, data.config.dataset.scheme, config.seed)
+        _fit(task, data, checkpoint)
     return RunFolder.open(run.path)
 
 
@@ -77,7 +79,7 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
     validation = Validation(
         _scorer(data),
         data.split["validation"][: training.validation_cases],
-        [name for name, value in sorted((config.dataset.labels or {}).items(), key=lambda i: i[1]) if value],
+        config.dataset.scheme.names,
         training.validate_every,
         run,
         clock,
@@ -118,13 +120,14 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
 
 
 def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
-    config, labels = data.config, data.config.dataset.labels or {}
+    config, scheme = data.config, data.config.dataset.scheme
 
     def score(network: nn.Module, case: str) -> list[float | None]:
         predictor = Predictor.of_run(network, config)
         prediction = predictor.segment(data.prepared(case))
         reference = data.reference(case)
-        return [dice(prediction == index, reference == index) for index in range(1, len(labels))]
+        prediction[reference == IGNORED] = IGNORED
+        return [dice(scheme.mask(name, prediction), scheme.mask(name, reference)) for name in scheme.names]
 
     return score
 

@@ -106,8 +106,10 @@ def test_broken_groups(decathlon, text, message):
         ({"labels": {"0": "background", "1": "a", "2": "a"}}, "share a name"),
         ({"labels": {"background": 0, "a": True}}, "whole number"),
         ({"labels": {"background": 0, "a": 65536}}, "whole number from 0 to 65535, got 65536"),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "'whole' is a region"),
-        ({"labels": {"background": 0, "ignore": 1}}, "'ignore' is not supported"),
+        ({"labels": {"background": 0, "whole": [0, 2]}}, "'whole' holds the background"),
+        ({"labels": {"background": 0, "ignore": 1}}, "two values or more"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": [1, 2]}, "one value for each of the 1"),
+        ({"labels": {"background": 0, "a": [1, 2]}, "regions_class_order": 1}, "must be a list of values"),
         ({"labels": {"background": 0, "a": 1.5}}, "whole number"),
         ({"labels": {f"l{value}": value for value in range(257)}}, "257 labels"),
     ],
@@ -320,7 +322,7 @@ def test_find_in_a_folder(tmp_path, save, nnunet):
 
 
 def test_what_a_dataset_says_is_replaced_for_prediction_too(nnunet):
-    root = nnunet(["x"], labels={"background": 0, "organ": [1, 2]})
-    with pytest.raises(InputError, match="is a region"):
+    root = nnunet(["x"], labels={"background": 0, "organ": 1.5})
+    with pytest.raises(InputError, match="must have a whole number"):
         find_cases(root, ["T1", "T2"])
     assert [case.id for case in find_cases(root, ["T0", "T1"], {"background": 0, "organ": 1})] == ["x"]

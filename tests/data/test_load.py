@@ -124,7 +124,7 @@ def test_images_of_differing_size(save, tmp_path):
     hint = "if these are separate images, rename .* none ends in _0000, or tell predict so with --one-file-per-case$"
     first, second = image("a_0000.png", 3, 4), image("a_0001.png", 4, 3)
     with pytest.raises(InputError, match=f"{advice} as its EXIF data say\\)$"):
-        load_case(Case("a", (first,), second), ["T1"], dict.fromkeys("ab", 0) | {str(i): i for i in range(12)})
+        load_case(Case("a", (first,), second), ["T1"], {str(i): i for i in range(12)} | {"a": 12})
     with pytest.raises(InputError, match=f"{advice}.*{hint}"):
         load_case(Case("a", (first, second)), ["T1", "T2"])
     colours = image("b_0000.png", 3, 4, 3), image("b_0001.png", 3, 4, 3)

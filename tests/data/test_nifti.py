@@ -142,7 +142,7 @@ def test_a_missing_unit_is_that_of_the_partner(tmp_path, unit, factor, silent):
     loaded = load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
     np.testing.assert_allclose(np.diag(loaded.affine)[:3], spacing, rtol=1e-6)
     scores = score_case(
-        "x", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", LabelPairs.of_values({"a": 1}), tolerance=1.0
+        "x", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", LabelPairs({"a": (1,)}, {"a": (1,)}), tolerance=1.0
     )
     assert scores[0].dice == 1
     assert scores[0].reference_ml == pytest.approx(30 * np.prod(spacing) / 1000, rel=1e-5)

@@ -274,8 +274,8 @@ def test_names_of_the_predictions_replace_those_of_the_dataset(folders, tmp_path
     for case in ("a", "b_0001", "c.v2", "d"):
         save(root / "imagesTr" / f"{case}_0000.nii.gz", np.ones(SHAPE))
     labels.rename(root / "labelsTr")
-    regions = {"background": 0, "whole": [1, 3], "tumour": [3]}
-    facts = {"channel_names": {"0": "MRI"}, "labels": regions, "numTraining": 4, "file_ending": ".nii.gz"}
+    broken = {"background": 0, "whole": [0, 3], "tumour": 3}
+    facts = {"channel_names": {"0": "MRI"}, "labels": broken, "numTraining": 4, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(facts))
     assert list(evaluate(predictions, root).labels) == ["kidney", "tumour"]
 

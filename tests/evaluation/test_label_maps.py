@@ -135,11 +135,11 @@ def test_broken_names_are_refused(tmp_path, labels, message):
 @pytest.mark.parametrize("labels", [{"0": "background", "7": "b", "2": "a"}, {"b": 7, "background": 0, "a": 2}])
 def test_names_are_in_the_order_of_their_values(tmp_path, labels):
     (tmp_path / "labels.json").write_text(json.dumps({"labels": labels}))
-    assert list(predicted_labels(tmp_path).items()) == [("a", 2), ("b", 7)]
+    assert list(predicted_labels(tmp_path).target_values.items()) == [("a", (2,)), ("b", (7,))]
     (tmp_path / "labels.json").rename(tmp_path / "dataset.json")
     assert predicted_labels(tmp_path) is None
-    assert list(reference_labels(tmp_path).items()) == [("a", 2), ("b", 7)]
-    assert list(reference_labels(tmp_path / "beside").items()) == [("a", 2), ("b", 7)]
+    assert list(reference_labels(tmp_path).target_values.items()) == [("a", (2,)), ("b", (7,))]
+    assert list(reference_labels(tmp_path / "beside").target_values.items()) == [("a", (2,)), ("b", (7,))]
 
 
 def test_references_of_a_dataset_need_no_groups(tmp_path):
@@ -164,7 +164,7 @@ def test_a_path_that_cannot_be_is_named_in_few_words(find, path):
 def test_names_that_windows_saved_are_read(tmp_path):
     content = json.dumps({"labels": {"background": 0, "Läsion": 3}})
     (tmp_path / "labels.json").write_bytes(codecs.BOM_UTF8 + content.encode())
-    assert predicted_labels(tmp_path) == {"Läsion": 3}
+    assert predicted_labels(tmp_path).target_values == {"Läsion": (3,)}
     (tmp_path / "labels.json").write_bytes(content.encode("utf-16"))
     with pytest.raises(InputError, match=r"labels\.json is saved as UTF-16"):
         predicted_labels(tmp_path)

@@ -100,14 +100,32 @@ def test_no_name_in_common_is_refused(dataset):
         evaluate(*dataset(OURS, {"background": 0, "Leber": 1, "Milz": 2}))
 
 
-def test_regions_of_the_references_are_told_and_read_as_values(dataset, caplog):
-    predictions, references = dataset(OURS, {"background": 0, "whole": [1, 2]})
+def test_a_broken_description_of_the_references_is_told_and_theirs_read_as_ours(dataset, caplog):
+    predictions, references = dataset(OURS, {"background": 0, "whole": [0, 2]})
     pairs = pair_labels(predictions, references)
-    assert pairs.predicted == pairs.referred == {"liver": 1, "spleen": 2}
-    assert "'whole' is a region" in caplog.messages[0]
+    assert pairs.predicted == pairs.referred == {"liver": (1,), "spleen": (2,)}
+    assert "'whole' holds the background" in caplog.messages[0]
     (predictions / "labels.json").unlink()
-    with pytest.raises(InputError, match="'whole' is a region"):
+    with pytest.raises(InputError, match="'whole' holds the background"):
         pair_labels(predictions, references)
+
+
+def test_regions_are_unions_of_either_side_and_ignored_voxels_are_not_scored(tmp_path):
+    """By hand: the references number tumour 2 and oedema 3, the predictions 1 and 2; a quarter is ignored."""
+    truth, guess = np.zeros((8, 8, 8), np.uint8), np.zeros((8, 8, 8), np.uint8)
+    truth[:4], truth[4:6], truth[:, :2] = 3, 2, 9
+    guess[:4], guess[4:8], guess[:, :2] = 2, 1, 1
+    save(tmp_path / "p" / "a.nii.gz", guess)
+    save(tmp_path / "r" / "a.nii.gz", truth)
+    ours = {"background": 0, "whole": [1, 2], "tumour": 1}
+    theirs = {"background": 0, "tumour": [2], "whole": [3, 2], "ignore": 9}
+    (tmp_path / "p" / "labels.json").write_text(json.dumps({"labels": ours, "regions_class_order": [2, 1]}))
+    (tmp_path / "r" / "dataset.json").write_text(json.dumps({"labels": theirs}))
+    result = evaluate(tmp_path / "p", tmp_path / "r")
+    assert list(result.labels) == ["whole", "tumour"]
+    assert result.labels["whole"].dice == pytest.approx(2 * 6 / (6 + 8))
+    assert result.labels["tumour"].dice == pytest.approx(2 * 2 / (2 + 4))
+    assert [(row.reference_voxels, row.prediction_voxels) for row in result.scores] == [(288, 384), (96, 192)]
 
 
 def test_the_root_of_a_dataset_is_read_by_its_own_values(dataset, tmp_path):

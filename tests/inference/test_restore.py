@@ -240,3 +240,20 @@ def test_caller_keeps_the_logits():
 def test_what_does_not_fit_is_refused(logits, affine, shape, message):
     with pytest.raises(ValueError, match=message):
         restore(torch.zeros(logits), np.eye(4), affine, shape)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_regions_are_painted_over_each_other(scale):
+    """Where grids coincide by the sign of each logit, elsewhere by interpolated sigmoids, against SciPy."""
+    logits = np.random.default_rng(0).normal(size=(3, *NATIVE)).astype(np.float32)
+    affine, native_affine = np.eye(4), np.diag([scale, scale, scale, 1])
+    shape = tuple(int(size / scale) for size in NATIVE)
+    places = np.stack(np.meshgrid(*[np.arange(size) * scale for size in shape], indexing="ij"))
+    expected = np.zeros(shape, np.uint8)
+    for index, region in zip((2, 4, 1), 1 / (1 + np.exp(-logits)), strict=True):
+        found = map_coordinates(region.astype(np.float64), places, order=1, mode="nearest")
+        expected[found > 0.5] = index
+    found = restore(torch.from_numpy(logits), affine, native_affine, shape, painted=(2, 4, 1))
+    assert (found == expected).mean() > 0.999
+    with pytest.raises(ValueError, match="3 regions in the logits, but 2 class indices"):
+        restore(torch.from_numpy(logits), affine, native_affine, shape, painted=(2, 4))
