@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dlka_med.config.labels import LabelScheme
 from dlka_med.data.load import load_case, load_label
 from dlka_med.data.loaders import PatchDataset
 from dlka_med.errors import InputError
@@ -101,9 +102,9 @@ LABELS = {"tumour": 7, "background": 0, "vessel": 3, "cyst": 9}
 
 def test_labels_that_no_case_holds_are_named(caplog):
     cache = Cache(a=[2], b=[1], c=[3])
-    check_labels(cache, ["a", "b", "c"], LABELS)
+    check_labels(cache, ["a", "b", "c"], LabelScheme.of(LABELS))
     assert caplog.text == ""
-    check_labels(cache, ["a"], LABELS)
+    check_labels(cache, ["a"], LabelScheme.of(LABELS))
     assert caplog.records[-1].levelno == logging.WARNING
     assert "no training case holds the label vessel, cyst" in caplog.text
 
@@ -112,7 +113,7 @@ def test_empty_labels_everywhere_are_refused():
     with pytest.raises(
         InputError, match="labels of all 2 training cases are empty: no voxel is vessel or tumour or cyst"
     ):
-        check_labels(Cache(a=[], b=[]), ["a", "b"], LABELS)
+        check_labels(Cache(a=[], b=[]), ["a", "b"], LabelScheme.of(LABELS))
 
 
 def test_a_training_without_labelled_voxels_does_not_begin(balls, config, tmp_path):
