@@ -251,14 +251,15 @@ class FoldsFolder:
         return {fold: run for fold in range(folds) if (run := self.run(fold)).started}
 
     def refuse_other(self) -> None:
-        """Raise `InputError` if the folder holds anything but folds."""
+        """Raise `InputError` if the folder holds anything but folds, also such as were trained one by one."""
         could_hold_files(self.path)
         if _is_run(self.path) or RunFolder(self.path).started:
             raise InputError(f"{self.path} holds a run already, no folds: name another folder")
-        # Locks and what a killed process was writing are hidden.
         if self.folds_file.is_file() or not os.path.exists(self.path):
             return
-        if any(not child.name.startswith(".") for child in self.path.iterdir()):
+        # Locks and what a killed process was writing are hidden.
+        found = [child for child in self.path.iterdir() if not child.name.startswith(".")]
+        if not all(re.fullmatch(r"fold_\d+", child.name) and _is_run(child) for child in found):
             refuse_existing(self.path)
 
 

@@ -220,6 +220,15 @@ def test_the_folds_of_a_folder_stay(config, complete, trained, tmp_path):
     assert train_folds(changed(config, "dataset", folds=str(tmp_path / "same.json")), complete.path)
 
 
+def test_folds_that_were_trained_one_by_one_are_joined(config, complete, trained, crossvalidated):
+    complete.folds_file.unlink()
+    shutil.rmtree(complete.predictions)
+    for run in complete.started(3).values():
+        save_config(changed(run.config, "dataset", folds=3), run.config_file)
+    assert train_folds(config, complete.path) == crossvalidated[2]
+    assert trained == []
+
+
 def test_a_run_that_was_trained_on_its_fold_is_refused(config, complete, trained):
     run = complete.run(1)
     content = json.loads(run.split_file.read_text())
