@@ -15,7 +15,7 @@ from dlka_med.training.crossvalidation import cross_validate, format_crossvalida
 from dlka_med.training.folds import train_folds
 from dlka_med.training.train import train
 
-from .runs import changed
+from .runs import assert_same_weights, changed
 
 
 @pytest.fixture
@@ -32,12 +32,13 @@ def plain(evaluation):
 
 def test_the_result_is_that_of_folds_trained_predicted_and_evaluated_by_hand(crossvalidated, tmp_path):
     config, folder, content = crossvalidated
-    for fold in range(3):
-        run = train(changed(config, "dataset", fold=fold), tmp_path / f"run_{fold}")
-        for out in (f"fold_{fold}", "all"):
-            predict_images(run.path, config.dataset.root, tmp_path / out, split="validation")
-        alone = plain(evaluate(tmp_path / f"fold_{fold}", config.dataset.root))
+    runs = [folder.run(0), folder.run(1), train(changed(config, "dataset", fold=2), tmp_path / "run")]
+    assert_same_weights(runs[2], folder.run(2))
+    for fold, run in enumerate(runs):
+        predict_images(run.path, config.dataset.root, tmp_path / f"{fold}", split="validation")
+        alone = plain(evaluate(tmp_path / f"{fold}", config.dataset.root))
         assert content["folds"][fold] == {"fold": fold} | {key: alone[key] for key in ("mean", "labels", "cases")}
+        shutil.copytree(tmp_path / f"{fold}", tmp_path / "all", dirs_exist_ok=True)
     together = evaluate(tmp_path / "all", config.dataset.root)
     assert content["all"] == plain(together)
     assert together.mean.dice > 0.1

@@ -14,11 +14,12 @@ from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import find_folds
 from dlka_med.errors import InputError
 from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.training.callbacks import Recorder
 from dlka_med.training.folds import train_folds
 from dlka_med.training.shards import claimed
 from dlka_med.training.train import train
 
-from .runs import changed, rows_of
+from .runs import assert_same_weights, changed, rows_of
 
 
 @pytest.fixture
@@ -79,12 +80,13 @@ def test_interrupted_inside_and_between_folds_it_ends_as_if_nothing_had_been(
     config, crossvalidated, tmp_path, stop_after, monkeypatch, caplog
 ):
     _, whole, expected = crossvalidated
-    out = FoldsFolder(tmp_path / "run")
+    out, record = FoldsFolder(tmp_path / "run"), Recorder.on_train_epoch_end
     with stop_after(epoch=1):
         train_folds(config, out.path)
     assert [len(rows_of(run)) for run in out.started(3).values()] == [1]
     with stop_after(epoch=2):
         train_folds(config, out.path)
+    monkeypatch.setattr(Recorder, "on_train_epoch_end", record)
     calls = []
 
     def train_one(config, path, *, resume):
@@ -101,7 +103,7 @@ def test_interrupted_inside_and_between_folds_it_ends_as_if_nothing_had_been(
     assert train_folds(config, out.path) == expected
     assert calls == [(1, False), (2, False), (2, False)]
     for fold in range(3):
-        assert out.run(fold).weights_file.read_bytes() == whole.run(fold).weights_file.read_bytes()
+        assert_same_weights(out.run(fold), whole.run(fold))
 
 
 def test_interrupted_while_predicting_it_predicts_the_rest(config, complete, crossvalidated, trained, monkeypatch):
@@ -221,7 +223,8 @@ def test_the_folds_of_a_folder_stay(config, complete, trained, tmp_path):
 
 
 def test_folds_that_were_trained_one_by_one_are_joined(config, complete, trained, crossvalidated):
-    complete.folds_file.unlink()
+    for file in (complete.folds_file, complete.crossvalidation_file):
+        file.unlink()
     shutil.rmtree(complete.predictions)
     for run in complete.started(3).values():
         save_config(changed(run.config, "dataset", folds=3), run.config_file)

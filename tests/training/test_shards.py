@@ -1,11 +1,11 @@
 """Processes that share folds: what their launcher says, and who holds what."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.utilities.rank_zero import _get_rank
 
 from dlka_med.run_folder import FoldsFolder
 from dlka_med.training.shards import claimed, leave_launcher
@@ -49,19 +49,14 @@ def test_each_process_gets_a_gpu_of_its_own(visible, own, monkeypatch):
     assert found["CUDA_VISIBLE_DEVICES"] == own
 
 
-def test_lightning_takes_the_process_for_one_that_is_alone():
-    """Each process is the first of its own training, on one device, whatever it was started by."""
-    script = (
-        "from dlka_med.training.shards import leave_launcher\n"
-        "shard = leave_launcher()\n"
-        "import pytorch_lightning as pl, json\n"
-        "from pytorch_lightning.utilities import rank_zero_only\n"
-        "trainer = pl.Trainer(accelerator='cpu', devices=1, logger=False, enable_checkpointing=False)\n"
-        "print(json.dumps([shard, rank_zero_only.rank, trainer.world_size, trainer.global_rank]))\n"
-    )
-    environment = {**os.environ, **TORCHRUN, **SRUN, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [[3, 4], 0, 1, 0]
+def test_lightning_takes_the_process_for_one_that_is_alone(monkeypatch):
+    """Else none but the first would make its run folder, and all would wait for each other."""
+    for name, value in (TORCHRUN | SRUN).items():
+        monkeypatch.setenv(name, value)
+    launchers = (TorchElasticEnvironment, SLURMEnvironment)
+    assert (_get_rank(), [launcher.detect() for launcher in launchers]) == (3, [True, True])
+    assert leave_launcher() == (3, 4)
+    assert (_get_rank(), [launcher.detect() for launcher in launchers]) == (None, [False, False])
 
 
 def test_a_lock_is_held_by_one(tmp_path):
