@@ -94,8 +94,11 @@ def _resolved(config: RunConfig) -> RunConfig:
     intensity = named_intensity(config.preprocessing, channels)
     if not all(map(is_resolved, intensity)):
         dataset = dataset or _dataset(config, "preprocessing.intensity of a CT channel")
-        train = split_cases(dataset, config.dataset.folds, config.dataset.fold, test_cases=config.dataset.test_cases)
-        cases = [case for case in dataset.cases if case.id in train.train]
+        asked = config.dataset
+        split = split_cases(
+            dataset, asked.folds, asked.fold, test_cases=asked.test_cases, may_leak=asked.folds_may_leak
+        )
+        cases = [case for case in dataset.cases if case.id in split.train]
         look = partial(measure_case, channels=channels, labels=labels)
         measured = [*in_workers(look, cases, config.training.workers, progress("measuring intensities"))]
         intensity = resolve_intensity(config.preprocessing, channels, measured)

@@ -48,7 +48,7 @@ DOORS = {
     "ultralytics": ("dlka_med.export.yolo",),
     "pydantic": ("dlka_med.config",),
     "PIL": ("dlka_med.data.raster",),
-    "filelock": ("dlka_med.data.cache_room",),
+    "filelock": ("dlka_med.data.cache_room", "dlka_med.training.shards"),
 }
 PICKLERS = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 OPS_MAY_IMPORT = {"torch", "numpy", "numba", "llvmlite", "triton", PACKAGE, *sys.stdlib_module_names}

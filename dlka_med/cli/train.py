@@ -1,11 +1,18 @@
 """dlka train"""
 
 import argparse
+import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dlka_med.cli.parser import OVERRIDES
 from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
+
+# Help is shown before pydantic is imported.
+if TYPE_CHECKING:
+    from dlka_med.config.schema import RunConfig
 
 SUMMARY = "train the network that a YAML file describes"
 
@@ -16,29 +23,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", "-o", type=Path, metavar="RUN", help="run folder to make (runs/<name of the config>)")
     add("-s", "--set", **OVERRIDES, help="replace one value of the config, such as training.minutes=20; repeatable")
     add("--resume", action="store_true", help="go on with an interrupted run")
+    add(
+        "--folds",
+        type=_folds,
+        metavar="all|0,2",
+        help="train all folds, or these, one after the other into RUN/fold_0, RUN/fold_1, ...; the same command goes "
+        "on after an interruption; when all folds are there, each case is predicted by the fold that did not see it",
+    )
+    add(
+        "--shard",
+        type=_shard,
+        metavar="I/N",
+        help="of --folds, train only the I-th, counted from 0, and every N-th after it: for N commands at a time",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     from dlka_med.config.loading import load_config
-    from dlka_med.run_folder import RunFolder
+    from dlka_med.run_folder import FoldsFolder, RunFolder
 
-    path, out = existing(options.config, "the YAML file of a config"), options.out
+    path, out, many = existing(options.config, "the YAML file of a config"), options.out, options.folds is not None
+    if options.shard is not None and not many:
+        raise InputError("--shard shares out folds: add --folds all")
     if path.is_dir():
-        if not options.resume:
+        if many or not options.resume:
             raise InputError(f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it")
         out = out or path
     config = load_config(path, options.overrides)
     out = out or Path("runs") / config.name
-    if options.resume:
+    if many:
+        FoldsFolder(existing(out, "the folder of the folds") if options.resume else out).refuse_other()
+    elif options.resume:
         RunFolder.open(out)
     else:
         RunFolder(could_hold_files(out)).refuse_started()
-    existing(config.dataset.root, "the folder of the dataset as dataset.root")
-    if config.dataset.groups is not None:
-        existing(config.dataset.groups, "a CSV file of cases and groups as dataset.groups")
-    if config.training.start_from is not None and not options.resume:
-        RunFolder.open(config.training.start_from)
+    _look_at_data(config, started=options.resume and not many)
+    if many:
+        _train_folds(config, out, options)
+        return
 
     from dlka_med.training.train import train
 
     train(config, out, resume=options.resume)
+
+
+def _look_at_data(config: "RunConfig", started: bool) -> None:
+    """Whether what the config names is there; a run that has started needs neither its folds nor its start."""
+    from dlka_med.run_folder import RunFolder
+
+    existing(config.dataset.root, "the folder of the dataset as dataset.root")
+    if config.dataset.groups is not None:
+        existing(config.dataset.groups, "a CSV file of cases and groups as dataset.groups")
+    if started:
+        return
+    if isinstance(config.dataset.folds, str):
+        existing(config.dataset.folds, "a number of folds or a JSON file of them as dataset.folds")
+    if config.training.start_from is not None:
+        RunFolder.open(config.training.start_from)
+
+
+def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) -> None:
+    from dlka_med.training.shards import ALONE, leave_launcher
+
+    shard = options.shard
+    if shard is None:
+        # Several devices that train one network together are the launcher's business.
+        shard = leave_launcher() if config.training.devices * config.training.nodes == 1 else ALONE
+
+    from dlka_med.training.crossvalidation import format_crossvalidation
+    from dlka_med.training.folds import train_folds
+
+    result = train_folds(config, out, options.folds or None, shard=shard)
+    if result is not None:
+        sys.stdout.write(format_crossvalidation(result))
+
+
+def _folds(text: str) -> tuple[int, ...]:
+    """Numbers of folds; none stands for all."""
+    if text == "all":
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected all, or numbers of folds with commas between, got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    parts = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if parts is None or int(parts[1]) >= int(parts[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/2 and 1/2, got {text!r}")
+    return int(parts[1]), int(parts[2])

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, PositiveFloat, StrictInt, Tag, field_validator, model_validator
 
 from dlka_med.config.labels import LABEL_KINDS, LabelScheme
-from dlka_med.config.record import FilePath, Plane, Record, Spacing
+from dlka_med.config.record import FilePath, Plane, Record, Spacing, usable_path
 
 # Told apart before they are checked, so that a mistake is told once.
 Value = Annotated[
@@ -31,7 +31,12 @@ class Dataset(Record):
         None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"
     )
     groups: FilePath | None = Field(None, description="CSV file of cases and groups; null: that of the dataset, if any")
-    folds: Annotated[int, Field(ge=2)] = Field(5, description="number of cross-validation folds")
+    folds: Annotated[int, Field(ge=2)] | str = Field(
+        5,
+        description="number of cross-validation folds, or a JSON file of them: lists of case ids, or splits_final.json "
+        "of nnU-Net; cases that it does not name join",
+    )
+    folds_may_leak: bool = Field(False, description="whether a group may lie in several folds of that file")
     fold: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         0, description="the fold that validates; all: every case trains and none validates"
     )
@@ -48,6 +53,15 @@ class Dataset(Record):
         """What the labels mean, once they are known."""
         return LabelScheme.of(self.labels or {}, self.regions_class_order)
 
+    @field_validator("folds", mode="before")
+    @classmethod
+    def _folds_are_a_number_or_a_file(cls, folds: object) -> object:
+        if isinstance(folds, str):
+            return usable_path(folds)
+        if not isinstance(folds, int) or isinstance(folds, bool) or folds < 2:
+            raise ValueError("expected a number of folds, 2 or more, or the path of a JSON file of folds")
+        return folds
+
     @field_validator("fold", mode="before")
     @classmethod
     def _fold_is_a_number_or_all(cls, fold: object) -> object:
@@ -57,7 +71,7 @@ class Dataset(Record):
 
     @model_validator(mode="after")
     def _fold_exists(self) -> "Dataset":
-        if self.fold != "all" and self.fold >= self.folds:
+        if isinstance(self.folds, int) and self.fold != "all" and self.fold >= self.folds:
             raise ValueError(f"fold is {self.fold}, but {self.folds} folds are numbered 0 to {self.folds - 1}")
         return self
 

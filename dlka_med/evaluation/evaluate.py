@@ -214,14 +214,7 @@ def format_summary(result: Evaluation) -> str:
         counts = (label.cases, label.missed, label.false_positive, label.both_empty)
         table.append((name, *_cells(label), *map(str, counts)))
     table.append(("mean", *_cells(result.mean), str(result.cases), "", "", ""))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+    lines = aligned(table)
     if result.cases_without_prediction:
         lines.append(f"{len(result.cases_without_prediction)} references without a prediction are not counted")
     if result.cases_without_reference:
@@ -229,6 +222,18 @@ def format_summary(result: Evaluation) -> str:
     if one_sided := (*result.labels_without_prediction, *result.labels_without_reference):
         lines.append(f"labels that one side alone names are not counted: {', '.join(one_sided)}")
     return "\n".join(lines) + "\n"
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """The rows of a table as lines of text, the first column to the left, all others to the right."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
 
 
 def _cells(means: Mean | LabelSummary) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ def predict_images(
     overwrite: bool = False,
     skip_existing: bool = False,
     one_file_per_case: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -61,6 +62,7 @@ def predict_images(
         overwrite: replace label maps that are there already.
         skip_existing: leave out the cases whose label maps are there already.
         one_file_per_case: files that end in _0000, _0001 and so on are cases of their own, not channels of one.
+        only: ids of cases; others are left out.
 
     Returns:
         The files written, in the order of the cases.
@@ -81,7 +83,7 @@ def predict_images(
         one_file_per_case=one_file_per_case,
         renamed=_is_same_folder(images, dataset.root),
     )
-    cases = _chosen(found, folder, split, images)
+    cases = [case for case in _chosen(found, folder, split, images) if only is None or case.id in only]
     check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
     targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
     _spare_inputs(cases, targets)

@@ -2,6 +2,7 @@
 
 import logging
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,21 @@ def is_finished(file: Path, task: pl.LightningModule, budget: Budget) -> bool:
             f"cannot resume from {file}: it was written by an earlier version, whose optimiser did not tell offsets "
             "from other parameters; train into another folder with training.start_from set to this run"
         )
+    return _is_over(state, budget)
+
+
+def has_finished(run: RunFolder, budget: Budget) -> bool:
+    """Whether the run has come to the end of `budget`, by its files alone.
+
+    Raises:
+        InputError: its checkpoint is damaged.
+    """
+    if not (run.checkpoint_file.is_file() and run.weights_file.is_file()):
+        return False
+    return _is_over(SafeCheckpointIO().load_checkpoint(run.checkpoint_file), budget)
+
+
+def _is_over(state: Mapping[str, Any], budget: Budget) -> bool:
     clock, validation = Clock(budget), state["callbacks"]["Validation"]
     clock.load_state_dict(state["callbacks"]["Clock"])
     return clock.progress(state["global_step"]) >= 1 and not validation.get("due", False)

@@ -15,7 +15,7 @@ from dlka_med.config.labels import LabelScheme
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, check_dims, read_dataset
+from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.prepare import Prepared
@@ -47,15 +47,7 @@ class RunData(pl.LightningDataModule):
         self.prepare_data_per_node = False
         self.resume = resume
         self.first_epoch = 0
-        dataset = read_dataset(
-            config.dataset.root,
-            channels=config.dataset.channels,
-            labels=config.dataset.labels,
-            regions_class_order=config.dataset.regions_class_order,
-            groups=config.dataset.groups,
-            grouped=not resume,
-            renamed=not resume or _same_root(config, RunFolder(out)),
-        )
+        dataset = dataset_of(config, grouped=not resume, renamed=not resume or _same_root(config, RunFolder(out)))
         check_dims(dataset.cases, config.image_dims, _expectation(config))
         names = {
             "channels": dataset.channels,
@@ -82,6 +74,7 @@ class RunData(pl.LightningDataModule):
                 config.dataset.folds,
                 config.dataset.fold,
                 test_cases=config.dataset.test_cases,
+                may_leak=config.dataset.folds_may_leak,
             )
             self.split = {"train": parts.train, "validation": parts.validation, "test": parts.test}
             unseen = {*parts.validation, *related_to_test(dataset, config.dataset.test_cases)}
@@ -175,6 +168,20 @@ class RunData(pl.LightningDataModule):
             slices=dataset.slices,
             gib=dataset.cache_gib,
         )
+
+
+def dataset_of(config: RunConfig, *, grouped: bool = True, renamed: bool = True) -> Dataset:
+    """The dataset that a config names; the options are those of `read_dataset`."""
+    asked = config.dataset
+    return read_dataset(
+        asked.root,
+        channels=asked.channels,
+        labels=asked.labels,
+        regions_class_order=asked.regions_class_order,
+        groups=asked.groups,
+        grouped=grouped,
+        renamed=renamed,
+    )
 
 
 def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: LabelScheme) -> None:

@@ -1,5 +1,6 @@
 """Which config a resumed run goes on with."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ CHANGEABLE = {
     "inference.batch_size",
 }
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
+
+LENGTH = {"training.epochs", "training.minutes"}
+"""Those of them that decide how long it learns."""
 
 LEFT_OPEN = {
     "dataset.channels",
@@ -61,9 +65,29 @@ def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
     return RunConfig.model_validate(merged)
 
 
+def refuse_different(runs: Mapping[int, RunFolder], *, same_length: bool) -> None:
+    """Raise `InputError` unless the runs of these folds have one config but for what each fold decides itself.
+
+    Args:
+        same_length: whether they must have trained for equal epochs or minutes.
+    """
+    apart = CHANGEABLE - (LENGTH if same_length else set()) | {"dataset.fold", "dataset.folds"}
+    first, *others = sorted(runs)
+    known = _flat(_with_kinds(runs[first].config))
+    for fold in others:
+        found = _flat(_with_kinds(runs[fold].config))
+        for key in sorted((known.keys() | found.keys()) - apart):
+            if known.get(key) != found.get(key):
+                raise InputError(
+                    f"{runs[first].path.parent} holds folds that were trained with different configs: {key} is "
+                    f"{known.get(key)!r} in {runs[first].path.name} and {found.get(key)!r} in {runs[fold].path.name}; "
+                    "move away those of one config, and the same command trains them with the other"
+                )
+
+
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The config with absolute files and folders, so that the run resumes from anywhere."""
-    places = {"dataset": ("root", "groups", "cache"), "training": ("start_from",), "network": ("pretrained",)}
+    places = {"dataset": ("root", "groups", "folds", "cache"), "training": ("start_from",), "network": ("pretrained",)}
     sections = {}
     for section, keys in places.items():
         record = getattr(config, section)
@@ -80,6 +104,14 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+def _with_kinds(config: RunConfig) -> dict[str, Any]:
+    """The config with the kinds of intensity alone: CT statistics are those of the cases that train in a fold."""
+    tree = config.model_dump()
+    if config.preprocessing.intensity != "auto":
+        tree["preprocessing"]["intensity"] = [entry.kind for entry in config.preprocessing.intensity]
+    return tree
 
 
 def _left_open(resolved: Any, asked: Any) -> bool:

@@ -34,7 +34,7 @@ def first_network(config: RunConfig, held_out: Sequence[Case] = ()) -> nn.Module
     network = build_run_network(config, pretrained=start is None)
     if start is not None:
         run = RunFolder.open(start)
-        _refuse_seen(run, held_out)
+        refuse_seen(run, held_out)
         _load(network, run, config)
     elif pretrained := getattr(config.network, "pretrained", False):
         source = "those of timm" if pretrained is True else pretrained
@@ -42,6 +42,32 @@ def first_network(config: RunConfig, held_out: Sequence[Case] = ()) -> nn.Module
     else:
         _say("starting with random weights")
     return network
+
+
+def refuse_seen(run: RunFolder, held_out: Sequence[Case]) -> None:
+    """Raise `InputError` if the weights of a run were trained on any of these cases; warn if perhaps."""
+    provenance = Provenance.of_run(run)
+    certain, possible = provenance.among(held_out)
+    if certain:
+        raise InputError(
+            f"training.start_from: the weights in {run.path} were trained on {len(certain)} of the {len(held_out)} "
+            f"cases that validate or test here (or on their group), such as {certain[0]}, so no score would mean "
+            "anything: choose the dataset.fold and test_cases of that run, or dataset.fold: all, which scores nothing"
+        )
+    if possible:
+        _warn(
+            "training.start_from: the weights in %s were trained on cases with the names of %d that validate or test "
+            "here, such as %s; the images differ, but if they show the same, the scores mean nothing",
+            run.path,
+            len(possible),
+            possible[0],
+        )
+    if held_out and not provenance.complete:
+        _warn(
+            "training.start_from: nobody recorded which cases trained the weights in %s: "
+            "scores mean something only if none of those that validate or test here did",
+            run.path,
+        )
 
 
 def _load(network: nn.Module, run: RunFolder, config: RunConfig) -> None:
@@ -99,31 +125,6 @@ def _shapes(config: RunConfig, channels: Sequence[str]) -> dict[str, tuple[int, 
     dataset = config.dataset.model_copy(update={"channels": tuple(channels)})
     network = build_run_network(config.model_copy(update={"dataset": dataset}), pretrained=False)
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-
-
-def _refuse_seen(run: RunFolder, held_out: Sequence[Case]) -> None:
-    provenance = Provenance.of_run(run)
-    certain, possible = provenance.among(held_out)
-    if certain:
-        raise InputError(
-            f"training.start_from: the weights in {run.path} were trained on {len(certain)} of the {len(held_out)} "
-            f"cases that validate or test here (or on their group), such as {certain[0]}, so no score would mean "
-            "anything: choose the dataset.fold and test_cases of that run, or dataset.fold: all, which scores nothing"
-        )
-    if possible:
-        _warn(
-            "training.start_from: the weights in %s were trained on cases with the names of %d that validate or test "
-            "here, such as %s; the images differ, but if they show the same, the scores mean nothing",
-            run.path,
-            len(possible),
-            possible[0],
-        )
-    if held_out and not provenance.complete:
-        _warn(
-            "training.start_from: nobody recorded which cases trained the weights in %s: "
-            "scores mean something only if none of those that validate or test here did",
-            run.path,
-        )
 
 
 @rank_zero_only

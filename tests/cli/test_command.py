@@ -32,6 +32,8 @@ def library(monkeypatch, places):
         monkeypatch.setitem(sys.modules, name, module)
 
     stand_in("dlka_med.training.train", train=None)
+    stand_in("dlka_med.training.folds", train_folds={"all": {}})
+    stand_in("dlka_med.training.crossvalidation", format_crossvalidation="mean Dice 0.5\n")
     stand_in("dlka_med.inference.predict", predict_images=None)
     stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}}, format_summary="dice 0.5")
     return SimpleNamespace(calls=calls, stand_in=stand_in)
@@ -94,6 +96,45 @@ def test_train_calls(library):
     assert cli.main(["train", "run", "--resume"]) == 0
     [(name, (config, out), keywords)] = library.calls
     assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True})
+
+
+@pytest.mark.parametrize(
+    ("words", "chosen", "shard"),
+    [
+        (["--folds", "all"], None, (0, 1)),
+        (["--folds", "0,2", "--shard", "1/2"], (0, 2), (1, 2)),
+        (["--folds", "1", "--resume", "-o", "images"], (1,), (0, 1)),
+    ],
+)
+def test_train_of_folds_calls_and_prints_the_table(library, capsys, monkeypatch, words, chosen, shard):
+    monkeypatch.setattr("dlka_med.run_folder.FoldsFolder.refuse_other", lambda self: None)
+    assert cli.main(["train", "c.yaml", *words]) == 0
+    name, (config, out, folds), keywords = library.calls[0]
+    assert (name, config.name, folds, keywords) == ("train_folds", "brain", chosen, {"shard": shard})
+    assert out == Path("images" if "-o" in words else "runs/brain")
+    assert capsys.readouterr().out == "mean Dice 0.5\n"
+
+
+def test_train_of_folds_takes_the_shard_of_its_launcher(library, monkeypatch):
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert cli.main(["train", "c.yaml", "--folds", "all", "-s", "training.devices=2"]) == 0
+    assert cli.main(["train", "c.yaml", "--folds", "all"]) == 0
+    assert [call[2]["shard"] for call in library.calls if call[0] == "train_folds"] == [(0, 1), (1, 2)]
+
+
+def test_folds_that_are_not_all_there_print_no_table(library, capsys):
+    library.stand_in("dlka_med.training.folds", train_folds=None)
+    assert cli.main(["train", "c.yaml", "--folds", "0"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("words", [["--folds", "1-3"], ["--folds", "0,"], ["--shard", "2/2"], ["--shard", "1"]])
+def test_folds_and_shards_that_cannot_be_are_refused(library, capsys, words):
+    code, message = stop(["train", "c.yaml", "--folds", "all", *words], capsys)
+    assert (code, message.count("\n")) == (2, 1)
+    assert f"got '{words[1]}'" in message
+    assert library.calls == []
 
 
 def test_train_refuses_a_folder_without_resume(library, capsys):

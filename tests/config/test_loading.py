@@ -71,6 +71,8 @@ def test_overrides_replace_and_add_values(write):
         ),
         ("dataset:\n", "datasets:\n", 2, ["unknown key 'datasets'", "did you mean 'dataset'"]),
         ("  root: data", "  root: data\n  fold: 7", 2, ["dataset", "0 to 4"]),
+        ("  root: data", "  root: data\n  folds: 1", 4, ["dataset.folds: expected a number of folds, 2 or more, or"]),
+        ("  root: data", "  root: data\n  folds: [a]", 4, ["dataset.folds: expected a number of folds", "found ['a']"]),
         ("  root: data", "  root: data\n  fold: none", 4, ["dataset.fold: expected", "counted from 0, or all"]),
         ("[8, 16]", "[8, x]", 6, ["network.channels.1", "'x'"]),
         ("[8, 16]", "[8, 16, 32]", 4, ["network", "one entry per stage"]),
@@ -195,6 +197,14 @@ def test_a_saved_config_reads_back_equal(write, tmp_path, text):
     assert "# " in (tmp_path / "saved.yaml").read_text()
 
 
+def test_folds_are_a_number_or_a_file(write, tmp_path):
+    text = MINIMAL.replace("  root: data", "  root: data\n  folds: splits_final.json\n  fold: 7")
+    config = load_config(write(text))
+    assert (config.dataset.folds, config.dataset.folds_may_leak) == ("splits_final.json", False)
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(tmp_path / "saved.yaml") == config
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_are_valid_and_complete(path):
     config = load_config(path)
@@ -262,7 +272,9 @@ def test_switches_stay_switches(write):
     assert (config.preprocessing.crop_foreground, config.training.start_partially) == (False, True)
 
 
-@pytest.mark.parametrize("key", ["dataset.root", "dataset.groups", "dataset.cache", "training.start_from"])
+@pytest.mark.parametrize(
+    "key", ["dataset.root", "dataset.groups", "dataset.folds", "dataset.cache", "training.start_from"]
+)
 @pytest.mark.parametrize(
     ("value", "words"),
     [

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from dlka_med.config.loading import load_config
-from dlka_med.run_folder import RunFolder
+from dlka_med.run_folder import FoldsFolder, RunFolder
 from dlka_med.training.callbacks import Recorder
+from dlka_med.training.folds import train_folds
 from dlka_med.training.train import train
 
 from .runs import changed
@@ -144,6 +145,17 @@ def unbroken(balls, tmp_path_factory):
     """Config and folder of a run of two validated epochs that nothing interrupted."""
     config = _once(balls, tmp_path_factory, epochs=2, validate_every=1)
     return config, train(config, tmp_path_factory.mktemp("unbroken") / "run")
+
+
+@pytest.fixture(scope="session")
+def crossvalidated(balls, tmp_path_factory):
+    """Config, folder and result of a cross-validation of two epochs that nothing interrupted."""
+    config = _once(balls, tmp_path_factory, epochs=2)
+    config = changed(config, "dataset", cache=str(tmp_path_factory.mktemp("cache")))
+    folder = FoldsFolder(tmp_path_factory.mktemp("crossvalidated") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlka_med.training.callbacks.plot_curve", lambda rows, path: path.touch())
+        return config, folder, train_folds(config, folder.path)
 
 
 def _once(balls, tmp_path_factory, **training):

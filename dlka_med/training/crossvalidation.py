@@ -1,0 +1,127 @@
+"""Every case predicted by the fold that did not see it, and all of them evaluated once."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from dlka_med.config.schema import RunConfig
+from dlka_med.data.folds import Folds
+from dlka_med.data.formats import label_files
+from dlka_med.errors import InputError
+from dlka_med.evaluation.evaluate import Evaluation, aligned, evaluate, summarise
+from dlka_med.files import remove_unfinished, whole_file, writable_folder
+from dlka_med.inference.predict import predict_images
+from dlka_med.run_folder import FoldsFolder
+
+MADE_WITH = "made_with.json"
+
+log = logging.getLogger("dlka_med")
+
+
+def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict[str, Any]:
+    """Predict each fold's cases with its run, into `predictions`, and evaluate them: `crossvalidation.json`.
+
+    Label maps that a run of the very weights has left there are not made again.
+
+    Args:
+        folder: its runs are trained; nobody else may be at work in `predictions`.
+        config: says where the dataset lies, and the device.
+        folds: cases that validate in each fold.
+
+    Returns:
+        The content of `crossvalidation.json`: `all` is the evaluation of all cases together, `folds` has one entry
+        each with the figures of its cases, `scores` one per case and label. For `format_crossvalidation`.
+
+    Raises:
+        InputError: a run was trained on a case that it has to predict, or as in `predict_images` and `evaluate`.
+    """
+    refuse_trained(folder, folds)
+    remove_unfinished(writable_folder(folder.predictions))
+    for case, file in label_files(folder.predictions).items():
+        if not any(case in cases for cases in folds):
+            raise InputError(f"{file} belongs to no case of {folder.folds_file}: move it away")
+    for fold, cases in enumerate(folds):
+        _forget_others(folder, fold, cases)
+        log.info("fold %d predicts the %d cases that it did not see", fold, len(cases))
+        predict_images(
+            folder.run(fold).path,
+            config.dataset.root,
+            folder.predictions,
+            device="cpu" if config.training.accelerator == "cpu" else None,
+            skip_existing=True,
+            only=set(cases),
+        )
+    names = folder.run(0).config.dataset.labels
+    result = evaluate(
+        folder.predictions, config.dataset.root, label_names=names, workers=max(config.training.workers, 1)
+    )
+    text = json.dumps(_content(result, folds), indent=2, ensure_ascii=False, allow_nan=False)
+    with whole_file(folder.crossvalidation_file) as file:
+        file.write_text(text + "\n", encoding="utf-8")
+    return json.loads(text)
+
+
+def format_crossvalidation(content: dict[str, Any]) -> str:
+    """A table to read in a terminal: Dice per label in each fold and in all, and the means."""
+    total, columns = content["all"], [*content["folds"], content["all"]]
+    unit = total["unit"]
+    means = {
+        "mean Dice": ("dice", 4),
+        f"mean HD95 {unit}": (f"hd95_{unit}", 2),
+        f"mean NSD {total[f'tolerance_{unit}']:g} {unit}": ("nsd", 4),
+    }
+    table = [["Dice", *(f"fold {entry['fold']}" for entry in content["folds"]), "all"]]
+    table += [[name, *(_cell(entry["labels"][name]["dice"], 4) for entry in columns)] for name in total["labels"]]
+    table += [
+        [name, *(_cell(entry["mean"][key], digits) for entry in columns)] for name, (key, digits) in means.items()
+    ]
+    table.append(["cases", *(str(entry["cases"]) for entry in columns)])
+    return "\n".join(aligned(table)) + "\n"
+
+
+def refuse_trained(folder: FoldsFolder, folds: Folds) -> None:
+    """Raise `InputError` if a run was trained on a case of its fold."""
+    for fold, run in folder.started(len(folds)).items():
+        if seen := sorted(set(run.split["train"]) & set(folds[fold])):
+            raise InputError(
+                f"{run.path} was trained on {len(seen)} of the cases that validate in fold {fold} of "
+                f"{folder.folds_file}, such as {seen[0]}: move the run away, and the same command trains the fold anew"
+            )
+
+
+def _content(result: Evaluation, folds: Folds) -> dict[str, Any]:
+    fold_of = {case: fold for fold, cases in enumerate(folds) for case in cases}
+    labels = list(result.labels)
+    parts = []
+    for fold, cases in enumerate(folds):
+        rows = [row for row in result.scores if row.case in set(cases)]
+        part = summarise(rows, sorted(cases), labels, result.tolerance, result.unit).summary()
+        parts.append({"fold": fold} | {key: part[key] for key in ("mean", "labels", "cases")})
+    scores = [
+        {"fold": fold_of[row.case]} | {column: getattr(row, field) for column, field in result.columns().items()}
+        for row in result.scores
+    ]
+    return {"all": result.summary(), "folds": parts, "scores": scores}
+
+
+def _forget_others(folder: FoldsFolder, fold: int, cases: Sequence[str]) -> None:
+    """Remove the fold's label maps that other weights have made, and note which weights come next."""
+    record, run = folder.predictions / MADE_WITH, folder.run(fold)
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    digest = hashlib.sha256(run.weights_file.read_bytes()).hexdigest()
+    if known.get(run.path.name) == digest:
+        return
+    for case, file in label_files(folder.predictions).items():
+        if case in cases:
+            file.unlink()
+    with whole_file(record) as temporary:
+        temporary.write_text(json.dumps(known | {run.path.name: digest}, indent=1) + "\n", encoding="utf-8")
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,82 @@
+"""Processes that share folds: what their launcher says, and who holds what."""
+
+import json
+import subprocess
+
+import pytest
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning_fabric.utilities.rank_zero import _get_rank
+
+from dlka_med.run_folder import FoldsFolder
+from dlka_med.training.shards import claimed, leave_launcher
+
+from .runs import command
+
+TORCHRUN = {
+    **{"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"},
+    **{"TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "localhost", "OMP_NUM_THREADS": "1"},
+}
+SRUN = {
+    **{"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"},
+    **{"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"},
+}
+SBATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "shard", "left"),
+    [
+        (TORCHRUN, (3, 4), {"MASTER_ADDR", "OMP_NUM_THREADS"}),
+        (SRUN, (1, 2), {"SLURM_STEP_NUM_TASKS", "SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"}),
+        (TORCHRUN | SRUN, (3, 4), None),
+        (SBATCH, (0, 1), set(SBATCH)),
+        ({"HOME": "here"}, (0, 1), {"HOME"}),
+    ],
+    ids=["torchrun", "srun", "torchrun in srun", "a batch script is one process", "nobody"],
+)
+def test_a_launcher_says_the_shard_and_is_left(environment, shard, left, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    found = dict(environment)
+    assert leave_launcher(found) == shard
+    assert left is None or set(found) == left
+
+
+@pytest.mark.parametrize(("visible", "own"), [(None, "1"), ("4,6", "6"), ("GPU-a,GPU-b", "GPU-b")])
+def test_each_process_gets_a_gpu_of_its_own(visible, own, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    found = TORCHRUN | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    leave_launcher(found)
+    assert found["CUDA_VISIBLE_DEVICES"] == own
+
+
+def test_lightning_takes_the_process_for_one_that_is_alone(monkeypatch):
+    """Else none but the first would make its run folder, and all would wait for each other."""
+    for name, value in (TORCHRUN | SRUN).items():
+        monkeypatch.setenv(name, value)
+    launchers = (TorchElasticEnvironment, SLURMEnvironment)
+    assert (_get_rank(), [launcher.detect() for launcher in launchers]) == (3, [True, True])
+    assert leave_launcher() == (3, 4)
+    assert (_get_rank(), [launcher.detect() for launcher in launchers]) == (None, [False, False])
+
+
+def test_a_lock_is_held_by_one(tmp_path):
+    with claimed(tmp_path / "locks" / "a.lock", wait=False) as first:
+        with claimed(tmp_path / "locks" / "a.lock", wait=False) as second:
+            assert (first, second) == (True, False)
+        with claimed(tmp_path / "locks" / "b.lock", wait=False) as other:
+            assert other
+    with claimed(tmp_path / "locks" / "a.lock", wait=True) as again:
+        assert again
+
+
+@pytest.mark.slow
+def test_torchrun_spreads_the_folds(config_file, tmp_path):
+    short = ["-s", "training.epochs=1", "-s", "training.steps_per_epoch=1", "--folds", "all"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    launcher += ["--rdzv-endpoint", "localhost:0"]
+    typed = command(config_file, tmp_path / "run", *short)
+    done = subprocess.run([typed[0], *launcher, *typed[1:]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean Dice") == 1, done.stderr
+    content = json.loads(FoldsFolder(tmp_path / "run").crossvalidation_file.read_text())
+    assert content["all"]["cases"] == 6
