@@ -44,14 +44,16 @@ def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict
             raise InputError(f"{file} belongs to no case of {folder.folds_file}: move it away")
     for fold, cases in enumerate(folds):
         _forget_others(folder, fold, cases)
-        log.info("fold %d predicts the %d cases that it did not see", fold, len(cases))
+        lacking = set(cases) - label_files(folder.predictions).keys()
+        if not lacking:
+            continue
+        log.info("fold %d predicts %d cases that it did not see", fold, len(lacking))
         predict_images(
             folder.run(fold).path,
             config.dataset.root,
             folder.predictions,
             device="cpu" if config.training.accelerator == "cpu" else None,
-            skip_existing=True,
-            only=set(cases),
+            only=lacking,
         )
     names = folder.run(0).config.dataset.labels
     result = evaluate(
