@@ -85,6 +85,13 @@ class LabelScheme:
         """What metrics score, by name, as values of label maps."""
         return {name: tuple(self.values[index] for index in indices) for name, indices in self.targets.items()}
 
+    @property
+    def value_names(self) -> dict[int, str]:
+        """What each value but the background is called: after the label, or the smallest region that holds it."""
+        largest_first = sorted(self.target_values.items(), key=lambda item: -len(item[1]))
+        named = {value: name for name, values in largest_first for value in values}
+        return {value: named[value] for value in self.values if value} | ({self.ignore: IGNORE} if self.ignore else {})
+
     def __str__(self) -> str:
         named = {name: values if self.has_regions else values[0] for name, values in self.target_values.items()}
         return str({"background": 0} | named | ({} if self.ignore is None else {IGNORE: self.ignore}))

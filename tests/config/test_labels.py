@@ -24,6 +24,7 @@ def test_regions_overlap_and_paint_in_their_order():
     assert scheme.names == ("edge", "whole", "core", "enhancing")
     assert scheme.regions == ((5, 4), (1, 2, 3), (2, 3), (3,))
     assert (scheme.outputs, scheme.painted, scheme.ignore) == (4, (4, 1, 2, 3), 5)
+    assert scheme.value_names == {1: "whole", 2: "core", 3: "enhancing", 4: "edge", 9: "edge", 5: "ignore"}
     classes = np.arange(6)
     assert scheme.mask("core", classes).tolist() == [False, False, True, True, False, False]
     assert scheme.mask("enhancing", classes).tolist() == [False, False, False, True, False, False]
