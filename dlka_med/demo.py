@@ -213,8 +213,8 @@ def _config(dataset: Path, minutes: float, seed: int, dims: Dims) -> RunConfig:
             "name": "demo",
             "seed": seed,
             "dataset": {"root": str(dataset.absolute()), "folds": 5},
-            # Training has to see as much empty space around the brain as the held-out regions show.
-            "preprocessing": {"crop_foreground": False},
+            # Held-out slices show much empty space, and training has to see as much; blocks are padded with it.
+            "preprocessing": {"crop_foreground": dims == 3},
             "network": network,
             "training": {
                 "epochs": None,
