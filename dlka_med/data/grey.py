@@ -94,7 +94,7 @@ def measure(
 
 
 def _measure_channel(volume: np.ndarray, box: tuple[slice, ...], is_cropped: bool) -> GreyValues:
-    border, inside = _border(volume), volume[box]
+    border, inside = outermost(volume), volume[box]
     whole, nonzero = _moments(inside), _moments(inside, nonzero=True)
     is_surrounded = float((border == 0).mean()) >= BORDER_SHARE and _is_apart(volume, nonzero)
     farthest = inside.argmin(), inside.argmax()
@@ -110,7 +110,7 @@ def _measure_channel(volume: np.ndarray, box: tuple[slice, ...], is_cropped: boo
     )
 
 
-def _border(volume: np.ndarray) -> np.ndarray:
+def outermost(volume: np.ndarray) -> np.ndarray:
     """The outermost voxels; edges count once for each side that they belong to."""
     return np.concatenate([volume.take(side, axis).ravel() for axis in range(volume.ndim) for side in (0, -1)])
 
