@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 
 VOLUME_ENDINGS = (".nii.gz", ".nii")
@@ -39,7 +40,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
 
 
-def label_files(folder: Path) -> dict[str, Path]:
+def label_files(folder: Path, refusals: Refusals | None = None) -> dict[str, Path]:
     """The folder's label maps by file name without ending.
 
     Raises:
@@ -48,8 +49,10 @@ def label_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in image_files(folder):
         if stem(file) in found:
-            raise InputError(f"{file} and {found[stem(file)].name} are two label maps of one case: remove one")
-        found[stem(file)] = file
+            said = f"{file} and {found[stem(file)].name} are two label maps of one case: remove one"
+            refuse(refusals, "case-twice", file, said)
+        else:
+            found[stem(file)] = file
     return found
 
 
