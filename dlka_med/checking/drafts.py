@@ -23,6 +23,7 @@ class Draft:
         images: one (C, *S) per file.
         label: (*S), or (rows, columns, 3) of a colour picture; None without a label.
         affines: of the images, then of the label, in mm.
+        order: where each channel stands in a file of all channels, as in `Case`.
     """
 
     facts: CaseFacts
@@ -31,6 +32,7 @@ class Draft:
     images: list[np.ndarray]
     label: np.ndarray | None
     affines: list[np.ndarray]
+    order: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, case: Case, facts: CaseFacts, channels: Sequence[str], labels: Mapping[str, int]) -> "Draft":
@@ -40,7 +42,7 @@ class Draft:
             wanted = channels if len(case.images) == 1 else channels[index : index + 1]
             images.append(_read(path, wanted))
         label = None if case.label is None else _read_label(case.label)
-        return cls(facts, channels, labels, images, label, [grid.affine for grid in grids_of(facts)])
+        return cls(facts, channels, labels, images, label, [grid.affine for grid in grids_of(facts)], case.order)
 
     @property
     def label_path(self) -> str:

@@ -154,10 +154,8 @@ def mend(draft: Draft, codes: dict[str, tuple[str, ...]]) -> list[tuple[str, str
 
 def _empty_values(draft: Draft) -> list[float]:
     """Per channel of the files, in their order."""
-    by_path: dict[str, list[float]] = {}
-    for channel in draft.facts.channels:
-        by_path.setdefault(channel.path, []).append(channel.grey.outside)
-    return [value for file in draft.facts.images for value in by_path[file.path]]
+    values = [channel.grey.outside for channel in draft.facts.channels]
+    return values if draft.order is None else [values[draft.order.index(place)] for place in range(len(values))]
 
 
 def _only_label(draft: Draft, paths: Collection[str], reason: str) -> None:

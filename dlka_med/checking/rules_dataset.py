@@ -9,7 +9,7 @@ from dlka_med.checking.survey import Survey
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.splits import related_to_test
 
-PATIENT = re.compile(r"(pat|patient|pid|sub|subj|subject|case|vol|volume|scan|id|p|s)[-_ ]?\d+", re.IGNORECASE)
+PATIENT = re.compile(r"(?<![a-z])(pat(ient)?|pid|sub(j|ject)?|case|vol(ume)?|scan|id|p|s)[-_ ]?\d+", re.IGNORECASE)
 SCANS_PER_PATIENT = 20  # more than that under one number are a site or a year, unless they are called a patient
 
 

@@ -51,15 +51,14 @@ def oblique(survey: Survey) -> Iterator[Found]:
     for facts in _volumes(survey):
         cosines = np.abs(_axes(facts)).max(axis=0).clip(max=1)
         degrees = np.degrees(np.arccos(cosines)).max()
-        if degrees > OBLIQUE_DEGREES:
+        if degrees > OBLIQUE_DEGREES and _shear(facts) <= SHEAR:
             yield Found(facts.images[0].path, f"its axes are up to {degrees:.1f} degrees oblique", facts.id)
 
 
 def sheared(survey: Survey) -> Iterator[Found]:
     for facts in _volumes(survey):
-        cosines = np.abs(_axes(facts).T @ _axes(facts) - np.eye(3)).max()
-        if cosines > SHEAR:
-            degrees = np.degrees(np.arcsin(min(cosines, 1)))
+        if _shear(facts) > SHEAR:
+            degrees = np.degrees(np.arcsin(min(_shear(facts), 1)))
             yield Found(facts.images[0].path, f"its axes are sheared by {degrees:.1f} degrees", facts.id)
 
 
@@ -161,6 +160,11 @@ def _axes(facts: CaseFacts) -> np.ndarray:
     """Directions of the image's axes, one per column, of length 1."""
     linear = facts.images[0].matrix[:3, :3]
     return linear / np.linalg.norm(linear, axis=0)
+
+
+def _shear(facts: CaseFacts) -> float:
+    """Largest cosine between two axes of the image."""
+    return float(np.abs(_axes(facts).T @ _axes(facts) - np.eye(3)).max())
 
 
 def _other_units(survey: Survey) -> list[str]:

@@ -29,8 +29,10 @@ def run(options: argparse.Namespace) -> int:
         existing(options.groups, "a CSV file of cases and groups")
     if options.fix is not None:
         refuse_existing(could_hold_files(options.fix))
-    if options.json is not None and could_hold_files(options.json.parent) and options.json.is_dir():
-        raise InputError(f"{options.json} is a folder: name a file to write the findings to")
+    if options.json is not None:
+        could_hold_files(options.json.parent)
+        if options.json.is_dir():
+            raise InputError(f"{options.json} is a folder: name a file to write the findings to")
     chosen = {}
     if options.config is not None:
         from dlka_med.config.loading import load_config
