@@ -1,6 +1,7 @@
 """A case in memory while it is mended, and its way to a new folder."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,21 +54,36 @@ class Draft:
         """Declared values but 0."""
         return tuple(value for value in self.labels.values() if value)
 
-    def write(self, images: Sequence[Path], label: Path | None) -> None:
-        """Write every file anew, in mm, with qform, sform and pixdim that agree."""
+    def write(self, images: Sequence[Path], label: Path | None, changed: Collection[str]) -> None:
+        """Write volumes in mm, with qform, sform and pixdim that agree; 2D images that did not change are copied.
+
+        Args:
+            changed: paths of the files that were mended.
+        """
         for path, volume, affine, file in zip(images, self.images, self.affines, self.facts.images, strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
             if is_volume(path):
                 _write_volume(path, np.moveaxis(_as_stored(volume, file.dtype), 0, -1), affine)
-            else:
+            elif file.path in changed:
                 write_pixels(path, volume)
-        if label is not None and self.label is not None:
-            label.parent.mkdir(parents=True, exist_ok=True)
-            values = self.label.astype(_label_type(max(self.labels.values())))
-            if is_volume(label):
-                _write_volume(label, values[..., None], self.affines[-1])
             else:
-                write_grey(label, values)
+                copy_file(file.path, path)
+        if label is None or self.label is None:
+            return
+        label.parent.mkdir(parents=True, exist_ok=True)
+        values = self.label.astype(_label_type(max(self.labels.values())))
+        if is_volume(label):
+            _write_volume(label, values[..., None], self.affines[-1])
+        elif self.label_path in changed:
+            write_grey(label, values)
+        else:
+            copy_file(self.label_path, label)
+
+
+def copy_file(source: str, target: Path) -> None:
+    """Byte by byte, into a folder that need not be there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
 
 
 def _read(path: Path, channels: Sequence[str]) -> np.ndarray:

@@ -16,7 +16,9 @@ Change = tuple[str, str]
 
 
 class Unmendable(Exception):
-    """Why nobody but the user can mend a case."""
+    """Why nobody but the user can mend a case; `code`: of what cannot be mended."""
+
+    code = ""
 
 
 Mend = Callable[[Draft, Collection[str]], Iterator[Change]]
@@ -143,12 +145,13 @@ def mend(draft: Draft, codes: dict[str, tuple[str, ...]]) -> list[tuple[str, str
     Raises:
         Unmendable: nothing of the draft should be kept.
     """
-    changes = [
-        (code, path, done)
-        for code, function in MENDS.items()
-        if code in codes
-        for path, done in function(draft, codes[code])
-    ]
+    changes = []
+    for code, function in MENDS.items():
+        try:
+            changes += [(code, *change) for change in (function(draft, codes[code]) if code in codes else ())]
+        except Unmendable as reason:
+            reason.code = code
+            raise
     return changes
 
 
