@@ -28,7 +28,7 @@ Mend = Callable[[Draft, Collection[str]], Iterator[Change]]
 def resample_label(draft: Draft, paths: Collection[str]) -> Iterator[Change]:
     """Label onto the image's grid, nearest voxel; 0 outside."""
     _only_label(draft, paths, "its channels lie on different grids")
-    if draft.label is None or draft.facts.dims == 2:
+    if draft.label is None or draft.label.ndim != 3:
         raise Unmendable("image and label have different sizes, and nothing says how they lie on each other")
     image, label = draft.affines[0], draft.affines[-1]
     moved = _nearest(draft.label, np.linalg.inv(label) @ image, draft.images[0].shape[1:])

@@ -51,7 +51,7 @@ def contents(folder: Path) -> str:
             folders.append(entry.name)
         else:
             known = next((known for known in ENDINGS if entry.name.lower().endswith(known)), entry.suffix.lower())
-            endings[known or "no ending"] += 1
+            endings[known or "without ending"] += 1
     said = [f"{count} files {known}" if count > 1 else f"1 file {known}" for known, count in endings.most_common(5)]
     named = f"the folders {', '.join(folders[:8])}{', ...' if len(folders) > 8 else ''}"
     return " and ".join([*([named] if folders else []), *([", ".join(said)] if said else [])]) or "nothing"
