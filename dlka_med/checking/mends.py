@@ -77,8 +77,9 @@ def split_colours(draft: Draft, paths: Collection[str]) -> Iterator[Change]:
 def threshold_mask(draft: Draft, paths: Collection[str]) -> Iterator[Change]:
     """What is nearer to the highest value than to 0 is the label."""
     value, mask = _one_label(draft), draft.label
-    _set_label(draft, np.where(mask > mask.max() / 2, value, 0))
-    yield draft.label_path, f"voxels above half of the highest value set to {value}, others to 0"
+    middle = max(float(mask.max()), value) / 2
+    _set_label(draft, np.where(mask > middle, value, 0))
+    yield draft.label_path, f"voxels above {middle:g} set to {value}, others to 0"
 
 
 def round_label(draft: Draft, paths: Collection[str]) -> Iterator[Change]:
