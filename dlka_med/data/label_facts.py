@@ -52,6 +52,7 @@ def _whole_numbers(voxels: np.ndarray) -> tuple[np.ndarray, int, int]:
     """int32 (*S), 0 where there is no whole number; how many are fractional or too large, and not finite."""
     whole, fractional, not_finite = np.zeros(voxels.shape, np.int32), 0, 0
     for plane, target in zip(voxels, whole, strict=True):
+        plane = plane.astype(np.float64)  # numpy rounds bytes in half precision
         finite = np.isfinite(plane)
         nearest = np.rint(np.where(finite, plane, 0))
         fits = finite & (np.abs(nearest) <= MAX_VALUE)
