@@ -13,13 +13,19 @@ from dlka_med.data.channel_files import (
     cases_of_channels,
     cases_of_folder,
     one_file_each,
-    refuse_twins,
+    without_twins,
 )
 from dlka_med.data.description import channel_names, channel_order, labels_and_order, read_description
-from dlka_med.data.formats import ENDINGS, LISTED, case_id, ending, image_files, is_volume, label_files, stem
+from dlka_med.data.formats import ENDINGS, LISTED, case_id, contents, ending, image_files, is_volume, label_files, stem
 from dlka_med.data.groups import read_groups
+from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 from dlka_med.paths import shown
+
+LAYOUTS = (
+    "known are: dataset.json with imagesTr and labelsTr (Decathlon: a list of pairs; nnU-Net v2: files that end in "
+    "_0000, _0001 and so on), or the folders images and labels with files of equal names"
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,7 @@ def read_dataset(
     groups: str | Path | None = None,
     grouped: bool = True,
     renamed: bool = True,
+    refusals: Refusals | None = None,
 ) -> Dataset:
     """Read a dataset in the layout of the Medical Segmentation Decathlon or of nnU-Net v2, or images beside labels.
 
@@ -57,6 +64,8 @@ def read_dataset(
             alone. None: `groups.csv` of the dataset where there is one.
         grouped: False: groups are not read, for those who do not split the cases.
         renamed: whether `channels` may have names that `dataset.json` does not know.
+        refusals: collects what is wrong with single cases, which then do not stop the others; cases may name files
+            that are not there.
 
     Raises:
         InputError: the folder is no dataset, a file is missing, or `dataset.json` contradicts itself or `channels`.
@@ -68,7 +77,7 @@ def read_dataset(
     if not os.path.exists(description) and not is_pair(root):
         raise InputError(
             f"{root} is not a dataset: it has no dataset.json (Decathlon or nnU-Net v2 layout), nor the folders "
-            "images and labels"
+            f"images and labels; it holds {contents(root)}; {LAYOUTS}"
         )
     facts = read_description(description)
     names = channel_names(description, facts, channels)
@@ -77,24 +86,29 @@ def read_dataset(
     stored = names if order is None else tuple(names[order.index(place)] for place in range(len(names)))
     test: list[Case] = []
     if isinstance(facts.get("training"), list):
-        cases, test = _decathlon_cases(root, facts)
+        cases, test = _decathlon_cases(root, facts, refusals)
     elif is_pair(root):
-        cases = _paired_cases(root, stored)
+        cases = _paired_cases(root, stored, refusals)
     elif "channel_names" in facts or "file_ending" in facts:
-        cases, test = _nnunet_cases(root, facts, stored)
+        cases, test = _nnunet_cases(root, facts, stored, refusals)
     else:
         raise InputError(
             f"{description} is of no known layout: expected the list 'training' of the Decathlon "
-            "or the 'channel_names' of nnU-Net v2"
+            f"or the 'channel_names' of nnU-Net v2, but its keys are {', '.join(map(repr, facts)) or 'none'}; {LAYOUTS}"
         )
+    usable = {case.id: case for case in without_twins(root, [*cases, *test], refusals)}
+    usable = {case.id: case for case in _of_one_kind(root, usable.values(), refusals)}
+    cases = [case for case in cases if usable.get(case.id) is case]
+    test = [case for case in test if usable.get(case.id) is case]
     if not cases:
         raise InputError(f"{root} has no training case: put images into imagesTr and labels into labelsTr")
-    refuse_twins(root, [*cases, *test])
-    _refuse_mixture(root, [*cases, *test])
     table = root / "groups.csv" if groups is None else Path(groups)
     group_of: dict[str, str | None] = {}
     if grouped and (groups is not None or os.path.exists(table)):
-        group_of = read_groups(table, [case.id for case in cases], [case.id for case in test])
+        try:
+            group_of = read_groups(table, [case.id for case in cases], [case.id for case in test])
+        except InputError as error:
+            refuse(refusals, "groups-wrong", table, str(error))
     return Dataset(
         root=root,
         name=str(facts.get("name") or root.resolve().name),
@@ -148,7 +162,7 @@ def find_cases(
     cases = one_file_each(path, image_files(path)) if one_file_per_case else cases_of_folder(path, channels)
     if not cases:
         raise InputError(f"{path} has no image: expected files that end with {LISTED}")
-    _refuse_mixture(path, cases)
+    _of_one_kind(path, cases)
     return cases
 
 
@@ -166,7 +180,7 @@ def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
             raise InputError(f"{who} {kinds[not found]}, but {case.images[0]} is one of {kinds[found]}")
 
 
-def _decathlon_cases(root: Path, facts: dict[str, Any]) -> tuple[list[Case], list[Case]]:
+def _decathlon_cases(root: Path, facts: dict[str, Any], refusals: Refusals | None) -> tuple[list[Case], list[Case]]:
     description = root / "dataset.json"
 
     def existing(entry: Any, key: str) -> Path:
@@ -175,74 +189,99 @@ def _decathlon_cases(root: Path, facts: dict[str, Any]) -> tuple[list[Case], lis
                 f"{description}: the entry {shown(repr(entry))} must name its {key}, like "
                 '{"image": ..., "label": ...}'
             )
-        if not os.path.isfile(root / entry[key]):
+        if refusals is None and not os.path.isfile(root / entry[key]):
             lacking = "which is a folder, no file" if os.path.isdir(root / entry[key]) else "but there is no"
             raise InputError(f"{description} lists {shown(entry[key])}, {lacking} {shown(root / entry[key])}")
         return root / entry[key]
 
+    def known(*files: Path) -> bool:
+        strange = [file for file in files if not file.name.lower().endswith(ENDINGS)]
+        for file in strange:
+            refuse(refusals, "file-stray", file, f"{file} is no image file: expected a name that ends with {LISTED}")
+        return not strange
+
     cases = []
     for entry in facts["training"]:
         image, label = existing(entry, "image"), existing(entry, "label")
-        cases.append(Case(case_id(image), (image,), label))
+        if known(image, label):
+            cases.append(Case(case_id(image), (image,), label))
     test, listed = [], facts.get("test") or []
     if not isinstance(listed, list):
         raise InputError(f"{description}: test must be a list of images, got {shown(repr(listed))}")
     # Some distributions list test images without shipping the folder.
     for entry in listed if (root / "imagesTs").is_dir() else []:
         image = existing({"image": entry} if isinstance(entry, str) else entry, "image")
-        test.append(Case(case_id(image), (image,)))
+        if known(image):
+            test.append(Case(case_id(image), (image,)))
     return cases, test
 
 
-def _nnunet_cases(root: Path, facts: dict[str, Any], channels: Sequence[str]) -> tuple[list[Case], list[Case]]:
+def _nnunet_cases(
+    root: Path, facts: dict[str, Any], channels: Sequence[str], refusals: Refusals | None
+) -> tuple[list[Case], list[Case]]:
     suffix = str(facts.get("file_ending", ".nii.gz"))
     if not f"x{suffix}".lower().endswith(ENDINGS):
         raise InputError(f"{root / 'dataset.json'}: file_ending {suffix!r} is not supported; use {LISTED}")
     images, labels = root / "imagesTr", root / "labelsTr"
     if not images.is_dir():
         raise InputError(f"{root} has no folder imagesTr: put the training images there")
-    cases = cases_of_channels(_files_that_end(images, suffix), channels)
-    test = cases_of_channels(_files_that_end(root / "imagesTs", suffix), channels)
-    return _with_labels(cases, labels, suffix), list(test)
+    cases = cases_of_channels(_files_that_end(images, suffix, refusals), channels, refusals)
+    test = cases_of_channels(_files_that_end(root / "imagesTs", suffix, refusals), channels, refusals)
+    return _with_labels(cases, labels, suffix, refusals), list(test)
 
 
-def _files_that_end(folder: Path, suffix: str) -> list[Path]:
-    files = image_files(folder)
-    for file in files:
-        if ending(file).lower() != suffix.lower():
-            raise InputError(
-                f"{file} ends with {ending(file)}, but dataset.json says file_ending {suffix}: convert the file or "
-                "move it away"
-            )
+def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> list[Path]:
+    files = []
+    for file in image_files(folder):
+        if ending(file).lower() == suffix.lower():
+            files.append(file)
+            continue
+        said = f"{file} ends with {ending(file)}, but dataset.json says file_ending {suffix}"
+        refuse(refusals, "file-stray", file, f"{said}: convert the file or move it away")
     return files
 
 
-def _paired_cases(root: Path, channels: Sequence[str]) -> list[Case]:
+def _paired_cases(root: Path, channels: Sequence[str], refusals: Refusals | None) -> list[Case]:
     images, labels = root / "images", root / "labels"
     files, known = image_files(images), label_files(labels)
     if not files:
         raise InputError(f"{images} has no image: expected files that end with {LISTED}")
     equal = any(stem(file) in known for file in files)
-    cases = one_file_each(images, files) if equal else cases_of_folder(images, channels)
-    return _with_labels(cases, labels, ending(files[0]))
+    cases = one_file_each(images, files, refusals) if equal else cases_of_folder(images, channels, refusals)
+    return _with_labels(cases, labels, ending(files[0]), refusals)
 
 
-def _with_labels(cases: Sequence[Case], folder: Path, suffix: str) -> list[Case]:
-    """Each case with the label map of its name; `suffix` is for the message about a missing one."""
-    labels = label_files(folder)
+def _with_labels(cases: Sequence[Case], folder: Path, suffix: str, refusals: Refusals | None) -> list[Case]:
+    """Each case with the label map of its name; one that is not there would end with `suffix`."""
+    labels = label_files(folder, refusals)
+    expected = {case.id: folder / f"{case.id}{suffix}" for case in cases}
     for case in cases:
-        if case.id not in labels:
-            raise InputError(f"case {case.id} has no label: there is no {folder / f'{case.id}{suffix}'}")
-    if strangers := sorted(labels.keys() - {case.id for case in cases}):
-        raise InputError(f"{labels[strangers[0]]} has no image: there is no image of the case {strangers[0]}")
-    return [replace(case, label=labels[case.id]) for case in cases]
+        if case.id not in labels and refusals is None:
+            raise InputError(f"case {case.id} has no label: there is no {expected[case.id]}")
+    for stranger in sorted(labels.keys() - expected.keys()):
+        said = f"{labels[stranger]} has no image: there is no image of the case {stranger}"
+        refuse(refusals, "file-stray", labels[stranger], said)
+    return [replace(case, label=labels.get(case.id, expected[case.id])) for case in cases]
 
 
-def _refuse_mixture(where: Path, cases: Iterable[Case]) -> None:
-    """Volumes and 2D images have no network in common."""
-    kinds = {is_volume(file): file for case in cases for file in (*case.images, *([case.label] if case.label else []))}
-    if len(kinds) > 1:
-        raise InputError(
-            f"{where} mixes volumes, such as {kinds[True]}, and 2D images, such as {kinds[False]}: "
-            "keep them in folders of their own"
-        )
+def _of_one_kind(where: Path, cases: Iterable[Case], refusals: Refusals | None = None) -> list[Case]:
+    """Volumes and 2D images have no network in common; of what is there most if refusals are collected."""
+    kinds: dict[bool, list[Case]] = {True: [], False: []}
+    mixed: dict[bool, Path] = {}
+    for case in cases:
+        files = (*case.images, *([case.label] if case.label else []))
+        found = {is_volume(file): file for file in files}
+        mixed |= found
+        kinds[is_volume(files[0])].append(case)
+    if len(mixed) < 2:
+        return kinds[True] + kinds[False]
+    said = (
+        f"{where} mixes volumes, such as {mixed[True]}, and 2D images, such as {mixed[False]}: "
+        "keep them in folders of their own"
+    )
+    if refusals is None:
+        raise InputError(said)
+    ours = len(kinds[True]) >= len(kinds[False])
+    for case in kinds[not ours]:
+        refuse(refusals, "kinds-mixed", case.images[0], said)
+    return kinds[ours]

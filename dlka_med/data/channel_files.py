@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlka_med.data.formats import case_id, ending, image_files, is_volume, stem
+from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 
 SEPARATE = (
@@ -47,61 +48,69 @@ def case_of_file(path: Path, channels: Sequence[str]) -> Case:
     return _grouped(found, channels)[0]
 
 
-def cases_of_folder(folder: Path, channels: Sequence[str]) -> tuple[Case, ...]:
+def cases_of_folder(folder: Path, channels: Sequence[str], refusals: Refusals | None = None) -> tuple[Case, ...]:
     files = image_files(folder)
     if any(case_id(file) != stem(file) for file in files):
-        return _grouped(files, channels)
-    return one_file_each(folder, files)
+        return _grouped(files, channels, refusals)
+    return one_file_each(folder, files, refusals)
 
 
-def one_file_each(folder: Path, files: Iterable[Path]) -> tuple[Case, ...]:
-    cases = tuple(Case(stem(file), (file,)) for file in files)
-    refuse_twins(folder, cases)
-    return cases
+def one_file_each(folder: Path, files: Iterable[Path], refusals: Refusals | None = None) -> tuple[Case, ...]:
+    return without_twins(folder, [Case(stem(file), (file,)) for file in files], refusals)
 
 
-def _grouped(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
+def _grouped(files: Iterable[Path], channels: Sequence[str], refusals: Refusals | None = None) -> tuple[Case, ...]:
     """As `cases_of_channels`, where nothing but the names says that these are channels."""
     try:
-        return cases_of_channels(files, channels)
+        return cases_of_channels(files, channels, refusals)
     except InputError as error:
         raise InputError(f"{error}; {SEPARATE}") from error
 
 
-def cases_of_channels(files: Iterable[Path], channels: Sequence[str]) -> tuple[Case, ...]:
+def cases_of_channels(
+    files: Iterable[Path], channels: Sequence[str], refusals: Refusals | None = None
+) -> tuple[Case, ...]:
+    """Cases of files with numbers at the end of their names; who collects refusals gets cases that lack files, too."""
     found: dict[str, dict[int, Path]] = {}
     for file in files:
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem(file))
         if not numbered:
-            raise InputError(f"{file} has no channel number: expected a name like {stem(file)}_0000{ending(file)}")
+            example = f"{stem(file)}_0000{ending(file)}"
+            refuse(refusals, "file-stray", file, f"{file} has no channel number: expected a name like {example}")
+            continue
         parts, index = found.setdefault(numbered[1], {}), int(numbered[2])
         if index in parts:
-            raise InputError(f"{file} is there twice, also as {parts[index].name}: remove one of them")
+            said = f"{file} is there twice, also as {parts[index].name}: remove one of them"
+            refuse(refusals, "case-twice", file, said)
+            continue
         parts[index] = file
-    return tuple(_joined(name, parts, channels) for name, parts in sorted(found.items()))
+    return tuple(_joined(name, parts, channels, refusals) for name, parts in sorted(found.items()))
 
 
-def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str]) -> Case:
+def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str], refusals: Refusals | None) -> Case:
     example = next(iter(parts.values()))
     if parts.keys() == {0} and not is_volume(example):
         return Case(name, (example,))  # all colours in one file
+    expected = [example.with_name(f"{name}_{index:04d}{ending(example)}") for index in range(len(channels))]
     for index, channel in enumerate(channels):
-        if index not in parts:
-            missing = example.with_name(f"{name}_{index:04d}{ending(example)}")
-            raise InputError(f"case {name} lacks channel {index} ({channel}): there is no {missing}")
-    if surplus := sorted(set(parts) - set(range(len(channels)))):
-        raise InputError(
-            f"{parts[surplus[0]]} is channel {surplus[0]} of case {name}, but only {len(channels)} are "
+        if index not in parts and refusals is None:
+            raise InputError(f"case {name} lacks channel {index} ({channel}): there is no {expected[index]}")
+    for surplus in sorted(set(parts) - set(range(len(channels)))):
+        said = (
+            f"{parts[surplus]} is channel {surplus} of case {name}, but only {len(channels)} are "
             f"declared, {list(channels)}: declare it or move the file away"
         )
-    return Case(name, tuple(parts[i] for i in range(len(channels))))
+        refuse(refusals, "file-stray", parts[surplus], said)
+    return Case(name, tuple(parts.get(index, expected[index]) for index in range(len(channels))))
 
 
-def refuse_twins(where: Path, cases: Iterable[Case]) -> None:
+def without_twins(where: Path, cases: Iterable[Case], refusals: Refusals | None = None) -> tuple[Case, ...]:
+    """Cases of different ids; `InputError` for the others, unless refusals are collected."""
     seen: dict[str, Case] = {}
     for case in cases:
         if case.id in seen:
-            raise InputError(
-                f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both case {case.id!r}; rename one"
-            )
-        seen[case.id] = case
+            said = f"{where}: {case.images[0]} and {seen[case.id].images[0]} are both case {case.id!r}; rename one"
+            refuse(refusals, "case-twice", case.images[0], said)
+        else:
+            seen[case.id] = case
+    return tuple(seen.values())

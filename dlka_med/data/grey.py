@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dlka_med.config.labels import IGNORED
+from dlka_med.data.boxes import slabs
 
 FOREGROUND_SAMPLE = 10_000  # voxels per case
 PERCENTILE_SAMPLE = 1_000_000  # voxels per channel
@@ -96,7 +97,7 @@ def measure(
 
 
 def _measure_channel(volume: np.ndarray, box: tuple[slice, ...], is_cropped: bool) -> GreyValues:
-    border, inside = _border(volume), volume[box]
+    border, inside = outermost(volume), volume[box]
     whole, nonzero = _moments(inside), _moments(inside, nonzero=True)
     is_surrounded = float((border == 0).mean()) >= BORDER_SHARE and _is_apart(volume, nonzero)
     farthest = inside.argmin(), inside.argmax()
@@ -112,15 +113,15 @@ def _measure_channel(volume: np.ndarray, box: tuple[slice, ...], is_cropped: boo
     )
 
 
-def _border(volume: np.ndarray) -> np.ndarray:
+def outermost(volume: np.ndarray) -> np.ndarray:
     """The outermost voxels; edges count once for each side that they belong to."""
     return np.concatenate([volume.take(side, axis).ravel() for axis in range(volume.ndim) for side in (0, -1)])
 
 
 def _is_apart(volume: np.ndarray, nonzero: Moments) -> bool:
     level = DARK_SHARE * nonzero.upper
-    zeros = sum(int((part == 0).sum()) for part in volume)
-    dark = sum(int(((part != 0) & (np.abs(part) <= level)).sum()) for part in volume)
+    zeros = sum(int((part == 0).sum()) for part in slabs(volume))
+    dark = sum(int(((part != 0) & (np.abs(part) <= level)).sum()) for part in slabs(volume))
     return dark < BORDER_SHARE * zeros
 
 
@@ -142,7 +143,7 @@ def _mean_and_std(
 ) -> tuple[float, float]:
     """In float64, slab by slab, so that copies stay small; squares about a typical value, so that they stay exact."""
     count, total, squares = 0, 0.0, 0.0
-    for slab in volume:
+    for slab in slabs(volume):
         values = (slab[slab != 0] if nonzero else slab).astype(np.float64).clip(*limits) - pivot
         count += values.size
         total += float(values.sum())

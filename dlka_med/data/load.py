@@ -119,14 +119,19 @@ def check_same_grid(first: Grid, second: Grid) -> None:
             f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
             + ("save both with the same size (a photograph is turned as its EXIF data say)" if flat else RESAMPLE)
         )
-    ends = ((0, size - 1) for size in (*first.shape, 1)[: len(first.affine) - 1])
-    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
-    shift = np.linalg.norm((first.affine - second.affine) @ corners, axis=0).max()
+    shift = farthest_apart(first.affine, second.affine, first.shape)
     if not shift <= GRID_TOLERANCE * spacing_of(first.affine).min():
         raise InputError(
             f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
             f"{RESAMPLE}, or copy the affine if only the header is wrong"
         )
+
+
+def farthest_apart(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
+    """How far two affines put a voxel of a grid apart, at most, in the unit of the affines."""
+    ends = ((0, size - 1) for size in (*shape, 1)[: len(first) - 1])
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
+    return float(np.linalg.norm((first - second) @ corners, axis=0).max())
 
 
 @contextmanager

@@ -48,17 +48,40 @@ def read_nifti(path: Path, channels: int) -> Nifti:
         InputError: the file is truncated or no NIfTI file, has another number of axes or channels, or a singular
             affine.
     """
+    image, voxels = open_nifti(path)
+    affine = affine_in_mm(image)
+    if is_singular(affine):
+        raise InputError(
+            f"{path} has a singular affine {affine[:3, :3].tolist()}: mend the sform or qform of its header"
+        )
+    volume = channels_first(path, voxels)
+    if len(volume) != channels:
+        raise InputError(f"{path} has {len(volume)} channels (shape {voxels.shape}), expected {channels}")
+    return Nifti(np.ascontiguousarray(volume), affine, unit_in_mm(image))
+
+
+def open_nifti(path: Path, *, colours: bool = False) -> tuple[Nifti1Pair, np.ndarray]:
+    """A file and all its voxels, float32, with the axes as stored.
+
+    Args:
+        colours: whether voxels may be RGB triples, which become a last axis.
+
+    Raises:
+        InputError: the file is truncated or no NIfTI file, or its voxels are no real numbers.
+    """
     check_file(path)
     try:
         with np.errstate(all="ignore"):
             image = nib.load(path)
-        if image.get_data_dtype().kind not in "iuf":
-            raise InputError(
-                f"{path} holds {image.get_data_dtype()} instead of real numbers: export one file per channel"
-            )
+        dtype = image.get_data_dtype()
+        if dtype.kind not in "iuf" and not (colours and dtype.names):
+            raise InputError(f"{path} holds {dtype} instead of real numbers: export one file per channel")
         refuse_empty_claims(path, image)
         with np.errstate(all="ignore"):  # what is not finite is told by those who know what the file is for
-            volume = np.asarray(image.dataobj, dtype=np.float32)
+            if dtype.names:
+                voxels = np.asanyarray(image.dataobj)
+                return image, np.stack([voxels[name].astype(np.float32) for name in dtype.names], axis=-1)
+            return image, np.asarray(image.dataobj, dtype=np.float32)
     except InputError:
         raise
     except (ImageFileError, HeaderDataError) as error:
@@ -69,12 +92,13 @@ def read_nifti(path: Path, channels: int) -> Nifti:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except UNREADABLE as error:
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
-    affine = affine_in_mm(image)
+
+
+def is_singular(affine: np.ndarray) -> bool:
+    """Whether a 4x4 affine sends a voxel to a plane, a line or nowhere."""
     linear = affine[:3, :3]
     extent = np.prod(np.linalg.norm(linear, axis=0)) if np.isfinite(affine).all() else 0
-    if extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent:
-        raise InputError(f"{path} has a singular affine {linear.tolist()}: mend the sform or qform of its header")
-    return Nifti(_channels_first(path, volume, channels), affine, unit_in_mm(image))
+    return bool(extent == 0 or abs(np.linalg.det(linear)) < 1e-6 * extent)
 
 
 def affine_in_mm(image: Nifti1Pair) -> np.ndarray:
@@ -117,8 +141,13 @@ def _decompressed(file: Path, enough: int) -> int:
     return count
 
 
-def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray:
-    shape = volume.shape
+def channels_first(path: Path, voxels: np.ndarray) -> np.ndarray:
+    """A view (C, *S) of voxels with the axes as stored.
+
+    Raises:
+        InputError: they are no volume of one time point.
+    """
+    shape, volume = voxels.shape, voxels
     if volume.ndim == SPATIAL_DIMS + 2 and shape[SPATIAL_DIMS] == 1:
         volume = volume[:, :, :, 0]  # the fourth axis is time; ITK puts channels on the fifth
     while volume.ndim > SPATIAL_DIMS + 1 and volume.shape[-1] == 1:
@@ -129,6 +158,4 @@ def _channels_first(path: Path, volume: np.ndarray, channels: int) -> np.ndarray
         raise InputError(
             f"{path} has the shape {shape}: expected a 3D volume, 4D with the channels last, or 5D of one time point"
         )
-    if volume.shape[-1] != channels:
-        raise InputError(f"{path} has {volume.shape[-1]} channels (shape {shape}), expected {channels}")
-    return np.ascontiguousarray(np.moveaxis(volume, -1, 0))
+    return np.moveaxis(volume, -1, 0)

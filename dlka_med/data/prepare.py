@@ -10,6 +10,7 @@ from monai.transforms import Orientation, SpatialCrop
 
 from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.config.labels import Declared, LabelScheme
+from dlka_med.data.boxes import foreground_box, whole_box
 from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured, measure
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
@@ -68,7 +69,7 @@ def prepare(
         InputError: see `load_case`; or the spacing does not fit the image's dimensions.
     """
     loaded = load_case(case, channels, labels)
-    start, end = _foreground_box(loaded.image) if preprocessing.crop_foreground else _whole_box(loaded.image)
+    start, end = foreground_box(loaded.image) if preprocessing.crop_foreground else whole_box(loaded.image)
     measured = measure(case.id, loaded.image, loaded.label, start, end)
     crop = SpatialCrop(roi_start=start, roi_end=end)
     image = crop(MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(loaded.affine)))
@@ -111,21 +112,4 @@ def measure_case(case: Case, channels: Sequence[str], labels: Declared | LabelSc
         InputError: see `load_case`.
     """
     loaded = load_case(case, channels, labels)
-    return measure(case.id, loaded.image, loaded.label, *_whole_box(loaded.image))
-
-
-def _whole_box(image: np.ndarray) -> tuple[list[int], list[int]]:
-    return [0] * (image.ndim - 1), list(image.shape[1:])
-
-
-def _foreground_box(image: np.ndarray) -> tuple[list[int], list[int]]:
-    """First and one past the last voxel along each axis that is not 0 in all channels; of an empty image all."""
-    bright = (image != 0).any(axis=0)
-    spans = []
-    for axis in range(bright.ndim):
-        places = np.flatnonzero(bright.any(axis=tuple(other for other in range(bright.ndim) if other != axis)))
-        if not places.size:
-            return _whole_box(image)
-        spans.append((int(places[0]), int(places[-1]) + 1))
-    starts, ends = zip(*spans, strict=True)
-    return list(starts), list(ends)
+    return measure(case.id, loaded.image, loaded.label, *whole_box(loaded.image))

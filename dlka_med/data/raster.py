@@ -14,6 +14,7 @@ from dlka_med.files import whole_file
 
 FORMATS = ("PNG", "TIFF", "JPEG")
 MAX_PIXELS = 89_478_485  # Pillow's own: beyond it a small file may be made to fill the memory
+ORIENTATION = 0x0112  # the tag of EXIF
 GREY_16 = ("I", "I;16", "I;16B", "I;16L")
 MODES = (*GREY_16, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "F")
 INVERTED = ("L;I", "1;I")  # Pillow's names of the layouts on disk
@@ -46,7 +47,18 @@ def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
         InputError: the file is damaged, has another number of channels, several pages, transparent pixels,
             colours of 16 bit, bands or planes that Pillow cannot read, or too many pixels.
     """
-    pixels = _read(path, is_label=False)
+    pixels = read_bands(path, channels)
+    if pixels.shape[-1] != len(channels):
+        raise InputError(
+            f"{path} has {pixels.shape[-1]} channels, expected {len(channels)}, {list(channels)}: convert it, or save "
+            "one file per channel, named _0000, _0001 and so on"
+        )
+    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+
+
+def read_bands(path: Path, channels: Sequence[str]) -> np.ndarray:
+    """An image (rows, columns, bands), as near to `channels` as `read_raster` says; errors as there, but for bands."""
+    pixels = read_pixels(path, is_label=False)
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.shape[-1] in (2, 4):
@@ -54,16 +66,11 @@ def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
             raise _transparent(path)
         pixels = pixels[..., :-1]
     wanted = len(channels)
-    if wanted == 1 and pixels.shape[-1] == 3 and _is_grey(pixels):
+    if wanted == 1 and pixels.shape[-1] == 3 and is_grey(pixels):
         pixels = pixels[..., :1]
     if wanted == 3 and pixels.shape[-1] == 1 and _are_colours(channels):
         pixels = pixels.repeat(3, axis=-1)
-    if pixels.shape[-1] != wanted:
-        raise InputError(
-            f"{path} has {pixels.shape[-1]} channels, expected {wanted}, {list(channels)}: convert it, or save one "
-            "file per channel, named _0000, _0001 and so on"
-        )
-    return np.ascontiguousarray(np.moveaxis(pixels, -1, 0))
+    return pixels
 
 
 def read_raster_label(path: Path) -> np.ndarray:
@@ -74,8 +81,8 @@ def read_raster_label(path: Path) -> np.ndarray:
     """
     if ending(path).lower() in LOSSY_ENDINGS:
         raise InputError(f"{path} is JPEG, which changes label values when it is saved: export the label as PNG")
-    values = _read(path, is_label=True)
-    if values.ndim == 3 and values.shape[-1] > 2 and not _is_grey(values[..., :3]):
+    values = read_pixels(path, is_label=True)
+    if values.ndim == 3 and values.shape[-1] > 2 and not is_grey(values[..., :3]):
         raise InputError(
             f"{path} is a colour image, but a label map has one value per pixel: replace each colour by the number "
             "of its label and save it as grey PNG"
@@ -96,8 +103,30 @@ def write_grey(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values.astype(dtype)).save(temporary, format="PNG")
 
 
-def _read(path: Path, is_label: bool) -> np.ndarray:
-    """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha."""
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """Write an image (1 or 3, rows, columns) in the format that the name ends with; JPEG at its best quality.
+
+    Raises:
+        InputError: the format does not hold such numbers.
+    """
+    image = np.moveaxis(pixels, 0, -1)
+    image = image[..., 0] if len(pixels) == 1 else image
+    quality = {"quality": 100, "subsampling": 0} if ending(path).lower() in LOSSY_ENDINGS else {}
+    try:
+        with whole_file(path) as temporary:
+            Image.fromarray(np.ascontiguousarray(image)).save(temporary, **quality)
+    except (OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot hold {len(pixels)} channels of {pixels.dtype} ({error})") from error
+
+
+def look_at_raster(path: Path) -> tuple[str, int]:
+    """Pillow's mode of a file that can be read, and its EXIF orientation, 1 for upright."""
+    with Image.open(path, formats=FORMATS) as image:
+        return image.mode, int(image.getexif().get(ORIENTATION, 1))
+
+
+def read_pixels(path: Path, is_label: bool) -> np.ndarray:
+    """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha; errors as in `read_raster`."""
     check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -188,7 +217,8 @@ def _too_large(path: Path, claim: str) -> InputError:
     return InputError(f"{path} has more than {MAX_PIXELS // 1_000_000} million pixels: cut it into tiles ({claim})")
 
 
-def _is_grey(pixels: np.ndarray) -> bool:
+def is_grey(pixels: np.ndarray) -> bool:
+    """Whether all bands of (rows, columns, bands) are equal."""
     return bool((pixels == pixels[..., :1]).all())
 
 

@@ -14,6 +14,7 @@ from dlka_med.cli import build_parser
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_lightning", "timm")
 RIGHT = {
     "demo": ["--out", "new"],
+    "check": ["data", "--fix", "new", "--json", "new.json", "--config", "c.yaml", "--groups", "c.yaml"],
     "train": ["c.yaml", "--out", "new"],
     "predict": ["run", "images", "--out", "new"],
     "evaluate": ["predictions", "labels", "--out", "new"],
@@ -24,6 +25,12 @@ FILE = "original.model"  # where a folder belongs
 WRONG = [  # verb, argument, what is typed for it, what the message says
     ("demo", "out", f"{FILE}/new", FILE),
     ("demo", "out", "data", "data exists already"),
+    ("check", "dataset", "daat", "mean data?"),
+    ("check", "fix", f"{FILE}/new", FILE),
+    ("check", "fix", "data", "data exists already"),
+    ("check", "json", "data", "name a file"),
+    ("check", "config", "c.yml", "mean c.yaml?"),
+    ("check", "groups", "c.yml", "mean c.yaml?"),
     ("train", "config", "c.yml", "mean c.yaml?"),
     ("train", "out", f"{FILE}/new", FILE),
     ("train", "out", "run", "--resume"),
@@ -43,6 +50,7 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
     ("import-weights", "out", "data", "data exists already"),
 ]
 WRONG_VALUES = [
+    ("check", ["--folds", "1"], "expected an integer, 2 or more, got '1'"),
     ("train", ["-s", "dataset.root=dta"], "did you mean data?"),
     ("train", ["-s", "dataset.groups=gruops.csv"], "gruops.csv does not exist"),
     ("train", ["-s", "training.start_from=rnu"], "did you mean run?"),
@@ -145,6 +153,7 @@ def test_the_right_paths_pass(places, verb, monkeypatch):
     reached = []
     calls = {
         "demo": ("dlka_med.demo", "run_demo"),
+        "check": ("dlka_med.checking.check", "check_dataset"),
         "train": ("dlka_med.training.train", "train"),
         "predict": ("dlka_med.inference.predict", "predict_images"),
         "evaluate": ("dlka_med.evaluation.evaluate", "evaluate"),

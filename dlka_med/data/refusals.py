@@ -1,0 +1,25 @@
+"""What a dataset is refused for: at once, or collected by those who want to tell all of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlka_med.errors import InputError
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that belongs to no case, or the case that it keeps from being used."""
+
+    code: str
+    path: Path
+    said: str
+
+
+Refusals = list[Refusal]
+
+
+def refuse(refusals: Refusals | None, code: str, path: Path, said: str) -> None:
+    """Raise `InputError`, or put it with the others where somebody collects them."""
+    if refusals is None:
+        raise InputError(said)
+    refusals.append(Refusal(code, path, said))
