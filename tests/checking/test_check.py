@@ -6,7 +6,8 @@ import pytest
 
 from dlka_med.checking.check import check_dataset
 from dlka_med.errors import InputError
-from tests.checking.faults import FAULTS, pictures, replant, save, volumes, voxels
+from tests.checking.datasets import pictures, replant, save, volumes, voxels
+from tests.checking.faults import FAULTS
 
 PROJECT_SETS = ["Task04_Hippocampus", "Dataset101_Nuclei"]
 

@@ -14,7 +14,8 @@ from dlka_med.checking.mends import MENDS
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.load import load_case
 from dlka_med.errors import InputError
-from tests.checking.faults import FAULTS, UNMENDABLE, Fault, pictures, save, volumes, voxels
+from tests.checking.datasets import pictures, save, volumes, voxels
+from tests.checking.faults import FAULTS, UNMENDABLE, Fault
 
 
 def digests(root) -> dict[str, str]:

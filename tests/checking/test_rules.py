@@ -6,7 +6,8 @@ import pytest
 
 from dlka_med.checking.check import check_dataset
 from dlka_med.checking.rules import RULES
-from tests.checking.faults import FAULTS, Fault, colours, ct, patients, pictures, volumes, with_test
+from tests.checking.datasets import colours, ct, patients, pictures, volumes, with_test
+from tests.checking.faults import FAULTS, Fault
 
 
 def codes(root) -> set[str]:
