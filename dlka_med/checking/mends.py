@@ -183,9 +183,10 @@ def _nearest(label: np.ndarray, step: np.ndarray, shape: tuple[int, ...]) -> np.
     """The label (x, y, z) on a grid whose voxel i is at `step @ i` of its own; plane by plane, to spare memory."""
     moved = np.zeros(shape, label.dtype)
     rows = np.stack([*np.meshgrid(*map(np.arange, shape[1:]), indexing="ij"), np.ones(shape[1:])])
+    ends = np.reshape(label.shape, (3, 1, 1))
     for index, plane in enumerate(moved):
         at = np.tensordot(step[:3], np.concatenate([np.full((1, *shape[1:]), float(index)), rows]), axes=1)
-        places = nearest_voxels(np.round(at, 6))
+        places = nearest_voxels(np.round(np.nan_to_num(at, nan=-1.0), 6).clip(-1, ends))
         inside = np.all(
             [(place >= 0) & (place < size) for place, size in zip(places, label.shape, strict=True)], axis=0
         )

@@ -236,12 +236,14 @@ def _open_raster(file: FileFacts, path: Path) -> FileFacts:
 
 def _forms_apart(image: nib.Nifti1Image) -> float | None:
     try:
-        qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
+        with np.errstate(all="ignore"):
+            qform, sform = image.get_qform(coded=True)[0], image.get_sform(coded=True)[0]
+            if qform is None or sform is None or is_singular(qform) or is_singular(sform):
+                return None
+            shape = (*image.shape, 1, 1, 1)[:3]
+            return _finite(farthest_apart(qform, sform, shape) / spacing_of(sform).min())
     except UNREADABLE:
         return None
-    if qform is None or sform is None or is_singular(qform) or is_singular(sform):
-        return None
-    return _finite(farthest_apart(qform, sform, image.shape[:3]) / spacing_of(sform).min())
 
 
 def _finite(number: float) -> float | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dlka_med.cli import main
-from tests.checking.faults import FAULTS, volumes
+from tests.checking.datasets import volumes
+from tests.checking.faults import FAULTS
 
 
 def planted(code: str, root: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 
 import nibabel as nib
 import numpy as np
@@ -193,3 +194,19 @@ def test_workers_tell_the_same(random_cases, user_cache):
     cases = random_cases(3)
     together = fingerprint(cases, ["MRI"], workers=2)
     assert together == tuple(read_case(case, ["MRI"]) for case in cases)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_bytes_in_a_header_are_facts(tmp_path, seed):
+    draw, path = random.Random(seed), tmp_path / "x.nii"
+    image = nib.Nifti1Image(np.arange(210, dtype=np.int16).reshape(5, 6, 7), np.eye(4))
+    image.set_qform(np.eye(4), 1)
+    nib.save(image, path)
+    sound = path.read_bytes()
+    for _ in range(80):
+        content = bytearray(sound)
+        for _ in range(draw.randint(1, 4)):
+            content[draw.randrange(352)] = draw.choice([0, 1, 127, 255, draw.randrange(256)])
+        path.write_bytes(content)
+        facts = read_case(Case("x", (path,), path), ["MRI"])
+        assert CaseFacts.of_json(json.loads(json.dumps(facts.to_json(), allow_nan=False))) == facts
