@@ -6,7 +6,7 @@ import pytest
 
 from dlka_med.checking.check import check_dataset
 from dlka_med.checking.rules import RULES
-from tests.checking.datasets import colours, ct, patients, pictures, volumes, with_test
+from tests.checking.datasets import colours, ct, patients, pictures, replant, volumes, with_test
 from tests.checking.faults import FAULTS, Fault
 
 
@@ -56,3 +56,20 @@ def test_faults_do_not_hide_each_other(tmp_path):
     faults["voxels-nan"].plant(shifted := type(planted)(planted.root, planted.names[1:], planted.ending, planted.mark))
     faults["grid-size"].plant(type(planted)(planted.root, shifted.names[1:], planted.ending, planted.mark))
     assert codes(planted.root) == {"file-unreadable", "voxels-nan", "grid-size"}
+
+
+def test_regions_and_what_is_ignored_are_declared(tmp_path):
+    planted = volumes(tmp_path / "data")
+    planted.describe(labels={"background": 0, "all": [1, 2], "tumour": 2, "ignore": 7}, regions_class_order=[1, 2])
+    replant(planted.label(0), lambda label: label.__setitem__((0, 0), 7))
+    report = check_dataset(planted.root, workers=0)
+    assert report.findings == ()
+    assert [(name, entry["value"]) for name, entry in report.to_json()["summary"]["labels"].items()] == [
+        ("background", 0),
+        ("all", 1),
+        ("tumour", 2),
+        ("ignore", 7),
+    ]
+    planted.describe(labels={"background": 0, "all": [1, 2], "lost": [4, 5], "ignore": 7}, regions_class_order=[1, 4])
+    (finding,) = check_dataset(planted.root, workers=0).findings
+    assert (finding.code, "'lost'" in finding.wrong) == ("label-absent", True)
