@@ -37,7 +37,7 @@ def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | La
         like: the image that was predicted.
 
     Raises:
-        InputError: a value is too large for PNG.
+        ValueError: labels that no dataset can declare.
     """
     path, like = Path(path), Path(like)
     values = np.array(LabelScheme.of(labels).values)

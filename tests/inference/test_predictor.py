@@ -260,7 +260,7 @@ def test_a_run_gives_its_precision():
     config = RunConfig.model_validate(
         {
             "name": "run",
-            "dataset": {"root": "data"},
+            "dataset": {"root": "data", "labels": {"background": 0, "organ": 1}},
             "network": {"name": "dlka_net_3d"},
             "training": {"patch_size": [32, 64, 64], "precision": "bf16"},
         }

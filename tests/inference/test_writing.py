@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlka_med.errors import InputError
 from dlka_med.inference.writing import GEOMETRY, label_map_ending, write_label_map
 
 SHAPE = (5, 4, 3)
@@ -70,5 +69,5 @@ def test_a_2d_image_gives_a_png(tmp_path, value, mode):
     with Image.open(path) as found:
         assert (path.suffix, found.format, found.mode) == (".png", "PNG", mode)
         np.testing.assert_array_equal(np.asarray(found), np.array([0, 1, value])[CLASSES[..., 0]])
-    with pytest.raises(InputError, match="up to 65535"):
+    with pytest.raises(ValueError, match="a whole number from 0 to 65535, got 70000"):
         write_label_map(tmp_path / "b.png", CLASSES[..., 0] * 0 + 2, {"o": 0, "a": 1, "b": 70_000}, like=like)
