@@ -31,6 +31,7 @@ def library(monkeypatch, places):
             setattr(module, function, call)
         monkeypatch.setitem(sys.modules, name, module)
 
+    stand_in("dlka_med.planning.plan", plan=None)
     stand_in("dlka_med.training.train", train=None)
     stand_in("dlka_med.inference.predict", predict_images=None)
     stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}}, format_summary="dice 0.5")
@@ -94,6 +95,20 @@ def test_train_calls(library):
     assert cli.main(["train", "run", "--resume"]) == 0
     [(name, (config, out), keywords)] = library.calls
     assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True})
+
+
+def test_plan_calls(library):
+    assert cli.main(["plan", "data", "-o", "new.yaml", "--minutes", "5", "--memory", "4", "--device", "cpu"]) == 0
+    [(name, positional, keywords)] = library.calls
+    assert (name, positional) == ("plan", (Path("data"), Path("new.yaml")))
+    assert keywords == {
+        "network": None,
+        "minutes": 5.0,
+        "epochs": None,
+        "memory": 4.0,
+        "device": "cpu",
+        "workers": None,
+    }
 
 
 def test_train_refuses_a_folder_without_resume(library, capsys):

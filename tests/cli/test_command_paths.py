@@ -14,6 +14,7 @@ from dlka_med.cli import build_parser
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_lightning", "timm")
 RIGHT = {
     "demo": ["--out", "new"],
+    "plan": ["data", "--out", "new.yaml"],
     "train": ["c.yaml", "--out", "new"],
     "predict": ["run", "images", "--out", "new"],
     "evaluate": ["predictions", "labels", "--out", "new"],
@@ -24,6 +25,10 @@ FILE = "original.model"  # where a folder belongs
 WRONG = [  # verb, argument, what is typed for it, what the message says
     ("demo", "out", f"{FILE}/new", FILE),
     ("demo", "out", "data", "data exists already"),
+    ("plan", "dataset", "dtaa", "mean data?"),
+    ("plan", "out", f"{FILE}/new.yaml", FILE),
+    ("plan", "out", "c.yaml", "c.yaml exists already"),
+    ("plan", "out", "new", "a name that ends with .yaml"),
     ("train", "config", "c.yml", "mean c.yaml?"),
     ("train", "out", f"{FILE}/new", FILE),
     ("train", "out", "run", "--resume"),
@@ -43,6 +48,10 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
     ("import-weights", "out", "data", "data exists already"),
 ]
 WRONG_VALUES = [
+    ("plan", ["--device", "gpu"], "there is no device called 'gpu'"),
+    ("plan", ["--network", "dlka_net3d"], "did you mean dlka_net_3d?"),
+    ("plan", ["--minutes", "0"], "expected a number, 0.01 or more, got '0'"),
+    ("plan", ["--minutes", "5", "--epochs", "3"], "not allowed with argument"),
     ("train", ["-s", "dataset.root=dta"], "did you mean data?"),
     ("train", ["-s", "dataset.groups=gruops.csv"], "gruops.csv does not exist"),
     ("train", ["-s", "training.start_from=rnu"], "did you mean run?"),
