@@ -135,7 +135,7 @@ def drafted(data: Data, budget: Budget, size: Size, voxels: float, per_second: f
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
         **rules_training.optimizer(data.dims, steps),
         **rules_training.loss(),
-        **rules_training.augmentation(summary, data.dims, is_long, range(data.dims)),
+        **rules_training.augmentation(summary, data.dims, is_long, None),
         **rules_training.hardware(budget, is_long),
         **rules_data.inference(data.dims, summary, size.batch if budget.on_gpu else 1),
     }
@@ -143,9 +143,8 @@ def drafted(data: Data, budget: Budget, size: Size, voxels: float, per_second: f
     # Of slices a step sees a part of one; a case has as many as the third axis is long.
     depth = prod(n for axis, n in enumerate(summary.size_at(spacing.value)) if axis not in axes)
     draft = Draft(data, choices, size, voxels, steps, seconds, prod(inside) * size.batch / (prod(extent) * depth))
-    mirrored = flip_axes(draft.resolved) if choices["training.augmentation.flip_axes"].value else []
-    flips = rules_training.augmentation(summary, data.dims, is_long, mirrored)
-    return replace(draft, choices=choices | flips)
+    changes = rules_training.augmentation(summary, data.dims, is_long, flip_axes(draft.resolved))
+    return replace(draft, choices=choices | changes)
 
 
 def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draft:

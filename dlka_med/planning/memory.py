@@ -33,19 +33,20 @@ def estimated_peak(config: RunConfig, device: str) -> float:
     Args:
         config: with channels and labels.
     """
-    network = build_run_network(config, pretrained=False)
+    network = build_run_network(config, pretrained=False).to(device)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     training = config.training
-    kept = STATES[training.optimizer.name] + (training.ema is not None)
-    with FakeTensorMode() as mode, Ledger() as ledger:
-        _empty(network, mode).to(device)
+    copies = 1 + STATES[training.optimizer.name] + (training.ema is not None)
+    mode = FakeTensorMode()
+    _empty(network, mode)
+    with mode, Ledger() as ledger:
         shape = (training.batch_size, len(config.dataset.channels or ()), *training.patch_size)
         image, label = torch.empty(shape, device=device), torch.empty((shape[0], 1, *shape[2:]), dtype=torch.uint8)
         dtype = AUTOCAST.get(training.precision)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
             loss = pyramid_loss(config, network)(network.forward_pyramid(channels_last(image)), label.to(device))
         loss.backward()
-    held = ledger.peak + kept * weights
+    held = ledger.peak + copies * weights
     return PROCESS + ALLOCATOR * held if device == "cpu" else held
 
 
@@ -82,10 +83,11 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.held = self.peak = 0
         self._known: set[int] = set()
+        self._ranges: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is aten._local_scalar_dense.default:
-            return 1.0 if args[0].is_floating_point() else 0  # a tensor without content has no value to ask for
+            return self._value(args[0])
         if func is aten.mkldnn_convolution.default:
             x, weight, bias, padding, stride, dilation, groups = args
             func, args = aten.convolution.default, (x, weight, bias, stride, padding, dilation, False, [0], groups)
@@ -93,7 +95,16 @@ class Ledger(TorchDispatchMode):
         for tensor in tree_iter(answer):
             if isinstance(tensor, Tensor):
                 self._enter(tensor)
+        if func is aten.arange.start:
+            self._ranges[answer.untyped_storage()._cdata] = args[0]
         return answer
+
+    def _value(self, number: Tensor) -> float:
+        """What a tensor without content answers to `item`; MONAI's losses ask a range for its numbers."""
+        start = self._ranges.get(number.untyped_storage()._cdata)
+        if start is not None:
+            return start + number.storage_offset()
+        return 1.0 if number.is_floating_point() else 0
 
     def _enter(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
@@ -106,11 +117,12 @@ class Ledger(TorchDispatchMode):
 
     def _leave(self, key: int, size: int) -> None:
         self._known.discard(key)
+        self._ranges.pop(key, None)
         self.held -= size
 
 
-def _empty(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """The network with tensors without content."""
+def _empty(network: nn.Module, mode: FakeTensorMode) -> None:
+    """Take the content from the network's tensors."""
     for part in network.modules():
         for name, tensor in part._parameters.items():
             if tensor is not None:
@@ -118,7 +130,6 @@ def _empty(network: nn.Module, mode: FakeTensorMode) -> nn.Module:
         for name, tensor in part._buffers.items():
             if tensor is not None:
                 part._buffers[name] = mode.from_tensor(tensor)
-    return network
 
 
 def _available(meminfo: Path) -> float:

@@ -88,15 +88,22 @@ def oversampling(summary: Summary, axes: Sequence[int], patch_mm: Sequence[float
     )
 
 
-def augmentation(summary: Summary, dims: int, is_long: bool, flips: Sequence[int]) -> Choices:
-    """Random changes: those of nnU-Net for a long run; fewer and smaller ones for a short one."""
+def augmentation(summary: Summary, dims: int, is_long: bool, flips: Sequence[int] | None) -> Choices:
+    """Random changes: those of nnU-Net for a long run; fewer and smaller ones for a short one.
+
+    Args:
+        flips: axes that may be mirrored; None: not known yet.
+    """
     scattered = max((one.pieces for one in summary.present), default=0) >= MANY_PIECES
     free = dims == 2 and summary.dims == 2 and scattered
     mild = not is_long and dims == 3
     turn = (180, "many small things have no upright") if free else (30, "as nnU-Net")
     short = "a short run has no time to learn what it will not meet"
     settings = {
-        "flip_axes": (list(flips), "left and right differ" if len(flips) < dims else "mirrored it is as good"),
+        "flip_axes": (
+            None if flips is None else list(flips),
+            "left and right differ" if flips is not None and len(flips) < dims else "mirrored it is as good",
+        ),
         "flip_probability": (0.5, "each axis every second time"),
         "rotate_probability": (0.3 if not is_long else 0.2, "patients lie differently"),
         "rotate_degrees": (15, short) if mild else turn,

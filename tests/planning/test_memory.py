@@ -18,11 +18,11 @@ IMAGES = {"name": "dlka_net_2d", "encoder": "convnext_atto", "depths": [1, 1, 1]
 PLANS = {
     "hippocampus": config_of(volumes(), (40, 56, 40)),
     "larger": config_of(volumes(), (64, 64, 64)),
-    "thick slices": config_of(volumes(strides=((2, 2, 1), (2, 2, 2), (2, 2, 2))), (96, 96, 16), channels="abcd"),
+    "thick slices": config_of(volumes(strides=((2, 2, 1), (2, 2, 2), (2, 2, 2))), (96, 96, 16), channels=tuple("abcd")),
     "narrow, recomputed": config_of(volumes(16, norm="instance", checkpointing=True), (80, 80, 48), batch=1),
     "deep": config_of(volumes(depth=2, strides=((4, 4, 2), (2, 2, 2), (2, 2, 2))), (96, 96, 32)),
     "many labels": config_of(volumes(), (48, 48, 32), labels=60),
-    "images": config_of(IMAGES | {"supervised_scales": 2}, (192, 192), batch=4, channels="RGB", labels=2),
+    "images": config_of(IMAGES | {"supervised_scales": 2}, (192, 192), batch=4, channels=tuple("RGB"), labels=2),
     "large images": config_of(IMAGES | {"supervised_scales": 2}, (448, 320), batch=4, labels=2),
 }
 
