@@ -22,6 +22,7 @@ FLOORS = [
     {"blocks"},
     {"networks"},
     {"data", "losses", "metrics", "run_folder"},
+    {"checking"},
     {"planning", "inference", "evaluation", "import_weights"},
     {"training", "export"},
     {"demo"},

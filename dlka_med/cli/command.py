@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from dlka_med import __version__
-from dlka_med.cli import demo, evaluate, import_weights, plan, predict, schema, train
+from dlka_med.cli import check, demo, evaluate, import_weights, plan, predict, schema, train
 from dlka_med.cli.parser import Parser
 from dlka_med.errors import InputError
 
@@ -17,6 +17,7 @@ logger = logging.getLogger("dlka_med")
 
 VERBS = {
     "demo": demo,
+    "check": check,
     "plan": plan,
     "train": train,
     "predict": predict,
@@ -64,7 +65,7 @@ def build_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line; return its exit code: 0, 2 for a mistake of the user, 130 after Ctrl-C."""
+    """Run one command line; return its exit code: that of the verb, 2 for a mistake of the user, 130 after Ctrl-C."""
     parser, verbs = build_parser()
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -72,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = getattr(options, "debug", False)
     _set_up_output(debug)
     try:
-        options.function(options)
+        code = options.function(options)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except KeyboardInterrupt:
         return _end("stopped by the keyboard", 130, debug)
     except BrokenPipeError:

@@ -1,6 +1,17 @@
-"""The part of an image that holds something."""
+"""Parts of an image: the one that holds something, and pieces that are worked on one after the other."""
+
+from collections.abc import Iterator
+from math import prod
 
 import numpy as np
+
+SLAB_VOXELS = 2**18
+
+
+def slabs(volume: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of an array (rows, ...) that follow each other along its first axis, so that copies of them stay small."""
+    rows = max(1, SLAB_VOXELS // max(prod(volume.shape[1:]), 1))
+    return (volume[start : start + rows] for start in range(0, len(volume), rows))
 
 
 def whole_box(image: np.ndarray) -> tuple[list[int], list[int]]:

@@ -15,11 +15,16 @@ from dlka_med.data.channel_files import (
     without_twins,
 )
 from dlka_med.data.description import channel_names, channel_order, label_values, read_description
-from dlka_med.data.formats import ENDINGS, LISTED, case_id, ending, image_files, is_volume, label_files, stem
+from dlka_med.data.formats import ENDINGS, LISTED, case_id, contents, ending, image_files, is_volume, label_files, stem
 from dlka_med.data.groups import read_groups
 from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 from dlka_med.paths import shown
+
+LAYOUTS = (
+    "known are: dataset.json with imagesTr and labelsTr (Decathlon: a list of pairs; nnU-Net v2: files that end in "
+    "_0000, _0001 and so on), or the folders images and labels with files of equal names"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ def read_dataset(
     if not os.path.exists(description) and not is_pair(root):
         raise InputError(
             f"{root} is not a dataset: it has no dataset.json (Decathlon or nnU-Net v2 layout), nor the folders "
-            "images and labels"
+            f"images and labels; it holds {contents(root)}; {LAYOUTS}"
         )
     facts = read_description(description)
     names = channel_names(description, facts, channels)
@@ -85,7 +90,7 @@ def read_dataset(
     else:
         raise InputError(
             f"{description} is of no known layout: expected the list 'training' of the Decathlon "
-            "or the 'channel_names' of nnU-Net v2"
+            f"or the 'channel_names' of nnU-Net v2, but its keys are {', '.join(map(repr, facts)) or 'none'}; {LAYOUTS}"
         )
     usable = {case.id: case for case in without_twins(root, [*cases, *test], refusals)}
     usable = {case.id: case for case in _of_one_kind(root, usable.values(), refusals)}

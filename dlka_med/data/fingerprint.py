@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -21,7 +20,7 @@ from dlka_med.data.label_facts import colour_facts, label_facts
 from dlka_med.data.load import Grid, farthest_apart, spacing_of, with_one_unit
 from dlka_med.data.nifti import UNREADABLE, affine_in_mm, channels_first, is_singular, open_nifti, unit_in_mm
 from dlka_med.data.raster import is_grey, look_at_raster, read_bands, read_pixels
-from dlka_med.data.workers import Progress, in_workers
+from dlka_med.data.workers import Progress, cores, in_workers
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import user_cache_folder, whole_file
 
@@ -44,11 +43,10 @@ def fingerprint(
     Raises:
         InputError: the system killed a worker.
     """
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError):
         user_cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
     look = partial(_kept, tuple(channels))
-    return tuple(in_workers(look, cases, count if workers is None else workers, progress))
+    return tuple(in_workers(look, cases, cores() if workers is None else workers, progress))
 
 
 def read_case(case: Case, channels: Sequence[str]) -> CaseFacts:

@@ -1,5 +1,6 @@
 """Which files hold images or labels, told by their names."""
 
+from collections import Counter
 from pathlib import Path
 
 from dlka_med.data.refusals import Refusals, refuse
@@ -38,6 +39,22 @@ def case_id(path: Path) -> str:
 def image_files(folder: Path) -> list[Path]:
     """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out."""
     return sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
+
+
+def contents(folder: Path) -> str:
+    """What a folder holds, in a few words: its folders by name, its files by their endings."""
+    folders, endings = [], Counter()
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            folders.append(entry.name)
+        else:
+            known = next((known for known in ENDINGS if entry.name.lower().endswith(known)), entry.suffix.lower())
+            endings[known or "without ending"] += 1
+    said = [f"{count} files {known}" if count > 1 else f"1 file {known}" for known, count in endings.most_common(5)]
+    named = f"the folders {', '.join(folders[:8])}{', ...' if len(folders) > 8 else ''}"
+    return " and ".join([*([named] if folders else []), *([", ".join(said)] if said else [])]) or "nothing"
 
 
 def label_files(folder: Path, refusals: Refusals | None = None) -> dict[str, Path]:

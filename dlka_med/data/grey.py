@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from dlka_med.data.boxes import slabs
+
 FOREGROUND_SAMPLE = 10_000  # voxels per case
 PERCENTILE_SAMPLE = 1_000_000  # voxels per channel
 PERCENTILES = (0.5, 99.5)
@@ -117,8 +119,8 @@ def outermost(volume: np.ndarray) -> np.ndarray:
 
 def _is_apart(volume: np.ndarray, nonzero: Moments) -> bool:
     level = DARK_SHARE * nonzero.upper
-    zeros = sum(int((part == 0).sum()) for part in volume)
-    dark = sum(int(((part != 0) & (np.abs(part) <= level)).sum()) for part in volume)
+    zeros = sum(int((part == 0).sum()) for part in slabs(volume))
+    dark = sum(int(((part != 0) & (np.abs(part) <= level)).sum()) for part in slabs(volume))
     return dark < BORDER_SHARE * zeros
 
 
@@ -140,7 +142,7 @@ def _mean_and_std(
 ) -> tuple[float, float]:
     """In float64, slab by slab, so that copies stay small; squares about a typical value, so that they stay exact."""
     count, total, squares = 0, 0.0, 0.0
-    for slab in volume:
+    for slab in slabs(volume):
         values = (slab[slab != 0] if nonzero else slab).astype(np.float64).clip(*limits) - pivot
         count += values.size
         total += float(values.sum())

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from dlka_med.data.boxes import slabs
 from dlka_med.data.case_facts import FileFacts, LabelFacts, ValueFacts
 from dlka_med.data.description import MAX_VALUE
 from dlka_med.data.load import WHOLE_NUMBER_TOLERANCE
@@ -51,7 +52,8 @@ def colour_facts(file: FileFacts, pixels: np.ndarray) -> LabelFacts:
 def _whole_numbers(voxels: np.ndarray) -> tuple[np.ndarray, int, int]:
     """int32 (*S), 0 where there is no whole number; how many are fractional or too large, and not finite."""
     whole, fractional, not_finite = np.zeros(voxels.shape, np.int32), 0, 0
-    for plane, target in zip(voxels, whole, strict=True):
+    for plane, target in zip(slabs(voxels), slabs(whole), strict=True):
+        plane = plane.astype(np.float64)  # numpy rounds bytes in half precision
         finite = np.isfinite(plane)
         nearest = np.rint(np.where(finite, plane, 0))
         fits = finite & (np.abs(nearest) <= MAX_VALUE)
@@ -66,7 +68,7 @@ def _counts(whole: np.ndarray) -> tuple[np.ndarray, int]:
     """Voxels of each number from the lowest on, at most 0, and this lowest."""
     lowest, highest = min(int(whole.min()), 0), max(int(whole.max()), 0)
     counts = np.zeros(highest - lowest + 1, np.int64)
-    for plane in whole:
+    for plane in slabs(whole):
         counts += np.bincount(plane.ravel() - lowest, minlength=len(counts))
     return counts, lowest
 
@@ -79,8 +81,7 @@ def _measured(entry: ValueFacts, mask: np.ndarray) -> ValueFacts:
 
 def _longest_run(mask: np.ndarray, axis: int) -> int:
     longest = 0
-    lines = np.moveaxis(mask, axis, -1)
-    for plane in lines if lines.ndim > 2 else lines[None]:
+    for plane in slabs(np.moveaxis(mask, axis, -1)):
         edges = np.diff(plane.astype(np.int8), axis=-1, prepend=0, append=0)
         starts, ends = np.nonzero(edges > 0)[-1], np.nonzero(edges < 0)[-1]
         longest = max(longest, int((ends - starts).max(initial=0)))

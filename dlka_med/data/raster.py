@@ -103,6 +103,22 @@ def write_grey(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values.astype(dtype)).save(temporary, format="PNG")
 
 
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """Write an image (1 or 3, rows, columns) in the format that the name ends with; JPEG at its best quality.
+
+    Raises:
+        InputError: the format does not hold such numbers.
+    """
+    image = np.moveaxis(pixels, 0, -1)
+    image = image[..., 0] if len(pixels) == 1 else image
+    quality = {"quality": 100, "subsampling": 0} if ending(path).lower() in LOSSY_ENDINGS else {}
+    try:
+        with whole_file(path) as temporary:
+            Image.fromarray(np.ascontiguousarray(image)).save(temporary, **quality)
+    except (OSError, TypeError, KeyError) as error:
+        raise InputError(f"{path} cannot hold {len(pixels)} channels of {pixels.dtype} ({error})") from error
+
+
 def look_at_raster(path: Path) -> tuple[str, int]:
     """Pillow's mode of a file that can be read, and its EXIF orientation, 1 for upright."""
     with Image.open(path, formats=FORMATS) as image:

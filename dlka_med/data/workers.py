@@ -1,5 +1,6 @@
 """The same function for every case, in this process or in several."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,11 @@ Result = TypeVar("Result")
 LISTED = 20
 
 Progress = Callable[[int, int], None]
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_workers(

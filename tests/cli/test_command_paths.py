@@ -14,6 +14,7 @@ from dlka_med.cli import build_parser
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_lightning", "timm")
 RIGHT = {
     "demo": ["--out", "new"],
+    "check": ["data", "--fix", "new", "--json", "new.json", "--config", "c.yaml", "--groups", "c.yaml"],
     "plan": ["data", "--out", "new.yaml"],
     "train": ["c.yaml", "--out", "new"],
     "predict": ["run", "images", "--out", "new"],
@@ -25,6 +26,12 @@ FILE = "original.model"  # where a folder belongs
 WRONG = [  # verb, argument, what is typed for it, what the message says
     ("demo", "out", f"{FILE}/new", FILE),
     ("demo", "out", "data", "data exists already"),
+    ("check", "dataset", "daat", "mean data?"),
+    ("check", "fix", f"{FILE}/new", FILE),
+    ("check", "fix", "data", "data exists already"),
+    ("check", "json", "data", "name a file"),
+    ("check", "config", "c.yml", "mean c.yaml?"),
+    ("check", "groups", "c.yml", "mean c.yaml?"),
     ("plan", "dataset", "dtaa", "mean data?"),
     ("plan", "out", f"{FILE}/new.yaml", FILE),
     ("plan", "out", "c.yaml", "c.yaml exists already"),
@@ -48,6 +55,7 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
     ("import-weights", "out", "data", "data exists already"),
 ]
 WRONG_VALUES = [
+    ("check", ["--folds", "1"], "expected an integer, 2 or more, got '1'"),
     ("plan", ["--device", "gpu"], "there is no device called 'gpu'"),
     ("plan", ["--network", "dlka_net3d"], "did you mean dlka_net_3d?"),
     ("plan", ["--minutes", "0"], "expected a number, 0.01 or more, got '0'"),
@@ -149,6 +157,7 @@ def test_the_right_paths_pass(places, verb, monkeypatch):
     reached = []
     calls = {
         "demo": ("dlka_med.demo", "run_demo"),
+        "check": ("dlka_med.checking.check", "check_dataset"),
         "train": ("dlka_med.training.train", "train"),
         "predict": ("dlka_med.inference.predict", "predict_images"),
         "evaluate": ("dlka_med.evaluation.evaluate", "evaluate"),

@@ -1,0 +1,1 @@
+"""The dataset doctor: every case against itself and against every other."""

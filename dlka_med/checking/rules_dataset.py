@@ -1,0 +1,94 @@
+"""Cases against each other: twins, groups, ids, and what the description says of them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from dlka_med.checking.findings import Found
+from dlka_med.checking.survey import Survey
+from dlka_med.data.case_facts import CaseFacts
+from dlka_med.data.splits import related_to_test
+
+PATIENT = re.compile(r"(?<![a-z])(pat(ient)?|pid|sub(j|ject)?|case|vol(ume)?|scan|id|p|s)[-_ ]?\d+", re.IGNORECASE)
+SCANS_PER_PATIENT = 20  # more than that under one number are a site or a year, unless they are called a patient
+
+
+def duplicates(survey: Survey) -> Iterator[Found]:
+    for case, twin in twins(survey):
+        if not _across_test(survey, case, twin) and not _across_groups(survey, case, twin):
+            yield Found(case.images[0].path, f"its voxels are those of {twin.images[0].path}", case.id)
+
+
+def duplicates_in_test(survey: Survey) -> Iterator[Found]:
+    for case, twin in twins(survey):
+        if _across_test(survey, case, twin):
+            wrong = f"it is to be predicted, but its voxels are those of {twin.images[0].path}, which trains"
+            yield Found(case.images[0].path, wrong, case.id)
+
+
+def duplicates_across_groups(survey: Survey) -> Iterator[Found]:
+    for case, twin in twins(survey):
+        if not _across_test(survey, case, twin) and _across_groups(survey, case, twin):
+            wrong = (
+                f"its voxels are those of {twin.images[0].path}, but groups.csv puts one into group "
+                f"{survey.group(case.id)!r} and the other into {survey.group(twin.id)!r}"
+            )
+            yield Found(case.images[0].path, wrong, case.id)
+
+
+def twins(survey: Survey) -> Iterator[tuple[CaseFacts, CaseFacts]]:
+    """Each case whose voxels an earlier one has in all channels, and this first one; constant images have no say."""
+    seen: dict[tuple[str, ...], CaseFacts] = {}
+    for facts in survey.facts:
+        if facts.channels and not all(channel.is_constant for channel in facts.channels):
+            first = seen.setdefault(tuple(channel.digest for channel in facts.channels), facts)
+            if first is not facts:
+                yield facts, first
+
+
+def group_in_test(survey: Survey) -> Iterator[Found]:
+    for name in sorted(related_to_test(survey.dataset, ())):
+        image = survey.case_of[name].images[0]
+        yield Found(str(image), f"its group {survey.group(name)!r} has cases in the test, so it never trains", name)
+
+
+def one_patient(survey: Survey) -> Iterator[Found]:
+    for patient, members in ({} if survey.grouped else patients([case.id for case in survey.cases])).items():
+        if len(members) > 1:
+            wrong = f"{len(members)} cases look like one patient, {patient}: {', '.join(members[:4])}"
+            yield Found(str(survey.dataset.root / "groups.csv"), wrong + (", ..." if len(members) > 4 else ""))
+
+
+def patients(ids: list[str]) -> dict[str, list[str]]:
+    """Ids by what seems to be the patient: all but the last part of the id, if that has a number of its own.
+
+    Nothing if the ids do not look so: all have one beginning, none shares its own, or so many share one that it is
+    rather a site or a year.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in ids:
+        patient, _, scan = name.rpartition(next((mark for mark in reversed(name) if mark in "_-. "), "_"))
+        groups[patient if scan and re.search(r"\d", patient) else name].append(name)
+    shared = [patient for patient, members in groups.items() if len(members) > 1]
+    named = shared and all(PATIENT.search(patient) for patient in shared)
+    if not shared or len(groups) < 2 or not (named or len(ids) <= SCANS_PER_PATIENT * len(groups)):
+        return {}
+    return dict(groups)
+
+
+def wrong_count(survey: Survey) -> Iterator[Found]:
+    path = str(survey.dataset.root / "dataset.json")
+    left_out = sum(refusal.code in ("case-twice", "kinds-mixed") for refusal in survey.refusals)
+    count, said = len(survey.dataset.cases), survey.description.get("numTraining")
+    if isinstance(said, int) and not count <= said <= count + left_out:
+        yield Found(path, f"it says numTraining {said}, but there are {count} cases with a label")
+
+
+def _across_test(survey: Survey, case: CaseFacts, twin: CaseFacts) -> bool:
+    trained = {facts.id for facts in survey.labelled}
+    return case.id not in trained and twin.id in trained
+
+
+def _across_groups(survey: Survey, case: CaseFacts, twin: CaseFacts) -> bool:
+    ours, theirs = survey.group(case.id), survey.group(twin.id)
+    return None not in (ours, theirs) and ours != theirs
