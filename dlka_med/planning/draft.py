@@ -14,7 +14,8 @@ from dlka_med.planning.memory import kept_free
 from dlka_med.planning.rules_network import SMALL_2D, SMALL_3D, Size, network, sizes
 from dlka_med.planning.summary import Summary
 
-MOST_VOXELS = {2: 512**2, 3: 160**3}  # of a window; more only makes steps slower
+MOST_VOXELS = {2: 512**2, 3: 160**3}  # of a window on a GPU; more only makes steps slower
+MOST_ON_CPU = {2: 256**2, 3: 80**3}
 SHRINK = 0.95  # below what the estimate says
 SMALLEST = {2: 64**2, 3: 16**3}
 
@@ -68,6 +69,7 @@ class Draft:
     Args:
         choices: every key of the config.
         size: of the network.
+        is_long: whether it is the recipe of a long training.
         voxels: that the window was allowed to have.
         steps, seconds: of the training, as they are expected.
         seen: share of a median case that a step sees.
@@ -76,6 +78,7 @@ class Draft:
     data: Data
     choices: Choices
     size: Size
+    is_long: bool
     voxels: float
     steps: int
     seconds: float
@@ -98,13 +101,15 @@ class Draft:
 
     def timed(self, budget: Budget, seconds: float) -> "Draft":
         """The same network and window where a step takes so many seconds."""
-        return drafted(self.data, budget, self.size, self.voxels, self.window * self.size.batch / seconds)
+        per_second = self.window * self.size.batch / seconds
+        return drafted(self.data, budget, self.size, self.is_long, self.voxels, per_second)
 
 
-def drafted(data: Data, budget: Budget, size: Size, voxels: float, per_second: float) -> Draft:
+def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float, per_second: float) -> Draft:
     """The config of a network of this size with a window of at most so many voxels.
 
     Args:
+        is_long: whether it gets the recipe of a long training.
         per_second: voxels that this network trains on.
     """
     summary, axes, (name, plane) = data.summary, data.axes, data.view
@@ -118,7 +123,6 @@ def drafted(data: Data, budget: Budget, size: Size, voxels: float, per_second: f
         patch = rules_grid.patch_2d(extent, steps_mm, voxels)
     seconds = prod(patch) * size.batch / per_second
     steps = max(budget.steps(seconds), 1)
-    is_long = steps >= LONG
     patch_mm, size_mm = ([n * mm for n, mm in zip(sizes, steps_mm, strict=True)] for sizes in (patch, extent))
     choices = {
         "name": rules_data.run_name(summary, name.value),
@@ -142,7 +146,9 @@ def drafted(data: Data, budget: Budget, size: Size, voxels: float, per_second: f
     inside = [min(n, whole) for n, whole in zip(patch, extent, strict=True)]
     # Of slices a step sees a part of one; a case has as many as the third axis is long.
     depth = prod(n for axis, n in enumerate(summary.size_at(spacing.value)) if axis not in axes)
-    draft = Draft(data, choices, size, voxels, steps, seconds, prod(inside) * size.batch / (prod(extent) * depth))
+    draft = Draft(
+        data, choices, size, is_long, voxels, steps, seconds, prod(inside) * size.batch / (prod(extent) * depth)
+    )
     changes = rules_training.augmentation(summary, data.dims, is_long, flip_axes(draft.resolved))
     return replace(draft, choices=choices | changes)
 
@@ -157,19 +163,20 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
     Raises:
         InputError: nothing fits.
     """
+    most = (MOST_VOXELS if budget.on_gpu else MOST_ON_CPU)[data.dims]
     small = (SMALL_3D if data.dims == 3 else SMALL_2D)[0]
-    per_step = min(data.whole, MOST_VOXELS[data.dims] / 4) * small.batch
+    per_step = min(max(data.whole, SMALLEST[data.dims]), most / 4) * small.batch
     is_long = budget.steps(5 * per_step / speed) >= LONG
     need = 0.0
-    for size in sizes(data.dims, is_long):
+    for size in sizes(data.dims, is_long and budget.on_gpu):
         per_second = speed / size.cost
         voxels = rules_grid.window_voxels(data.summary, data.whole, per_second, budget.seconds, size.batch)
-        voxels = max(min(voxels, MOST_VOXELS[data.dims]), SMALLEST[data.dims])
-        draft = drafted(data, budget, size, voxels, per_second)
+        voxels = max(min(voxels, most), SMALLEST[data.dims])
+        draft = drafted(data, budget, size, is_long, voxels, per_second)
         room = budget.memory - kept_free(budget, draft.config.training.workers)
         while (need := estimate(draft.resolved)) > room:
             voxels = min(draft.window * max(room / need, 0.4) * SHRINK, voxels * SHRINK)
-            smaller = drafted(data, budget, size, voxels, per_second)
+            smaller = drafted(data, budget, size, is_long, voxels, per_second)
             if voxels < max(size.least, SMALLEST[data.dims] / 2) or smaller.window >= draft.window:
                 break
             draft = smaller

@@ -16,8 +16,8 @@ from dlka_med.ops.layout import channels_last
 from dlka_med.planning.choice import Budget
 from dlka_med.run_folder import build_run_network
 
-PROCESS = 0.45 * 2**30  # Python, torch and what else a probe imports
-ALLOCATOR = 1.1  # what the heap holds per byte that tensors hold
+PROCESS = 1.1 * 2**30  # Python, torch, compiled kernels and what else a training needs before its first step
+HEAP = 1.4  # bytes that the process holds per byte of its tensors: oneDNN's own, and gaps
 STATES = {"adamw": 2, "sgd": 1}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FREE_SHARE = 0.8  # of what is free now
@@ -47,7 +47,7 @@ def estimated_peak(config: RunConfig, device: str) -> float:
             loss = pyramid_loss(config, network)(network.forward_pyramid(channels_last(image)), label.to(device))
         loss.backward()
     held = ledger.peak + copies * weights
-    return PROCESS + ALLOCATOR * held if device == "cpu" else held
+    return PROCESS + HEAP * held if device == "cpu" else held
 
 
 def pyramid_loss(config: RunConfig, network: nn.Module) -> PyramidLoss:
@@ -69,7 +69,7 @@ def free_memory(device: str) -> float:
 
 def kept_free(budget: Budget, workers: int) -> float:
     """Bytes of a training beside its steps: Lightning and the loaders, on a GPU its context and what lies fallow."""
-    return 2**30 if budget.on_gpu else (0.3 + 0.3 * workers) * 2**30
+    return 2**30 if budget.on_gpu else (0.15 + 0.4 * workers) * 2**30
 
 
 class Ledger(TorchDispatchMode):

@@ -2,15 +2,20 @@
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from dlka_med.checking.findings import lines
+from dlka_med.checking.rules import apply
+from dlka_med.checking.survey import Survey
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
-from dlka_med.data.cases import read_dataset
+from dlka_med.data.case_facts import CaseFacts
+from dlka_med.data.cases import Dataset, read_dataset
+from dlka_med.data.description import read_description
 from dlka_med.data.fingerprint import fingerprint
 from dlka_med.errors import InputError
 from dlka_med.planning.choice import Budget, gib, shape, span
@@ -68,7 +73,7 @@ class Plan:
         """What stands above the config."""
         summary = self.summary
         kind = "volumes" if summary.dims == 3 else "2D images"
-        lines = [
+        words = [
             f"{summary.name}: {summary.cases} {kind} in {summary.groups} groups, {shape(summary.size_at(None))} voxels "
             f"of {shape(summary.spacing)} mm (medians), {len(summary.channels)} channels, {summary.labels} labels.",
             f"Planned for {self.budget}.",
@@ -77,7 +82,7 @@ class Plan:
             "Probes, memory at the peak of a step:",
             *(f"  {trial}" for trial in self.trials),
         ]
-        return "".join(f"# {line}".rstrip() + "\n" for line in lines) + "\n"
+        return "".join(f"# {line}".rstrip() + "\n" for line in words) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write the config; `load_config` reads it back."""
@@ -114,6 +119,7 @@ def plan(
     budget = budget_of(minutes, epochs, memory, device)
     dataset = read_dataset(root)
     facts = fingerprint(dataset.cases, dataset.channels, workers, progress("reading cases"))
+    refuse_errors(dataset, facts)
     summary = summarise(dataset, facts)
     data = Data(summary, str(Path(root).absolute()), dataset.labels, network)
     if network is not None and data.view[0].value != network:
@@ -136,6 +142,19 @@ def plan(
         log.info("%s", line)
     log.info("%s is written, the facts of the data stand in %s", out, facts_file)
     return made
+
+
+def refuse_errors(dataset: Dataset, facts: Sequence[CaseFacts]) -> None:
+    """Raise `InputError` if labelled cases have errors, in the words of a check."""
+    root = dataset.root
+    survey = Survey(replace(dataset, test=()), read_description(root / "dataset.json"), tuple(facts))
+    errors = [finding for finding in apply(survey) if finding.severity == "error"]
+    if errors:
+        listed = "\n".join(lines(errors))
+        raise InputError(
+            f"{root} has errors and would not train:\n{listed}\ndlka check {root} tells all of it, its --fix OUT "
+            "makes a mended copy"
+        )
 
 
 def budget_of(minutes: float | None, epochs: int | None, memory: float | None, device: str | None) -> Budget:
@@ -228,8 +247,8 @@ def _read(summary: Summary) -> str:
 
 def _outlook(draft: Draft, budget: Budget) -> list[str]:
     summary = draft.data.summary
-    lines = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
+    words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
     needed = case_bytes(summary.voxels_at(draft.config.preprocessing.spacing), summary.outputs)
     if not budget.on_gpu and needed > budget.memory:
-        lines.append(f"to predict the largest case takes about {gib(needed)}, more than the {gib(budget.memory)} given")
-    return lines
+        words.append(f"to predict the largest case takes about {gib(needed)}, more than the {gib(budget.memory)} given")
+    return words

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dlka_med.config.schema import RunConfig
 
-MEASURED_STEPS = 2  # after a first one, which compiles
+MEASURED_STEPS = 2  # after a first one, which compiles; fewer of slow ones
+LONG_ENOUGH = 5  # seconds
 OUT_OF_MEMORY = ("memory", "MemoryError", "STATUS_ALLOC_FAILED")
 
 
@@ -84,8 +85,8 @@ def measure(config: RunConfig, device: str) -> Measured:
         loss.item()
 
     step()
-    times = []
-    for _ in range(MEASURED_STEPS):
+    times: list[float] = []
+    while len(times) < MEASURED_STEPS and sum(times) < LONG_ENOUGH:
         before = time.perf_counter()
         step()
         times.append(time.perf_counter() - before)

@@ -38,11 +38,15 @@ SMALL_2D = (
 )
 
 
-def sizes(dims: int, is_long: bool) -> tuple[Size, ...]:
-    """What may be trained, the best first; each needs less memory than the one before."""
+def sizes(dims: int, published: bool) -> tuple[Size, ...]:
+    """What may be trained, the best first; each needs less memory than the one before.
+
+    Args:
+        published: whether the networks of the paper are among them.
+    """
     if dims == 3:
-        return (PUBLISHED_3D, *SMALL_3D) if is_long else SMALL_3D
-    if not is_long:
+        return (PUBLISHED_3D, *SMALL_3D) if published else SMALL_3D
+    if not published:
         return SMALL_2D
     return (*(PUBLISHED_2D._replace(batch=batch) for batch in (16, 8, 4)), *SMALL_2D)
 

@@ -11,13 +11,10 @@ import numpy as np
 
 from dlka_med.data.case_facts import CaseFacts, ValueFacts
 from dlka_med.data.cases import Dataset
-from dlka_med.data.fingerprint import grids_of
 from dlka_med.data.grey import Moments
-from dlka_med.data.load import check_same_grid
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 
-LISTED = 20
 WORLD_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "I": 2, "S": 2}
 
 
@@ -120,13 +117,12 @@ def summarise(dataset: Dataset, facts: Sequence[CaseFacts]) -> Summary:
     """What the labelled cases of a dataset are.
 
     Args:
-        facts: of `dataset.cases`, in any order.
+        facts: of `dataset.cases`, without errors.
 
     Raises:
-        InputError: a case cannot be used for training, or no voxel is labelled.
+        InputError: no voxel is labelled.
     """
-    outputs, targets, declared = label_targets(dataset.labels)
-    refuse_unusable(dataset.root, facts, declared)
+    outputs, targets = label_targets(dataset.labels)
     structures = tuple(_structure(name, values, facts) for name, values in targets.items())
     if not any(structure.cases for structure in structures):
         raise InputError(
@@ -153,10 +149,9 @@ def summarise(dataset: Dataset, facts: Sequence[CaseFacts]) -> Summary:
     )
 
 
-def label_targets(labels: Mapping[str, int]) -> tuple[int, dict[str, tuple[int, ...]], set[int]]:
-    """Outputs of a network for these labels, the values of each thing to be found, and all values that may be."""
-    targets = {name: (value,) for name, value in labels.items() if value != 0}
-    return len(labels), targets, set(labels.values())
+def label_targets(labels: Mapping[str, int]) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """Outputs of a network for these labels, and the values of each thing to be found."""
+    return len(labels), {name: (value,) for name, value in labels.items() if value != 0}
 
 
 def canonical(values: Sequence[Any], facts: CaseFacts) -> tuple[Any, ...]:
@@ -165,41 +160,6 @@ def canonical(values: Sequence[Any], facts: CaseFacts) -> tuple[Any, ...]:
         return tuple(values)
     worlds = [WORLD_AXIS[code] for code in facts.orientation]
     return tuple(values[worlds.index(world)] for world in range(3))
-
-
-def refuse_unusable(root: Path, facts: Sequence[CaseFacts], declared: set[int]) -> None:
-    """Raise `InputError` with what would end a training, for the first cases of which it is true."""
-    problems = [f"{one.id}: {problem}" for one in facts if (problem := _problem(one, declared))]
-    if problems:
-        more = f"\n... and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-        listed = "\n".join(problems[:LISTED])
-        raise InputError(
-            f"{len(problems)} of {len(facts)} cases of {root} cannot be used:\n{listed}{more}\n"
-            f"dlka check {root} tells all that is wrong with them, its --fix OUT makes a mended copy"
-        )
-
-
-def _problem(facts: CaseFacts, declared: set[int]) -> str | None:
-    broken = next((file.problem for file in facts.files if file.problem), None)
-    if broken:
-        return broken
-    if not facts.channels or (facts.dims == 3 and len(facts.orientation) != 3) or facts.label is None:
-        return f"{facts.images[0].path} is no image that can be used, or has no label"
-    for channel in facts.channels:
-        if channel.nan or channel.infinite:
-            return f"{channel.path} has {channel.nan} NaN and {channel.infinite} infinite voxels"
-    label = facts.label
-    if label.colours or label.fractional or label.not_finite:
-        return f"{label.file.path} holds colours or numbers that are not whole: a label map was expected"
-    if strange := sorted(set(label.voxels) - declared):
-        return f"{label.file.path} has the values {strange[:10]}, which are not declared"
-    first, *others = grids_of(facts)
-    try:
-        for other in others:
-            check_same_grid(first, other)
-    except InputError as error:
-        return str(error)
-    return None
 
 
 def _channel(index: int, name: str, facts: Sequence[CaseFacts]) -> Channel:

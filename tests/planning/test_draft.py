@@ -96,6 +96,15 @@ def test_labels_of_both_sides_keep_left_and_right_apart(summary, gpu):
     assert "left and right" in choices["training.augmentation.flip_axes"].reason
 
 
+def test_what_was_probed_stays_when_its_time_is_known(summary, cpu):
+    draft = fitted(data_of(summary(**SETS["tiny"])), cpu, SPEED, nothing)
+    for seconds in (1e-3, 10.0):
+        timed = draft.timed(cpu, seconds)
+        assert timed.config.network == draft.config.network
+        assert timed.config.training.patch_size == draft.config.training.patch_size
+        assert timed.seconds == pytest.approx(seconds)
+
+
 @pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("gib", [1.5, 2, 4, 16])
 def test_the_memory_is_kept(summary, name, gib):
@@ -121,7 +130,7 @@ def test_a_budget_in_which_nothing_fits_says_what_would(summary):
 def test_sizes_need_less_and_less(summary, cpu, dims, is_long):
     name = "nuclei" if dims == 2 else "hippocampus"
     needs = [
-        bytes_of(drafted(data_of(summary(**SETS[name])), cpu, size, 64**dims, SPEED).config)
+        bytes_of(drafted(data_of(summary(**SETS[name])), cpu, size, is_long, 64**dims, SPEED).config)
         for size in sizes(dims, is_long)
     ]
     assert needs == sorted(set(needs), reverse=True)

@@ -38,7 +38,7 @@ def test_images_are_summed_up(tmp_path):
     found = summary_of(write_set(tmp_path, "microscopy"))
     assert (found.dims, found.spacing, found.size_at(None)) == (2, (1.0, 1.0), (120, 150))
     assert found.structures[0].pieces == 9
-    assert 14 < found.structures[0].thickness < 15  # the square of a disk of radius 8
+    assert found.structures[0].thickness == pytest.approx(8 * np.pi**0.5, rel=0.03)  # the square of a disk of radius 8
 
 
 def test_axes_are_those_of_the_body_whatever_the_files_order(tmp_path):
@@ -89,22 +89,6 @@ def test_it_is_kept_as_json(tmp_path):
     stored = json.loads((tmp_path / "facts.json").read_text())
     assert stored["structures"][0]["name"] == "spot"
     assert stored["median"]["size"] == [1000, 1000]
-
-
-def test_broken_cases_are_named_and_mended_by_check(tmp_path):
-    root = write_set(tmp_path, "tiny volumes")
-    (root / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"")
-    label = nib.load(root / "labelsTr" / "case_2.nii.gz")
-    nib.save(nib.Nifti1Image(np.asarray(label.dataobj) * 7, label.affine), root / "labelsTr" / "case_2.nii.gz")
-    image = nib.load(root / "imagesTr" / "case_3_0000.nii.gz")
-    nib.save(nib.Nifti1Image(image.get_fdata() * np.nan, image.affine), root / "imagesTr" / "case_3_0000.nii.gz")
-    with pytest.raises(InputError, match=r"3 of 4 cases") as refused:
-        summary_of(root)
-    said = str(refused.value)
-    assert "0 bytes" in said
-    assert "[7], which are not declared" in said
-    assert "210 NaN" in said
-    assert "dlka check" in said
 
 
 def test_labels_without_a_voxel_are_refused(tmp_path):
