@@ -1,6 +1,7 @@
 """How much memory a training step takes, estimated by walking through it without computing anything."""
 
 import weakref
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from dlka_med.planning.choice import Budget
 from dlka_med.run_folder import build_run_network
 
 PROCESS = 1.1 * 2**30  # Python, torch, compiled kernels and what else a training needs before its first step
-HEAP = 1.4  # bytes that the process holds per byte of its tensors: oneDNN's own, and gaps
+HEAP = 1.3  # bytes that the process holds per byte of its tensors: oneDNN's own, and gaps
+WALKED = 2**19  # voxels of a batch; what is larger is scaled up from a smaller one, since layers work in small parts
 STATES = {"adamw": 2, "sgd": 1}
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 FREE_SHARE = 0.8  # of what is free now
@@ -33,21 +35,33 @@ def estimated_peak(config: RunConfig, device: str) -> float:
     Args:
         config: with channels and labels.
     """
-    network = build_run_network(config, pretrained=False).to(device)
+    small, ratio = _smaller(config)
+    network = build_run_network(small, pretrained=False).to(device)
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     training = config.training
     copies = 1 + STATES[training.optimizer.name] + (training.ema is not None)
     mode = FakeTensorMode()
     _empty(network, mode)
     with mode, Ledger() as ledger:
-        shape = (training.batch_size, len(config.dataset.channels or ()), *training.patch_size)
+        shape = (training.batch_size, len(config.dataset.channels or ()), *small.training.patch_size)
         image, label = torch.empty(shape, device=device), torch.empty((shape[0], 1, *shape[2:]), dtype=torch.uint8)
         dtype = AUTOCAST.get(training.precision)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
             loss = pyramid_loss(config, network)(network.forward_pyramid(channels_last(image)), label.to(device))
         loss.backward()
-    held = ledger.peak + copies * weights
+    held = ratio * ledger.peak + copies * weights
     return PROCESS + HEAP * held if device == "cpu" else held
+
+
+def _smaller(config: RunConfig) -> tuple[RunConfig, float]:
+    """The same with a window small enough to walk through quickly, and how many times larger the given one is."""
+    training = config.training
+    size = list(training.patch_size)
+    while prod(size) * training.batch_size > WALKED and max(size) > 32:
+        longest = size.index(max(size))
+        size[longest] = 16 * -(-size[longest] // 32)
+    smaller = training.model_copy(update={"patch_size": tuple(size)})
+    return config.model_copy(update={"training": smaller}), prod(training.patch_size) / prod(size)
 
 
 def pyramid_loss(config: RunConfig, network: nn.Module) -> PyramidLoss:

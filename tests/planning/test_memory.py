@@ -42,8 +42,14 @@ def test_tensors_are_counted_while_they_live():
 
 
 def test_nothing_is_computed():
-    config = config_of(volumes(), (1024, 1024, 1024), batch=64)
-    assert estimated_peak(config, "cpu") > 2**40
+    assert estimated_peak(config_of(volumes(), (256, 256, 256)), "cpu") > 60 * 2**30
+
+
+def test_large_windows_are_scaled_up_from_small_ones(monkeypatch):
+    config = config_of(volumes(8), (64, 64, 32))
+    whole = estimated_peak(config, "cpu")
+    monkeypatch.setattr("dlka_med.planning.memory.WALKED", 2**16)
+    assert estimated_peak(config, "cpu") == pytest.approx(whole, rel=0.03)
 
 
 def test_an_estimate_grows_with_the_window_and_shrinks_with_recomputing():
