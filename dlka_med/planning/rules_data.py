@@ -61,8 +61,10 @@ def intensity(channels: tuple[Channel, ...]) -> Choice:
     """`preprocessing.intensity`: `auto`, unless a channel has outliers."""
     spoilt = [channel for channel in channels if channel.outliers and not channel.is_ct]
     if not spoilt:
-        words = [f"{channel.name} {_usual(channel)}" for channel in channels]
-        return Choice("auto", "; ".join(words[:4]))
+        names: dict[str, list[str]] = {}
+        for channel in channels:
+            names.setdefault(_usual(channel), []).append(channel.name)
+        return Choice("auto", "; ".join(f"{', '.join(alike)} {how}" for how, alike in names.items()))
     kinds = [{"kind": _kind(channel, channel in spoilt)} for channel in channels]
     first = spoilt[0]
     return Choice(kinds, f"{len(first.outliers)} cases have outliers in {first.name}, such as {first.outliers[0]}")

@@ -26,7 +26,7 @@ class Size(NamedTuple):
 
 PUBLISHED_3D = Size("as published", 32, 3, 2, cost=2.5, least=2**18)
 SMALL_3D = (
-    Size("half as many blocks as published, or fewer", 32, 1, 2, least=32**3),
+    Size("small: what a short run or a CPU can train", 32, 1, 2, least=32**3),
     Size("half the published channels: memory is short", 16, 1, 2, cost=0.5, least=32**3),
     Size("half the published channels: memory is short", 16, 1, 1, cost=0.7, least=24**3, checkpointing=True),
     Size("a quarter of the published channels: memory is short", 8, 1, 1, cost=0.4, checkpointing=True),

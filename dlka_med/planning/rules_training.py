@@ -83,9 +83,8 @@ def oversampling(summary: Summary, axes: Sequence[int], patch_mm: Sequence[float
     rarest = min(chances, key=lambda name: chances[name])
     chance = chances[rarest]
     share = 0.33 if chance > 0.2 else 0.5 if chance > 0.05 else 0.67
-    return Choice(
-        share, f"a random patch meets {rarest!r}, the rarest, in {100 * chance:.2g} of 100 cases; classes take turns"
-    )
+    how = "always" if chance > 0.95 else f"in {100 * chance:.2g} % of its cases"
+    return Choice(share, f"a random patch meets {rarest!r}, the rarest, {how}; the classes of a case take turns")
 
 
 def augmentation(summary: Summary, dims: int, is_long: bool, flips: Sequence[int] | None) -> Choices:
