@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError(f"{out} is to be a YAML file: give it a name that ends with .yaml")
     if os.path.exists(out):
         raise InputError(f"{out} exists already: name another file, or move this one away")
-    could_hold_files(out.parent)
+    could_hold_files(out)
 
     from dlka_med.planning.plan import plan
 

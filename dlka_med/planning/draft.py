@@ -17,6 +17,7 @@ from dlka_med.planning.summary import Summary
 MOST_VOXELS = {2: 512**2, 3: 160**3}  # of a window on a GPU; more only makes steps slower
 MOST_ON_CPU = {2: 256**2, 3: 80**3}
 SHRINK = 0.95  # below what the estimate says
+LEAST_IN_TIME = {2: 128**2, 3: 32**3}  # a window that shows something is worth more than many steps
 SMALLEST = {2: 64**2, 3: 16**3}
 
 Estimate = Callable[[RunConfig], float]
@@ -171,7 +172,7 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
     for size in sizes(data.dims, is_long and budget.on_gpu):
         per_second = speed / size.cost
         voxels = rules_grid.window_voxels(data.summary, data.whole, per_second, budget.seconds, size.batch)
-        voxels = max(min(voxels, most), SMALLEST[data.dims])
+        voxels = max(min(voxels, most), LEAST_IN_TIME[data.dims])
         draft = drafted(data, budget, size, is_long, voxels, per_second)
         room = budget.memory - kept_free(budget, draft.config.training.workers)
         while (need := estimate(draft.resolved)) > room:

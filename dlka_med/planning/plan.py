@@ -30,6 +30,7 @@ ROUNDS = 5
 NEAR = 1.5  # times more or less work in a step than the measured time asks for
 SPEED_OF_CORE, SPEED_OF_GPU = 9e4, 5e6  # voxels per second of the small networks, until it is measured
 MINUTES, EPOCHS = 20.0, 1000
+BUSY = 0.2  # of the processor taken by others, from which on times are uncertain
 
 Probe = Callable[[RunConfig, str], Measured]
 Estimate = Callable[[RunConfig, str], float]
@@ -54,6 +55,7 @@ class Trial:
         return (
             f"{asked}: estimated {gib(self.estimate)}, held {gib(measured.peak)} ({off:+.0f} %), "
             f"{span(measured.seconds)} a step"
+            + (f" (others took {100 * measured.waited:.0f} % of the processor)" if measured.waited > BUSY else "")
         )
 
 
@@ -133,7 +135,7 @@ def plan(
         summary=summary,
         budget=budget,
         trials=tuple(trials),
-        outlook=tuple(_outlook(final, budget)),
+        outlook=tuple(_outlook(final, budget, trials[-1].measured.waited)),
     )
     facts_file = Path(out).with_suffix(".data.json")
     summary.save(facts_file)
@@ -245,9 +247,11 @@ def _read(summary: Summary) -> str:
     )
 
 
-def _outlook(draft: Draft, budget: Budget) -> list[str]:
+def _outlook(draft: Draft, budget: Budget, waited: float) -> list[str]:
     summary = draft.data.summary
     words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
+    if waited > BUSY:
+        words.append("other programs took a part of the processor while this was measured: plan again when it is idle")
     needed = case_bytes(summary.voxels_at(draft.config.preprocessing.spacing), summary.outputs)
     if not budget.on_gpu and needed > budget.memory:
         words.append(f"to predict the largest case takes about {gib(needed)}, more than the {gib(budget.memory)} given")

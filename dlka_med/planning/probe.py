@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlka_med.config.schema import RunConfig
@@ -18,10 +18,17 @@ OUT_OF_MEMORY = ("memory", "MemoryError", "STATUS_ALLOC_FAILED")
 
 @dataclass(frozen=True)
 class Measured:
-    """Bytes at the peak (of the process on a CPU, of tensors on a GPU), seconds of a step; or why there is none."""
+    """What a step takes; or why there is none.
+
+    Args:
+        peak: bytes, of the process on a CPU, of tensors on a GPU.
+        seconds: with the processor to itself.
+        waited: share of the time that other programs took from it.
+    """
 
     peak: float = 0.0
     seconds: float = 0.0
+    waited: float = 0.0
     failed: str | None = None
 
 
@@ -86,11 +93,26 @@ def measure(config: RunConfig, device: str) -> Measured:
 
     step()
     times: list[float] = []
+    ran, waited = _processor_time()
     while len(times) < MEASURED_STEPS and sum(times) < LONG_ENOUGH:
         before = time.perf_counter()
         step()
         times.append(time.perf_counter() - before)
-    return Measured(_peak(place), min(times))
+    ran, waited = (after - before for after, before in zip(_processor_time(), (ran, waited), strict=True))
+    share = waited / max(ran + waited, 1e-9)
+    return Measured(_peak(place), min(times) * (1 - share), share)
+
+
+def _processor_time() -> tuple[float, float]:
+    """Seconds in which the threads of this process ran, and in which they waited for a processor; 0 if not known."""
+    rows = []
+    for file in Path("/proc/self/task").glob("*/schedstat"):
+        try:
+            rows.append([1e-9 * int(word) for word in file.read_text().split()[:2]])
+        except (OSError, ValueError):
+            continue  # the thread has ended
+    ran, waited = map(sum, zip(*rows, strict=True)) if rows else (0.0, 0.0)
+    return ran, waited
 
 
 def _peak(device) -> float:
@@ -111,4 +133,4 @@ def _peak(device) -> float:
 if __name__ == "__main__":
     asked = json.load(sys.stdin)
     found = measure(RunConfig.model_validate(asked["config"]), asked["device"])
-    sys.stdout.write(json.dumps({"peak": found.peak, "seconds": found.seconds}) + "\n")
+    sys.stdout.write(json.dumps(asdict(found)) + "\n")

@@ -158,6 +158,7 @@ def test_the_right_paths_pass(places, verb, monkeypatch):
     calls = {
         "demo": ("dlka_med.demo", "run_demo"),
         "check": ("dlka_med.checking.check", "check_dataset"),
+        "plan": ("dlka_med.planning.plan", "plan"),
         "train": ("dlka_med.training.train", "train"),
         "predict": ("dlka_med.inference.predict", "predict_images"),
         "evaluate": ("dlka_med.evaluation.evaluate", "evaluate"),
