@@ -21,7 +21,7 @@ from dlka_med.errors import InputError
 from dlka_med.planning.choice import Budget, gib, shape, span
 from dlka_med.planning.draft import Data, Draft, fitted
 from dlka_med.planning.memory import case_bytes, estimated_peak, free_memory, kept_free
-from dlka_med.planning.probe import Measured, probe
+from dlka_med.planning.probe import BUSY, Measured, probe
 from dlka_med.planning.rules_training import outlook
 from dlka_med.planning.summary import Summary, summarise
 from dlka_med.progress import progress
@@ -30,7 +30,6 @@ ROUNDS = 5
 NEAR = 1.5  # times more or less work in a step than the measured time asks for
 SPEED_OF_CORE, SPEED_OF_GPU = 9e4, 5e6  # voxels per second of the small networks, until it is measured
 MINUTES, EPOCHS = 20.0, 1000
-BUSY = 0.2  # of the processor taken by others, from which on times are uncertain
 
 Probe = Callable[[RunConfig, str], Measured]
 Estimate = Callable[[RunConfig, str], float]
@@ -251,7 +250,7 @@ def _outlook(draft: Draft, budget: Budget, waited: float) -> list[str]:
     summary = draft.data.summary
     words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
     if waited > BUSY:
-        words.append("other programs took a part of the processor while this was measured: plan again when it is idle")
+        words.append("other programs took a part of the processor while this was measured, so that times are rough")
     needed = case_bytes(summary.voxels_at(draft.config.preprocessing.spacing), summary.outputs)
     if not budget.on_gpu and needed > budget.memory:
         words.append(f"to predict the largest case takes about {gib(needed)}, more than the {gib(budget.memory)} given")
