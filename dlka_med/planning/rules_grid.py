@@ -13,6 +13,7 @@ PLANES = ("sagittal", "coronal", "axial")  # across each axis of RAS
 FEW_SLICES = 16  # of a kernel that spans 21
 COVER = 0.25  # of a case has to fit into the window
 RESOLVED = 5  # voxels that the thinnest pieces keep
+SLIGHTLY = 1.2  # coarser, which is not worth a resampling
 MANY_PIECES = 5  # in a case: what they are shows in a small window
 LEAST_STEPS, WANTED_STEPS = 500, 1000
 LEAST_MAP = 4  # voxels along an axis of the deepest map
@@ -83,7 +84,7 @@ def coarser_spacing(
     limit = min((one.thickness / RESOLVED for one in structures), default=inf)
     level = _poured(spacing[inside], COVER / covered)
     new = np.where(inside, np.maximum(spacing, min(level, limit)), spacing)
-    if (new <= 1.05 * spacing).all():
+    if (new <= SLIGHTLY * spacing).all():
         return full
     now = min(voxels / prod((size * spacing / new)[inside]), 1)
     unit = "mm" if summary.dims == 3 else "pixels"
