@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from dlka_med import __version__
-from dlka_med.cli import check, demo, evaluate, import_weights, predict, schema, train
+from dlka_med.cli import check, demo, evaluate, import_weights, plan, predict, schema, train
 from dlka_med.cli.parser import Parser
 from dlka_med.errors import InputError
 
@@ -18,6 +18,7 @@ logger = logging.getLogger("dlka_med")
 VERBS = {
     "demo": demo,
     "check": check,
+    "plan": plan,
     "train": train,
     "predict": predict,
     "evaluate": evaluate,

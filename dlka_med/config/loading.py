@@ -2,8 +2,9 @@
 
 import difflib
 import os
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
@@ -75,10 +76,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError("\n".join(_explain(path, tree, overridden, item) for item in error.errors())) from None
 
 
-def save_config(config: RunConfig, path: str | Path) -> None:
-    """Write a complete YAML file, each value followed by its meaning; `load_config` reads it back equal."""
+def save_config(
+    config: RunConfig, path: str | Path, reasons: Mapping[str, str] = MappingProxyType({}), head: str = ""
+) -> None:
+    """Write a complete YAML file, each value followed by its meaning; `load_config` reads it back equal.
+
+    Args:
+        reasons: what follows a value instead, by its dotted key.
+        head: lines of comment above all.
+    """
     with whole_file(path) as temporary:
-        temporary.write_text("".join(_lines(config, 0)), encoding="utf-8")
+        temporary.write_text(head + "".join(_lines(config, reasons)), encoding="utf-8")
 
 
 def json_schema() -> dict[str, Any]:
@@ -86,16 +94,18 @@ def json_schema() -> dict[str, Any]:
     return RunConfig.model_json_schema()
 
 
-def _lines(record: BaseModel, depth: int) -> list[str]:
-    lines = []
+def _lines(record: BaseModel, reasons: Mapping[str, str], sections: tuple[str, ...] = ()) -> list[str]:
+    lines, depth = [], len(sections)
     for name, field in type(record).model_fields.items():
         value = getattr(record, name)
         if isinstance(value, BaseModel):
-            lines += [f"{'  ' * depth}{name}:\n", *_lines(value, depth + 1)]
+            gap = "" if depth else "\n"
+            lines += [f"{gap}{'  ' * depth}{name}:\n", *_lines(value, reasons, (*sections, name))]
             continue
         plain = record.model_dump(mode="json", include={name})[name]
         text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False)
-        comment = f"  # {field.description}" if field.description else ""
+        said = reasons.get(".".join((*sections, name)), field.description)
+        comment = f"  # {said}" if said else ""
         text = text.removesuffix("...\n").strip()
         lines.append(f"{'  ' * depth}{name}: {text}{comment}\n")
     return lines

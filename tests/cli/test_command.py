@@ -31,6 +31,7 @@ def library(monkeypatch, places):
             setattr(module, function, call)
         monkeypatch.setitem(sys.modules, name, module)
 
+    stand_in("dlka_med.planning.plan", plan=None)
     stand_in("dlka_med.training.train", train=None)
     stand_in("dlka_med.training.folds", train_folds={"all": {}})
     stand_in("dlka_med.training.crossvalidation", format_crossvalidation="mean Dice 0.5\n")
@@ -135,6 +136,20 @@ def test_folds_and_shards_that_cannot_be_are_refused(library, capsys, words):
     assert (code, message.count("\n")) == (2, 1)
     assert f"got '{words[1]}'" in message
     assert library.calls == []
+
+
+def test_plan_calls(library):
+    assert cli.main(["plan", "data", "-o", "new.yaml", "--minutes", "5", "--memory", "4", "--device", "cpu"]) == 0
+    [(name, positional, keywords)] = library.calls
+    assert (name, positional) == ("plan", (Path("data"), Path("new.yaml")))
+    assert keywords == {
+        "network": None,
+        "minutes": 5.0,
+        "epochs": None,
+        "memory": 4.0,
+        "device": "cpu",
+        "workers": None,
+    }
 
 
 def test_train_refuses_a_folder_without_resume(library, capsys):

@@ -15,6 +15,7 @@ HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_l
 RIGHT = {
     "demo": ["--out", "new"],
     "check": ["data", "--fix", "new", "--json", "new.json", "--config", "c.yaml", "--groups", "c.yaml"],
+    "plan": ["data", "--out", "new.yaml"],
     "train": ["c.yaml", "--out", "new"],
     "predict": ["run", "images", "--out", "new"],
     "evaluate": ["predictions", "labels", "--out", "new"],
@@ -31,6 +32,10 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
     ("check", "json", "data", "name a file"),
     ("check", "config", "c.yml", "mean c.yaml?"),
     ("check", "groups", "c.yml", "mean c.yaml?"),
+    ("plan", "dataset", "dtaa", "mean data?"),
+    ("plan", "out", f"{FILE}/new.yaml", FILE),
+    ("plan", "out", "c.yaml", "c.yaml exists already"),
+    ("plan", "out", "new", "a name that ends with .yaml"),
     ("train", "config", "c.yml", "mean c.yaml?"),
     ("train", "out", f"{FILE}/new", FILE),
     ("train", "out", "run", "--resume"),
@@ -51,6 +56,10 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
 ]
 WRONG_VALUES = [
     ("check", ["--folds", "1"], "expected an integer, 2 or more, got '1'"),
+    ("plan", ["--device", "gpu"], "there is no device called 'gpu'"),
+    ("plan", ["--network", "dlka_net3d"], "did you mean dlka_net_3d?"),
+    ("plan", ["--minutes", "0"], "expected a number, 0.01 or more, got '0'"),
+    ("plan", ["--minutes", "5", "--epochs", "3"], "not allowed with argument"),
     ("train", ["-s", "dataset.root=dta"], "did you mean data?"),
     ("train", ["-s", "dataset.groups=gruops.csv"], "gruops.csv does not exist"),
     ("train", ["-s", "training.start_from=rnu"], "did you mean run?"),
@@ -154,6 +163,7 @@ def test_the_right_paths_pass(places, verb, monkeypatch):
     calls = {
         "demo": ("dlka_med.demo", "run_demo"),
         "check": ("dlka_med.checking.check", "check_dataset"),
+        "plan": ("dlka_med.planning.plan", "plan"),
         "train": ("dlka_med.training.train", "train"),
         "predict": ("dlka_med.inference.predict", "predict_images"),
         "evaluate": ("dlka_med.evaluation.evaluate", "evaluate"),

@@ -1,0 +1,197 @@
+"""All rules in turn: a summary, a budget and what is known of the device become a config."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+
+from dlka_med.config.labels import Declared
+from dlka_med.config.schema import RunConfig
+from dlka_med.data.sides import flip_axes
+from dlka_med.errors import InputError
+from dlka_med.planning import rules_data, rules_grid, rules_training
+from dlka_med.planning.choice import LONG, Budget, Choice, Choices, gib, nested
+from dlka_med.planning.memory import kept_free
+from dlka_med.planning.rules_network import SMALL_2D, SMALL_3D, Size, network, sizes
+from dlka_med.planning.summary import Summary
+
+MOST_VOXELS = {2: 512**2, 3: 160**3}  # of a window on a GPU; more only makes steps slower
+MOST_ON_CPU = {2: 256**2, 3: 80**3}
+SHRINK = 0.95  # below what the estimate says
+LEAST_IN_TIME = {2: 128**2, 3: 32**3}  # a window that shows something is worth more than many steps
+SMALLEST = {2: 64**2, 3: 16**3}
+
+Estimate = Callable[[RunConfig], float]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is to be planned for.
+
+    Args:
+        wanted: a network that was asked for.
+    """
+
+    summary: Summary
+    root: str
+    labels: Declared
+    wanted: str | None = None
+    regions_class_order: tuple[int, ...] | None = None
+
+    @cached_property
+    def view(self) -> tuple[Choice, Choice]:
+        """Network, and the plane of its slices."""
+        return rules_grid.network_and_plane(self.summary, self.wanted)
+
+    @property
+    def dims(self) -> int:
+        """Of the network's window."""
+        return 3 if self.view[0].value == "dlka_net_3d" else 2
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """Axes of a case that the window has."""
+        return rules_grid.window_axes(self.summary, self.view[1].value)
+
+    @cached_property
+    def full(self) -> Choice:
+        """Spacing before any thought of the budget."""
+        return rules_grid.full_spacing(self.summary)
+
+    @cached_property
+    def whole(self) -> float:
+        """Voxels of a median case, of slices those of one."""
+        size = self.summary.size_at(self.full.value)
+        return prod(size[axis] for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A config that may become the plan.
+
+    Args:
+        choices: every key of the config.
+        size: of the network.
+        is_long: whether it is the recipe of a long training.
+        voxels: that the window was allowed to have.
+        steps, seconds: of the training, as they are expected.
+        seen: share of a median case that a step sees.
+    """
+
+    data: Data
+    choices: Choices
+    size: Size
+    is_long: bool
+    voxels: float
+    steps: int
+    seconds: float
+    seen: float
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig.model_validate(nested(self.choices))
+
+    @property
+    def resolved(self) -> RunConfig:
+        """With the names of channels and labels, as it will be trained."""
+        names = {
+            "channels": tuple(one.name for one in self.data.summary.channels),
+            "labels": self.data.labels,
+            "regions_class_order": self.data.regions_class_order,
+        }
+        return self.config.model_copy(update={"dataset": self.config.dataset.model_copy(update=names)})
+
+    @property
+    def window(self) -> int:
+        """Voxels of the window."""
+        return prod(self.config.training.patch_size)
+
+    def timed(self, budget: Budget, seconds: float) -> "Draft":
+        """The same network and window where a step takes so many seconds."""
+        per_second = self.window * self.size.batch / seconds
+        return drafted(self.data, budget, self.size, self.is_long, self.voxels, per_second)
+
+
+def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float, per_second: float) -> Draft:
+    """The config of a network of this size with a window of at most so many voxels.
+
+    Args:
+        is_long: whether it gets the recipe of a long training.
+        per_second: voxels that this network trains on.
+    """
+    summary, axes, (name, plane) = data.summary, data.axes, data.view
+    spacing = rules_grid.coarser_spacing(summary, data.full, axes, voxels, summary.present)
+    steps_mm = [(spacing.value or (1.0,) * summary.dims)[axis] for axis in axes]
+    extent = [summary.size_at(spacing.value)[axis] for axis in axes]
+    strides: tuple[tuple[int, ...], ...] = ()
+    if data.dims == 3:
+        patch, strides = rules_grid.patch_3d(extent, steps_mm, voxels)
+    else:
+        patch = rules_grid.patch_2d(extent, steps_mm, voxels)
+    seconds = prod(patch) * size.batch / per_second
+    steps = max(budget.steps(seconds), 1)
+    patch_mm, size_mm = ([n * mm for n, mm in zip(sizes, steps_mm, strict=True)] for sizes in (patch, extent))
+    choices = {
+        "name": rules_data.run_name(summary, name.value),
+        "seed": Choice(0, "of all that is drawn"),
+        **rules_data.dataset(summary, data.root, plane),
+        **rules_data.preprocessing(summary, spacing),
+        "network.name": name,
+        **network(name.value, size, strides, is_long),
+        **rules_training.duration(budget, steps, seconds),
+        "training.batch_size": Choice(size.batch, "patches of a step"),
+        "training.patch_size": Choice(list(patch), rules_grid.patch_reason(patch, extent, strides)),
+        "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
+        "training.start_from": Choice(None, "a run folder to fine-tune"),
+        "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
+        **rules_training.optimizer(data.dims, steps),
+        **rules_training.loss(),
+        **rules_training.augmentation(summary, data.dims, is_long, None),
+        **rules_training.hardware(budget, is_long),
+        **rules_data.inference(data.dims, summary, size.batch if budget.on_gpu else 1),
+    }
+    inside = [min(n, whole) for n, whole in zip(patch, extent, strict=True)]
+    # Of slices a step sees a part of one; a case has as many as the third axis is long.
+    depth = prod(n for axis, n in enumerate(summary.size_at(spacing.value)) if axis not in axes)
+    draft = Draft(
+        data, choices, size, is_long, voxels, steps, seconds, prod(inside) * size.batch / (prod(extent) * depth)
+    )
+    changes = rules_training.augmentation(summary, data.dims, is_long, flip_axes(draft.resolved))
+    return replace(draft, choices=choices | changes)
+
+
+def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draft:
+    """The best draft that the budget allows.
+
+    Args:
+        speed: voxels per second that the small network trains on.
+        estimate: bytes that a step of a config holds.
+
+    Raises:
+        InputError: nothing fits.
+    """
+    most = (MOST_VOXELS if budget.on_gpu else MOST_ON_CPU)[data.dims]
+    small = (SMALL_3D if data.dims == 3 else SMALL_2D)[0]
+    per_step = min(max(data.whole, SMALLEST[data.dims]), most / 4) * small.batch
+    is_long = budget.steps(5 * per_step / speed) >= LONG
+    need = 0.0
+    for size in sizes(data.dims, is_long and budget.on_gpu):
+        per_second = speed / size.cost
+        voxels = rules_grid.window_voxels(data.summary, data.whole, per_second, budget.seconds, size.batch)
+        voxels = max(min(voxels, most), LEAST_IN_TIME[data.dims])
+        draft = drafted(data, budget, size, is_long, voxels, per_second)
+        room = budget.memory - kept_free(budget, draft.config.training.workers)
+        while (need := estimate(draft.resolved)) > room:
+            voxels = min(draft.window * max(room / need, 0.4) * SHRINK, voxels * SHRINK)
+            smaller = drafted(data, budget, size, is_long, voxels, per_second)
+            if voxels < max(size.least, SMALLEST[data.dims] / 2) or smaller.window >= draft.window:
+                break
+            draft = smaller
+        else:
+            return draft
+    least = need + kept_free(budget, 1)
+    raise InputError(
+        f"no network fits into {gib(budget.memory)}: the smallest, with windows of "
+        f"{list(draft.config.training.patch_size)} voxels, takes about {gib(least)}: give --memory {least / 2**30:.1f} "
+        "or more, free memory, or train on another --device"
+    )

@@ -1,0 +1,174 @@
+"""How much memory a training step takes, estimated by walking through it without computing anything."""
+
+import weakref
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from dlka_med.config.labels import IGNORED
+from dlka_med.config.schema import RunConfig
+from dlka_med.losses import PyramidLoss
+from dlka_med.ops.layout import channels_last
+from dlka_med.planning.choice import Budget
+from dlka_med.run_folder import build_run_network
+
+PROCESS = 1.1 * 2**30  # Python, torch, compiled kernels and what else a training needs before its first step
+HEAP = 1.3  # bytes that the process holds per byte of its tensors: oneDNN's own, and gaps
+WALKED = 2**19  # voxels of a batch; what is larger is scaled up from a smaller one, since layers work in small parts
+STATES = {"adamw": 2, "sgd": 1}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+FREE_SHARE = 0.8  # of what is free now
+
+aten = torch.ops.aten
+
+
+def estimated_peak(config: RunConfig, device: str) -> float:
+    """Bytes that one training step holds at its peak: of the whole process on a CPU, of tensors on other devices.
+
+    The step runs on tensors without content, whose sizes are added up for as long as they live.
+
+    Args:
+        config: with channels and labels.
+    """
+    small, ratio = _smaller(config)
+    network = build_run_network(small, pretrained=False).to(device)
+    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
+    training = config.training
+    copies = 1 + STATES[training.optimizer.name] + (training.ema is not None)
+    mode = FakeTensorMode()
+    _empty(network, mode)
+    with mode, Ledger() as ledger:
+        shape = (training.batch_size, len(config.dataset.channels or ()), *small.training.patch_size)
+        image, label = torch.empty(shape, device=device), torch.empty((shape[0], 1, *shape[2:]), dtype=torch.uint8)
+        dtype = AUTOCAST.get(training.precision)
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
+            loss = pyramid_loss(config, network)(network.forward_pyramid(channels_last(image)), label.to(device))
+        loss.backward()
+    held = ratio * ledger.peak + copies * weights
+    return PROCESS + HEAP * held if device == "cpu" else held
+
+
+def _smaller(config: RunConfig) -> tuple[RunConfig, float]:
+    """The same with a window small enough to walk through quickly, and how many times larger the given one is."""
+    training = config.training
+    size = list(training.patch_size)
+    while prod(size) * training.batch_size > WALKED and max(size) > 32:
+        longest = size.index(max(size))
+        size[longest] = 16 * -(-size[longest] // 32)
+    smaller = training.model_copy(update={"patch_size": tuple(size)})
+    return config.model_copy(update={"training": smaller}), prod(training.patch_size) / prod(size)
+
+
+def pyramid_loss(config: RunConfig, network: nn.Module) -> PyramidLoss:
+    """The loss of a training of this network."""
+    scheme = config.dataset.scheme
+    return PyramidLoss(
+        **config.training.loss.model_dump(),
+        strides=network.scale_strides,
+        regions=scheme.regions,
+        ignore_index=None if scheme.ignore is None else IGNORED,
+    )
+
+
+def case_bytes(voxels: float, outputs: int) -> float:
+    """Bytes that the prediction of a case takes: logits, their sum of weights, and a copy of a part of them."""
+    return voxels * 4 * (1.5 * outputs + 2)
+
+
+def free_memory(device: str) -> float:
+    """Bytes that a training may take of what is free now, with a margin."""
+    if device != "cpu":
+        return FREE_SHARE * torch.cuda.mem_get_info(torch.device(device))[0]
+    return FREE_SHARE * min(_available(Path("/proc/meminfo")), _left_to_container(Path("/sys/fs/cgroup")))
+
+
+def kept_free(budget: Budget, workers: int) -> float:
+    """Bytes of a training beside its steps: Lightning and the loaders, on a GPU its context and what lies fallow."""
+    return 2**30 if budget.on_gpu else (0.15 + 0.4 * workers) * 2**30
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up the tensors that are made while it is active, and forgets those that are gone.
+
+    Attributes:
+        held, peak: bytes, now and at most.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = self.peak = 0
+        self._known: set[int] = set()
+        self._ranges: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten._local_scalar_dense.default:
+            return self._value(args[0])
+        if func is aten.mkldnn_convolution.default:
+            x, weight, bias, padding, stride, dilation, groups = args
+            func, args = aten.convolution.default, (x, weight, bias, stride, padding, dilation, False, [0], groups)
+        answer = func(*args, **kwargs or {})
+        for tensor in tree_iter(answer):
+            if isinstance(tensor, Tensor):
+                self._enter(tensor)
+        if func is aten.arange.start:
+            self._ranges[answer.untyped_storage()._cdata] = args[0]
+        return answer
+
+    def _value(self, number: Tensor) -> float:
+        """What a tensor without content answers to `item`; MONAI's losses ask a range for its numbers."""
+        start = self._ranges.get(number.untyped_storage()._cdata)
+        if start is not None:
+            return start + number.storage_offset()
+        return 1.0 if number.is_floating_point() else 0
+
+    def _enter(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self.held += storage.nbytes()
+        self.peak = max(self.peak, self.held)
+        weakref.finalize(storage, self._leave, storage._cdata, storage.nbytes())
+
+    def _leave(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._ranges.pop(key, None)
+        self.held -= size
+
+
+def _empty(network: nn.Module, mode: FakeTensorMode) -> None:
+    """Take the content from the network's tensors."""
+    for part in network.modules():
+        for name, tensor in part._parameters.items():
+            if tensor is not None:
+                part._parameters[name] = nn.Parameter(mode.from_tensor(tensor.detach()), tensor.requires_grad)
+        for name, tensor in part._buffers.items():
+            if tensor is not None:
+                part._buffers[name] = mode.from_tensor(tensor)
+
+
+def _available(meminfo: Path) -> float:
+    try:
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        return 1024 * float(lines["MemAvailable"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return 4 * 2**30
+
+
+def _left_to_container(folder: Path) -> float:
+    """Of control groups, version 2 and 1; infinite without a limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            return float((folder / limit).read_text()) - float((folder / used).read_text())
+        except (OSError, ValueError):
+            continue
+    return float("inf")

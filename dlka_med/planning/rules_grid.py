@@ -1,0 +1,192 @@
+"""Rules for the grid: which network, which spacing, which window on it."""
+
+from collections.abc import Sequence
+from math import ceil, floor, inf, prod
+
+import numpy as np
+
+from dlka_med.data.resample import ANISOTROPY
+from dlka_med.planning.choice import Choice, shape
+from dlka_med.planning.summary import Structure, Summary
+
+PLANES = ("sagittal", "coronal", "axial")  # across each axis of RAS
+FEW_SLICES = 16  # of a kernel that spans 21
+COVER = 0.25  # of a case has to fit into the window
+RESOLVED = 5  # voxels that the thinnest pieces keep
+SLIGHTLY = 1.2  # coarser, which is not worth a resampling
+MANY_PIECES = 5  # in a case: what they are shows in a small window
+LEAST_STEPS, WANTED_STEPS = 500, 1000
+LEAST_MAP = 4  # voxels along an axis of the deepest map
+LEAST_AXIS, LEAST_SIDE = 16, 64  # of a window, in voxels of volumes and in pixels
+COARSE_START = 128  # voxels from which on the first stage has a stride of 4, as published
+UNIT_2D = 32
+
+
+def network_and_plane(summary: Summary, wanted: str | None) -> tuple[Choice, Choice]:
+    """`network.name` and `dataset.slices`."""
+    if summary.dims == 2:
+        return Choice("dlka_net_2d", "the cases are 2D images"), Choice(None, "the cases are what the network sees")
+    spacing, across = summary.spacing, coarse_axis(summary.spacing)
+    thick = across if across is not None else int(np.argmax(spacing))
+    slices = summary.size_at(None)[thick]
+    plane = PLANES[thick]
+    if wanted == "dlka_net_2d":
+        return Choice(wanted, "asked for"), Choice(plane, f"across the axis of {spacing[thick]:.3g} mm per voxel")
+    if wanted is None and across is not None and slices < FEW_SLICES:
+        why = f"{slices:.0f} slices, {spacing[thick] / min(spacing):.2g} times thicker than fine, hold too little depth"
+        return Choice("dlka_net_2d", why), Choice(plane, "the plane of the fine pixels")
+    return (
+        Choice("dlka_net_3d", "asked for" if wanted else f"volumes of {shape(summary.size_at(None))} voxels"),
+        Choice(None, "the network sees volumes"),
+    )
+
+
+def coarse_axis(spacing: Sequence[float]) -> int | None:
+    """The axis whose voxels are over three times longer than the shortest; None if there is none."""
+    longest = int(np.argmax(spacing))
+    return longest if spacing[longest] > ANISOTROPY * min(spacing) else None
+
+
+def window_axes(summary: Summary, plane: str | None) -> tuple[int, ...]:
+    """The axes of a case that the network sees."""
+    return tuple(axis for axis in range(summary.dims) if plane is None or axis != PLANES.index(plane))
+
+
+def full_spacing(summary: Summary) -> Choice:
+    """`preprocessing.spacing` before any thought of the budget; of 2D images None."""
+    if summary.dims == 2:
+        return Choice(None, "pixels as they are")
+    own = np.array(summary.spacings)
+    spacing = np.median(own, axis=0)
+    thick, why = coarse_axis(spacing), "mm, median of the cases"
+    if np.ptp(own, axis=0).max() <= 0.01 * spacing.min():
+        why = "mm, that of all cases, so that nothing is resampled"
+    elif thick is not None:
+        others = np.delete(spacing, thick).max()
+        spacing[thick] = max(np.percentile(own[:, thick], 10), others)
+        why = f"mm, median; {spacing[thick]:.3g} as the thin ones of the thick slices, which would blur"
+    return Choice(tuple(float(f"{value:.4g}") for value in spacing), why)
+
+
+def coarser_spacing(
+    summary: Summary, full: Choice, axes: Sequence[int], voxels: float, structures: Sequence[Structure]
+) -> Choice:
+    """`preprocessing.spacing` at which a window of so many voxels covers enough of a case, if structures allow.
+
+    The finest axes become coarser first.
+    """
+    spacing = np.array(full.value or (1.0,) * summary.dims)
+    size = np.array(summary.size_at(full.value))
+    inside = np.isin(np.arange(summary.dims), axes)
+    covered = voxels / prod(size[inside])
+    if covered >= COVER:
+        return full
+    limit = min((one.thickness / RESOLVED for one in structures), default=inf)
+    level = _poured(spacing[inside], COVER / covered)
+    new = np.where(inside, np.maximum(spacing, min(level, limit)), spacing)
+    if (new <= SLIGHTLY * spacing).all():
+        return full
+    now = min(voxels / prod((size * spacing / new)[inside]), 1)
+    unit = "mm" if summary.dims == 3 else "pixels"
+    why = (
+        f"{unit}; coarser than {shape(spacing)}, where the window held {_percent(covered)} % of a case; "
+        f"now about {_percent(now)} %"
+    )
+    return Choice(tuple(float(f"{value:.3g}") for value in new), why)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.0f}"
+
+
+def _poured(spacing: np.ndarray, times: float) -> float:
+    """The level to which all below it have to be raised for their product to grow so many times."""
+    low, high = float(spacing.min()), float(spacing.max() * times)
+    for _ in range(60):
+        middle = (low + high) / 2
+        grown = prod(np.maximum(spacing, middle) / spacing)
+        low, high = (middle, high) if grown < times else (low, middle)
+    return high
+
+
+def window_voxels(summary: Summary, whole: float, per_second: float, seconds: float, batch: int) -> float:
+    """How large a window may be for a training to have steps enough.
+
+    Args:
+        whole: voxels of a whole case.
+        per_second: voxels that the device trains on.
+    """
+    if seconds == inf:
+        return inf
+    at = per_second * seconds / batch
+    scattered = max((one.pieces for one in summary.present), default=0) >= MANY_PIECES
+    if not scattered and whole <= at / LEAST_STEPS:
+        return whole
+    return at / WANTED_STEPS
+
+
+def window(size: Sequence[float], spacing: Sequence[float], voxels: float) -> tuple[float, ...]:
+    """Voxels along each axis: equal lengths in mm, but no more than the case has, so many in all."""
+    sizes, steps = np.array(size, dtype=float), np.array(spacing, dtype=float)
+    least = np.minimum(sizes, 8)
+    low, high = 0.0, float((sizes * steps).max())
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = prod(np.clip(middle / steps, least, sizes)) <= voxels
+        low, high = (middle, high) if fits else (low, middle)
+    return tuple(map(float, np.clip(low / steps, least, sizes)))
+
+
+def strides_3d(size: Sequence[float], spacing: Sequence[float], stages: int = 4) -> tuple[tuple[int, ...], ...]:
+    """Downsampling in front of each stage, at least two of them.
+
+    An axis is left alone as long as its voxels are over twice as long as the shortest, and once its map would
+    have fewer than four.
+    """
+    found: list[tuple[int, ...]] = []
+    sizes, steps = list(size), list(spacing)
+    while len(found) < stages:
+        stride = []
+        for axis in range(3):
+            factor = 4 if not found and sizes[axis] >= COARSE_START else 2
+            alone = steps[axis] > 2 * min(steps) * 1.001 or sizes[axis] / factor < LEAST_MAP
+            stride.append(1 if alone else factor)
+        if max(stride) == 1 and len(found) >= 2:
+            break
+        found.append(tuple(stride))
+        sizes = [n / s for n, s in zip(sizes, stride, strict=True)]
+        steps = [mm * s for mm, s in zip(steps, stride, strict=True)]
+    return tuple(found)
+
+
+def patch_3d(
+    size: Sequence[float], spacing: Sequence[float], voxels: float
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Window and strides of the 3D network; the window is a multiple of the total strides."""
+    # A thin margin around tiny cases costs little and leaves the network its stages.
+    padded = [max(n, LEAST_AXIS) if mm <= 2 * min(spacing) else n for n, mm in zip(size, spacing, strict=True)]
+    cut = window(padded, spacing, voxels)
+    strides = strides_3d(cut, spacing)
+    total = [prod(steps) for steps in zip(*strides, strict=True)]
+    return tuple(_multiple(c, n, unit) for c, n, unit in zip(cut, padded, total, strict=True)), strides
+
+
+def patch_2d(size: Sequence[float], spacing: Sequence[float], voxels: float) -> tuple[int, ...]:
+    """Window of the 2D network, a multiple of 32."""
+    padded = [max(n, LEAST_SIDE) for n in size]
+    cut = window(padded, spacing, max(voxels, LEAST_SIDE**2))
+    return tuple(max(_multiple(c, n, UNIT_2D), LEAST_SIDE) for c, n in zip(cut, padded, strict=True))
+
+
+def _multiple(cut: float, size: float, unit: int) -> int:
+    """Up to a whole case, down for what is cut out of it."""
+    whole = cut >= 0.98 * size
+    return max((ceil(size / unit - 0.02) if whole else floor(cut / unit + 1e-6)) * unit, unit)
+
+
+def patch_reason(patch: Sequence[int], size: Sequence[float], strides: Sequence[Sequence[int]]) -> str:
+    """Why a window is as large as it is, for cases of this size on its grid."""
+    covered = prod(min(p / n, 1) for p, n in zip(patch, size, strict=True))
+    unit = [prod(steps) for steps in zip(*strides, strict=True)] if strides else [UNIT_2D] * 2
+    part = "the whole" if covered > 0.95 else f"{_percent(covered)} %"
+    return f"{part} of a median case of {shape(size)}, in multiples of {shape(unit)}"

@@ -1,0 +1,99 @@
+"""Rules for the network: how wide, how deep, and what it gives up where memory is short."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from dlka_med.planning.choice import Choice, Choices
+
+
+class Size(NamedTuple):
+    """A size of network and batch.
+
+    Args:
+        cost: time per voxel, as a multiple of that of the small network.
+        least: voxels of a window below which the next size is the better choice.
+    """
+
+    words: str
+    width: int
+    depth: int
+    batch: int
+    cost: float = 1.0
+    least: int = 0
+    encoder: str = ""
+    checkpointing: bool = False
+
+
+PUBLISHED_3D = Size("as published", 32, 3, 2, cost=2.5, least=2**18)
+SMALL_3D = (
+    Size("small: what a short run or a CPU can train", 32, 1, 2, least=32**3),
+    Size("half the published channels: memory is short", 16, 1, 2, cost=0.5, least=32**3),
+    Size("half the published channels: memory is short", 16, 1, 1, cost=0.7, least=24**3, checkpointing=True),
+    Size("a quarter of the published channels: memory is short", 8, 1, 1, cost=0.4, checkpointing=True),
+)
+PUBLISHED_2D = Size("as published", 0, 2, 16, cost=12, least=192**2, encoder="maxvit_rmlp_small_rw_224")
+SMALL_2D = (
+    Size("3.4 million parameters; small enough for a short run", 0, 1, 4, least=128**2, encoder="convnext_atto"),
+    Size("small, one image at a time: memory is short", 0, 1, 1, 1.3, encoder="convnext_atto", checkpointing=True),
+)
+
+
+def sizes(dims: int, published: bool) -> tuple[Size, ...]:
+    """What may be trained, the best first; each needs less memory than the one before.
+
+    Args:
+        published: whether the networks of the paper are among them.
+    """
+    if dims == 3:
+        return (PUBLISHED_3D, *SMALL_3D) if published else SMALL_3D
+    if not published:
+        return SMALL_2D
+    return (*(PUBLISHED_2D._replace(batch=batch) for batch in (16, 8, 4)), *SMALL_2D)
+
+
+def network(name: str, size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Choices:
+    """The section `network`.
+
+    Args:
+        strides: of the stages, of the 3D network alone.
+    """
+    special = _of_3d(size, strides, is_long) if name == "dlka_net_3d" else _of_2d(size, is_long)
+    early = "attention counts from the start: a short run has no time to find it"
+    shared = {
+        "offset_groups": (None, "1: all channels share their offsets"),
+        "offset_limit": (8.0, "voxels of a layer's map that a kernel point moves at most, so that none is lost"),
+        "layer_scale": (0.01, "small at first") if is_long else (0.1, early),
+        "checkpointing": (size.checkpointing, "memory is short" if size.checkpointing else "there is memory enough"),
+    }
+    return {f"network.{key}": Choice(*pair) for key, pair in (special | shared).items()}
+
+
+def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> dict[str, tuple[Any, str]]:
+    stages = len(strides)
+    return {
+        "channels": ([size.width * 2**stage for stage in range(stages)], "doubled from stage to stage"),
+        "depths": ([size.depth] * stages, size.words),
+        "strides": (
+            [list(stride) for stride in strides],
+            "an axis waits while its voxels are over twice the shortest, and ends with maps of 4 voxels",
+        ),
+        "full_resolution_channels": (min(size.width, 16), "as published" if size.width > 8 else "memory is short"),
+        "deformation": ("dense", "as published; depthwise and dcnv3 take much memory in 3D"),
+        "position_embedding": (False, "patches lie anywhere, so a position says little"),
+        "supervised_scales": (min(3 if is_long else 2, stages), "outputs that the loss sees, full to coarse"),
+        "dropout": (0.1, "as published") if is_long else (0.0, "a short run does not overfit"),
+        "norm": ("batch" if size.batch > 1 else "instance", f"of batches of {size.batch}"),
+    }
+
+
+def _of_2d(size: Size, is_long: bool) -> dict[str, tuple[Any, str]]:
+    return {
+        "encoder": (size.encoder, size.words),
+        "pretrained": (False, "true: weights of timm, downloaded at the start; or a file of them"),
+        "depths": ([size.depth] * 3, "as published" if size.depth > 1 else "what a short run can train"),
+        "deformation": ("depthwise", "as published"),
+        "supervised_scales": (1, "as published") if is_long else (2, "a second scale helps a short run"),
+        "mlp_ratio": (4, "as published"),
+        "dropout": (0.0, "as published"),
+        "drop_path": (0.0, "as published"),
+    }

@@ -1,0 +1,70 @@
+"""Estimates against tensors that are counted by hand, and against what steps hold."""
+
+import math
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dlka_med.planning.memory import Ledger, estimated_peak, free_memory
+from dlka_med.planning.probe import probe
+
+from .configs import config_of, volumes
+
+MIB = 2**20
+
+
+IMAGES = {"name": "dlka_net_2d", "encoder": "convnext_atto", "depths": [1, 1, 1], "deformation": "depthwise"}
+PLANS = {
+    "hippocampus": config_of(volumes(), (40, 56, 40)),
+    "larger": config_of(volumes(), (64, 64, 64)),
+    "thick slices": config_of(volumes(strides=((2, 2, 1), (2, 2, 2), (2, 2, 2))), (96, 96, 16), channels=tuple("abcd")),
+    "narrow, recomputed": config_of(volumes(16, norm="instance", checkpointing=True), (80, 80, 48), batch=1),
+    "deep": config_of(volumes(depth=2, strides=((4, 4, 2), (2, 2, 2), (2, 2, 2))), (96, 96, 32)),
+    "many labels": config_of(volumes(), (48, 48, 32), labels=60),
+    "images": config_of(IMAGES | {"supervised_scales": 2}, (192, 192), batch=4, channels=tuple("RGB"), labels=2),
+    "large images": config_of(IMAGES | {"supervised_scales": 2}, (448, 320), batch=4, labels=2),
+}
+
+
+def test_tensors_are_counted_while_they_live():
+    with FakeTensorMode(), Ledger() as ledger:
+        first = torch.empty(MIB)
+        assert ledger.held == 4 * MIB
+        view = first.view(2, -1)[:, ::2]
+        assert ledger.held == 4 * MIB
+        second = view + 1
+        assert ledger.held == 6 * MIB
+        del second
+        assert ledger.held == 4 * MIB
+        del first, view
+    assert (ledger.held, ledger.peak) == (0, 6 * MIB)
+
+
+def test_nothing_is_computed():
+    assert estimated_peak(config_of(volumes(), (256, 256, 256)), "cpu") > 60 * 2**30
+
+
+def test_large_windows_are_scaled_up_from_small_ones(monkeypatch):
+    config = config_of(volumes(8), (64, 64, 32))
+    whole = estimated_peak(config, "cpu")
+    monkeypatch.setattr("dlka_med.planning.memory.WALKED", 2**16)
+    assert estimated_peak(config, "cpu") == pytest.approx(whole, rel=0.03)
+
+
+def test_an_estimate_grows_with_the_window_and_shrinks_with_recomputing():
+    small, large = (estimated_peak(config_of(volumes(), (n,) * 3), "cpu") for n in (32, 64))
+    assert small < large
+    assert estimated_peak(config_of(volumes(checkpointing=True), (64,) * 3), "cpu") < large
+
+
+def test_free_memory_is_some():
+    assert 2**20 < free_memory("cpu") < math.inf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANS)
+def test_estimates_are_within_a_fifth_of_the_peak(name):
+    measured = probe(PLANS[name], "cpu")
+    assert measured.failed is None
+    assert estimated_peak(PLANS[name], "cpu") == pytest.approx(measured.peak, rel=0.2)

@@ -1,0 +1,140 @@
+"""The whole way, mostly with a stand-in for the probe; once with real steps and a training."""
+
+import json
+from math import prod
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dlka_med.config.loading import load_config
+from dlka_med.errors import InputError
+from dlka_med.planning.plan import plan
+from dlka_med.planning.probe import Measured
+from dlka_med.training.train import train
+
+from .sets import KINDS, write_set
+
+GIB = 2**30
+
+
+def weighed(config, device="cpu"):
+    """A rough stand-in for a step's bytes."""
+    return 0.5 * GIB + 1000.0 * prod(config.training.patch_size) * config.training.batch_size
+
+
+class Machine:
+    """Stands in for the probe; keeps what it was asked."""
+
+    def __init__(self, per_second=180_000.0, heavier=1.0):
+        self.per_second, self.heavier, self.asked = per_second, heavier, []
+
+    def __call__(self, config, device):
+        self.asked.append(config)
+        voxels = prod(config.training.patch_size) * config.training.batch_size
+        return Measured(self.heavier * weighed(config), voxels / self.per_second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plans_of_all_kinds_load_as_they_were_probed(tmp_path, kind):
+    machine, out = Machine(), tmp_path / "plan.yaml"
+    made = plan(write_set(tmp_path / "set", kind), out, memory=4, device="cpu", probe=machine, estimate=weighed)
+    config = load_config(out)
+    assert config == made.config
+    last = machine.asked[-1]
+    assert (config.network, config.preprocessing) == (last.network, last.preprocessing)
+    for key in ("patch_size", "batch_size", "precision"):
+        assert getattr(config.training, key) == getattr(last.training, key)
+    assert config.dataset.slices == ("axial" if kind == "thick slices" else None)
+    facts = json.loads((tmp_path / "plan.data.json").read_text())
+    assert facts["cases"] == (1 if kind == "many labels" else 4)
+
+
+def test_every_line_of_the_yaml_says_why(tmp_path):
+    out = tmp_path / "plan.yaml"
+    plan(write_set(tmp_path / "set", "tiny volumes"), out, device="cpu", memory=4, probe=Machine(), estimate=weighed)
+    text = out.read_text()
+    assert text.startswith("# ")
+    assert "20 minutes on cpu" in text
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert [line for line in lines if "  # " not in line and not line.endswith(":")] == []
+
+
+def test_a_slow_machine_gets_smaller_windows(tmp_path):
+    root = write_set(tmp_path / "set", "photographs")
+    patches = []
+    for number, per_second in enumerate((90_000, 180_000, 2_000_000)):
+        machine = Machine(per_second)
+        made = plan(root, tmp_path / f"{number}.yaml", device="cpu", memory=8, probe=machine, estimate=weighed)
+        patches.append(prod(made.config.training.patch_size))
+        assert len(machine.asked) <= 3
+    assert patches == sorted(set(patches))
+
+
+def test_what_holds_more_than_was_thought_is_planned_anew(tmp_path):
+    root = write_set(tmp_path / "set", "photographs")
+    machine = Machine(per_second=5e6, heavier=2.0)
+    made = plan(root, tmp_path / "p.yaml", device="cpu", memory=3, probe=machine, estimate=weighed)
+    assert len(machine.asked) > 1
+    assert made.trials[-1].measured.peak < 3 * GIB
+    assert machine.asked[-1].training.patch_size == made.config.training.patch_size
+
+
+def test_a_machine_without_memory_is_told_of(tmp_path):
+    root, out = write_set(tmp_path / "set", "tiny volumes"), tmp_path / "p.yaml"
+
+    def lacking(config, device):
+        return Measured(failed="not enough memory")
+
+    with pytest.raises(InputError, match=r"did not \(not enough memory\)"):
+        plan(root, out, device="cpu", memory=4, probe=lacking, estimate=weighed)
+    assert not out.exists()
+
+
+def test_minutes_that_hold_no_step_say_what_would(tmp_path):
+    root = write_set(tmp_path / "set", "tiny volumes")
+    with pytest.raises(InputError, match=r"none fits into 0\.1 minutes: give --minutes \d"):
+        plan(root, tmp_path / "p.yaml", minutes=0.1, device="cpu", memory=4, probe=Machine(100.0), estimate=weighed)
+
+
+def test_broken_cases_are_named_and_mended_by_check(tmp_path):
+    root = write_set(tmp_path / "set", "tiny volumes")
+    (root / "imagesTr" / "case_1_0000.nii.gz").write_bytes(b"")
+    label = nib.load(root / "labelsTr" / "case_2.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj) * 7, label.affine), root / "labelsTr" / "case_2.nii.gz")
+    image = nib.load(root / "imagesTr" / "case_3_0000.nii.gz")
+    nib.save(nib.Nifti1Image(image.get_fdata() * np.nan, image.affine), root / "imagesTr" / "case_3_0000.nii.gz")
+    with pytest.raises(InputError, match="has errors and would not train") as refused:
+        plan(root, tmp_path / "p.yaml", device="cpu", memory=4, probe=Machine(), estimate=weighed)
+    said = str(refused.value)
+    for code in ("file-empty", "label-undeclared", "voxels-nan"):
+        assert f"{code}  " in said
+    assert "dlka check" in said
+    assert not (tmp_path / "p.yaml").exists()
+
+
+def test_wrong_wishes_are_refused(tmp_path):
+    root, out = write_set(tmp_path / "set", "microscopy"), tmp_path / "p.yaml"
+    with pytest.raises(InputError, match="holds 2D images"):
+        plan(root, out, network="dlka_net_3d", device="cpu", memory=4, probe=Machine(), estimate=weighed)
+    with pytest.raises(InputError, match="both given"):
+        plan(root, out, minutes=1, epochs=1, probe=Machine(), estimate=weighed)
+    with pytest.raises(InputError, match="--device cuda:77 cannot be used"):
+        plan(root, out, device="cuda:77", probe=Machine(), estimate=weighed)
+
+
+def test_a_plan_is_probed_and_trains(tmp_path):
+    root, out = write_set(tmp_path / "set", "tiny volumes"), tmp_path / "p.yaml"
+    made = plan(root, out, minutes=1, memory=3, device="cpu", workers=1)
+    last = made.trials[-1]
+    assert 0 < last.measured.peak < 3 * GIB
+    short = ["training.minutes=null", "training.epochs=1", "training.steps_per_epoch=1", "training.workers=0"]
+    assert train(load_config(out, short), tmp_path / "run").weights_file.is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_unedited_plans_of_all_kinds_train(tmp_path, kind):
+    out = tmp_path / "plan.yaml"
+    plan(write_set(tmp_path / "set", kind), out, minutes=0.2, memory=6, device="cpu", probe=Machine(20_000.0))
+    assert train(load_config(out), tmp_path / "run").weights_file.is_file()
