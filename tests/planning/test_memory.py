@@ -65,6 +65,7 @@ def test_free_memory_is_some():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
 def test_estimates_are_within_a_fifth_of_the_peak(name):
+    probe(PLANS[name], "cpu")  # Numba may compile in it, which takes memory that later steps do not.
     measured = probe(PLANS[name], "cpu")
     assert measured.failed is None
     assert estimated_peak(PLANS[name], "cpu") == pytest.approx(measured.peak, rel=0.2)
