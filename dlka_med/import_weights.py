@@ -8,7 +8,7 @@ from torch import nn
 
 from dlka_med.config.labels import Declared
 from dlka_med.config.schema import RunConfig
-from dlka_med.data.cases import Dataset, read_dataset
+from dlka_med.data.cases import Dataset, dataset_of, with_names
 from dlka_med.data.description import labels_and_order
 from dlka_med.data.intensity import is_resolved, named_intensity, resolve_intensity
 from dlka_med.data.prepare import measure_case
@@ -84,12 +84,7 @@ def _resolved(config: RunConfig) -> RunConfig:
         _check_order(config.dataset.labels)
     if config.dataset.channels is None or config.dataset.labels is None:
         dataset = _dataset(config, "dataset.channels or dataset.labels")
-        names = {
-            "channels": dataset.channels,
-            "labels": dataset.labels,
-            "regions_class_order": dataset.regions_class_order,
-        }
-        config = config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
+        config = config.model_copy(update={"dataset": with_names(config.dataset, dataset)})
     channels, labels = config.dataset.channels or (), config.dataset.scheme
     intensity = named_intensity(config.preprocessing, channels)
     if not all(map(is_resolved, intensity)):
@@ -116,15 +111,8 @@ def _check_order(labels: Declared) -> None:
 
 
 def _dataset(config: RunConfig, what: str) -> Dataset:
-    asked = config.dataset
     try:
-        return read_dataset(
-            asked.root,
-            channels=asked.channels,
-            labels=asked.labels,
-            regions_class_order=asked.regions_class_order,
-            groups=asked.groups,
-        )
+        return dataset_of(config.dataset)
     except InputError as error:
         raise InputError(
             f"the config leaves {what} to the dataset, which cannot be read: {error}\n"

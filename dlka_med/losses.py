@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dlka_med.config.labels import LabelScheme
+from dlka_med.config.training import Loss as LossConfig
 from dlka_med.ops.precision import autocast_off
 
 
@@ -127,7 +129,9 @@ class DiceCELoss(nn.Module):
             if weight is None:
                 cross_entropy = terms.mean()
             else:
-                cross_entropy = (terms * weight).sum() / (weight.sum() * terms.shape[1]).clamp(min=1)
+                cross_entropy = (terms * weight).sum() / (weight.sum() * terms.shape[1]).clamp(
+                    min=torch.finfo(terms.dtype).tiny
+                )
             return self.dice_weight * dice + self.cross_entropy_weight * cross_entropy
 
 
@@ -161,6 +165,11 @@ class PyramidLoss(nn.Module):
             raise ValueError(f"scale_weights must not be negative nor all 0, got {tuple(scale_weights)}")
         self.scale_weights = scale_weights
         self.strides = strides
+
+    @classmethod
+    def of(cls, settings: LossConfig, labels: LabelScheme, strides: Sequence[Sequence[int]]) -> "PyramidLoss":
+        """The loss of a config, for a network with these `scale_strides`."""
+        return cls(**settings.model_dump(), strides=strides, regions=labels.regions, ignore_index=labels.ignore_index)
 
     def forward(self, pyramid: Sequence[Tensor], label: Tensor) -> Tensor:
         """Logits [(B, K, *S), (B, K, *S1), ...], full to coarse, and class indices (B, 1, *S) -> scalar.

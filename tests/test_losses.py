@@ -240,6 +240,19 @@ def test_ignored_voxels_might_as_well_not_be_there(strides):
 
 
 @pytest.mark.parametrize("regions", [None, [(1,), (1, 2), (2,)]])
+def test_one_voxel_that_counts_is_all_there_is(regions):
+    """Its loss is that of an image of one voxel, at either scale, though it fills a sixteenth of its block."""
+    logits, label = torch.randn(1, 3, 4, 4).double(), torch.full((1, 1, 4, 4), 255)
+    label[0, 0, 2, 1] = 2
+    whole, alone = PyramidLoss(regions=regions, ignore_index=255), DiceCELoss(0, 1, regions=regions)
+    coarse = logits[..., :1, :1]
+    expected = 2 / 3 * alone(logits[..., 2:3, 1:2], label[..., 2:3, 1:2]) + 1 / 3 * alone(coarse, label[..., 2:3, 1:2])
+    found = PyramidLoss(0, 1, regions=regions, ignore_index=255)([logits, coarse], label)
+    torch.testing.assert_close(found, expected)
+    assert whole([logits, coarse], label).isfinite()
+
+
+@pytest.mark.parametrize("regions", [None, [(1,), (1, 2), (2,)]])
 def test_where_all_is_ignored_nothing_is_learned(regions):
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     label = torch.full((2, 1, 4, 4), 255)

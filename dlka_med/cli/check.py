@@ -36,9 +36,12 @@ def run(options: argparse.Namespace) -> int:
     chosen = {}
     if options.config is not None:
         from dlka_med.config.loading import load_config
+        from dlka_med.data.folds import read_folds
 
         config = load_config(existing(options.config, "the YAML file of a config"))
         chosen = {key: getattr(config.dataset, key) for key in ("channels", "labels", "groups", "folds")}
+        if isinstance(config.dataset.folds, str):
+            chosen["folds"] = len(read_folds(existing(config.dataset.folds, "a JSON file of folds as dataset.folds")))
         if config.preprocessing.orientation == "RAS" and config.image_dims == 3:
             chosen["spacing"] = config.preprocessing.spacing
     given = {"groups": options.groups, "folds": options.folds}

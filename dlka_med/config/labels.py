@@ -81,6 +81,11 @@ class LabelScheme:
         return tuple(self.targets.values()) if self.has_regions else None
 
     @property
+    def ignore_index(self) -> int | None:
+        """Class index that counts nowhere; None without an ignore label."""
+        return None if self.ignore is None else IGNORED
+
+    @property
     def target_values(self) -> dict[str, tuple[int, ...]]:
         """What metrics score, by name, as values of label maps."""
         return {name: tuple(self.values[index] for index in indices) for name, indices in self.targets.items()}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dlka_med.config.dataset import Dataset as DatasetConfig
 from dlka_med.config.labels import Declared
 from dlka_med.data.channel_files import (
     Case,
@@ -118,6 +119,35 @@ def read_dataset(
         test=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in test),
         regions_class_order=painted,
     )
+
+
+def dataset_of(asked: DatasetConfig, *, grouped: bool = True, renamed: bool = True) -> Dataset:
+    """The dataset that a config names; the options are those of `read_dataset`."""
+    return read_dataset(
+        asked.root,
+        channels=asked.channels,
+        labels=asked.labels,
+        regions_class_order=asked.regions_class_order,
+        groups=asked.groups,
+        grouped=grouped,
+        renamed=renamed,
+    )
+
+
+def with_names(asked: DatasetConfig, dataset: Dataset) -> DatasetConfig:
+    """The section of a config with the names and values that the dataset turned out to have.
+
+    Raises:
+        InputError: labels are regions, and nobody says what they paint.
+    """
+    names = {key: getattr(dataset, key) for key in ("channels", "labels", "regions_class_order")}
+    resolved = asked.model_copy(update=names)
+    if resolved.scheme.has_regions and resolved.scheme.painted is None:
+        raise InputError(
+            f"{dataset.root}: labels with regions need regions_class_order, the value that each region paints, in "
+            f"their order: {', '.join(resolved.scheme.names)}"
+        )
+    return resolved
 
 
 def is_pair(root: Path) -> bool:

@@ -11,7 +11,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from dlka_med.config.labels import IGNORED
 from dlka_med.config.schema import RunConfig
 from dlka_med.losses import PyramidLoss
 from dlka_med.ops.layout import channels_last
@@ -48,7 +47,8 @@ def estimated_peak(config: RunConfig, device: str) -> float:
         image, label = torch.empty(shape, device=device), torch.empty((shape[0], 1, *shape[2:]), dtype=torch.uint8)
         dtype = AUTOCAST.get(training.precision)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
-            loss = pyramid_loss(config, network)(network.forward_pyramid(channels_last(image)), label.to(device))
+            criterion = PyramidLoss.of(training.loss, config.dataset.scheme, network.scale_strides)
+            loss = criterion(network.forward_pyramid(channels_last(image)), label.to(device))
         loss.backward()
     held = ratio * ledger.peak + copies * weights
     return PROCESS + HEAP * held if device == "cpu" else held
@@ -63,17 +63,6 @@ def _smaller(config: RunConfig) -> tuple[RunConfig, float]:
         size[longest] = 16 * -(-size[longest] // 32)
     smaller = training.model_copy(update={"patch_size": tuple(size)})
     return config.model_copy(update={"training": smaller}), prod(training.patch_size) / prod(size)
-
-
-def pyramid_loss(config: RunConfig, network: nn.Module) -> PyramidLoss:
-    """The loss of a training of this network."""
-    scheme = config.dataset.scheme
-    return PyramidLoss(
-        **config.training.loss.model_dump(),
-        strides=network.scale_strides,
-        regions=scheme.regions,
-        ignore_index=None if scheme.ignore is None else IGNORED,
-    )
 
 
 def case_bytes(voxels: float, outputs: int) -> float:

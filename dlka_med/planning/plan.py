@@ -1,7 +1,6 @@
 """From a folder of cases and a budget to a config that trains."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,14 @@ import torch
 from dlka_med.checking.findings import lines
 from dlka_med.checking.rules import apply
 from dlka_med.checking.survey import Survey
+from dlka_med.config.dataset import Dataset as DatasetConfig
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.case_facts import CaseFacts
-from dlka_med.data.cases import Dataset, read_dataset
+from dlka_med.data.cases import Dataset, read_dataset, with_names
 from dlka_med.data.description import read_description
 from dlka_med.data.fingerprint import fingerprint
+from dlka_med.data.workers import cores
 from dlka_med.errors import InputError
 from dlka_med.planning.choice import Budget, gib, shape, span
 from dlka_med.planning.draft import Data, Draft, fitted
@@ -119,10 +120,11 @@ def plan(
     """
     budget = budget_of(minutes, epochs, memory, device)
     dataset = read_dataset(root)
+    named = with_names(DatasetConfig(root=str(Path(root).absolute())), dataset)
     facts = fingerprint(dataset.cases, dataset.channels, workers, progress("reading cases"))
     refuse_errors(dataset, facts)
     summary = summarise(dataset, facts)
-    data = Data(summary, str(Path(root).absolute()), dataset.labels, network, dataset.regions_class_order)
+    data = Data(summary, named.root, named.labels, network, named.regions_class_order)
     if network is not None and data.view[0].value != network:
         raise InputError(f"{root} holds 2D images, but {network} is trained on volumes: leave --network away")
     log.info("%s", _read(summary))
@@ -178,9 +180,8 @@ def budget_of(minutes: float | None, epochs: int | None, memory: float | None, d
     precision = "fp32"
     if place.startswith("cuda"):
         precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     room = free_memory(place) if memory is None else memory * 2**30
-    return Budget(place, room, minutes, epochs, cores, precision)
+    return Budget(place, room, minutes, epochs, cores(), precision)
 
 
 def tried(data: Data, budget: Budget, probe: Probe, estimate: Estimate) -> list[Trial]:

@@ -64,8 +64,9 @@ def measure(config: RunConfig, device: str) -> Measured:
     """The steps themselves, in this process."""
     import torch
 
+    from dlka_med.losses import PyramidLoss
     from dlka_med.ops.layout import channels_last
-    from dlka_med.planning.memory import AUTOCAST, pyramid_loss
+    from dlka_med.planning.memory import AUTOCAST
     from dlka_med.run_folder import build_run_network
 
     training, place = config.training, torch.device(device)
@@ -73,7 +74,7 @@ def measure(config: RunConfig, device: str) -> Measured:
     torch.backends.cudnn.benchmark = True
     network = build_run_network(config, pretrained=False).to(place).train()
     averaged = None if training.ema is None else torch.optim.swa_utils.AveragedModel(network)
-    criterion = pyramid_loss(config, network)
+    criterion = PyramidLoss.of(training.loss, config.dataset.scheme, network.scale_strides)
     make = torch.optim.AdamW if training.optimizer.name == "adamw" else torch.optim.SGD
     more = {} if training.optimizer.name == "adamw" else {"momentum": training.optimizer.momentum}
     optimizer = make(network.parameters(), lr=1e-4, **more)

@@ -15,7 +15,7 @@ from dlka_med.config.labels import LabelScheme
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, Dataset, check_dims, read_dataset
+from dlka_med.data.cases import Case, check_dims, dataset_of, with_names
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.prepare import Prepared
@@ -47,19 +47,11 @@ class RunData(pl.LightningDataModule):
         self.prepare_data_per_node = False
         self.resume = resume
         self.first_epoch = 0
-        dataset = dataset_of(config, grouped=not resume, renamed=not resume or _same_root(config, RunFolder(out)))
+        renamed = not resume or _same_root(config, RunFolder(out))
+        dataset = dataset_of(config.dataset, grouped=not resume, renamed=renamed)
         check_dims(dataset.cases, config.image_dims, _expectation(config))
-        names = {
-            "channels": dataset.channels,
-            "labels": dataset.labels,
-            "regions_class_order": dataset.regions_class_order,
-        }
-        config = with_absolute_paths(config.model_copy(update={"dataset": config.dataset.model_copy(update=names)}))
-        if config.dataset.scheme.has_regions and config.dataset.regions_class_order is None:
-            raise InputError(
-                f"{config.dataset.root}: labels with regions need regions_class_order, the value that each region "
-                f"paints, in their order: {', '.join(config.dataset.scheme.names)}"
-            )
+        config = config.model_copy(update={"dataset": with_names(config.dataset, dataset)})
+        config = with_absolute_paths(config)
         if rank_zero_only.rank == 0 and (note := side_note(config)):
             log.info(note)
         self.config = with_flip_axes(config)
@@ -168,20 +160,6 @@ class RunData(pl.LightningDataModule):
             slices=dataset.slices,
             gib=dataset.cache_gib,
         )
-
-
-def dataset_of(config: RunConfig, *, grouped: bool = True, renamed: bool = True) -> Dataset:
-    """The dataset that a config names; the options are those of `read_dataset`."""
-    asked = config.dataset
-    return read_dataset(
-        asked.root,
-        channels=asked.channels,
-        labels=asked.labels,
-        regions_class_order=asked.regions_class_order,
-        groups=asked.groups,
-        grouped=grouped,
-        renamed=renamed,
-    )
 
 
 def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: LabelScheme) -> None:

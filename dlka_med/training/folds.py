@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from dlka_med.config.schema import RunConfig
-from dlka_med.data.cases import Dataset
+from dlka_med.data.cases import Dataset, dataset_of
 from dlka_med.data.folds import Folds, join_folds, read_folds, write_folds
 from dlka_med.data.splits import find_folds, related_to_test
 from dlka_med.errors import InputError
 from dlka_med.run_folder import FoldsFolder, RunFolder
 from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.crossvalidation import cross_validate, refuse_trained
-from dlka_med.training.data import dataset_of
 from dlka_med.training.resume import LENGTH, refuse_different, resumed_config
 from dlka_med.training.schedule import Budget
 from dlka_med.training.shards import ALONE, Shard, claimed
@@ -51,7 +50,7 @@ def train_folds(
     """
     folder = FoldsFolder(Path(out).absolute())
     folder.refuse_other()
-    dataset = dataset_of(config)
+    dataset = dataset_of(config.dataset)
     with _whole_folder(folder):
         kept = read_folds(folder.folds_file) if folder.folds_file.is_file() else None
         folds = _asked_folds(config, dataset) if kept is None else _joined_folds(kept, config, dataset, folder)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlka_med.data.cases import Case, read_dataset
+from dlka_med.data.cases import Case, dataset_of
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 from dlka_med.run_folder import RunFolder
@@ -85,7 +85,7 @@ def _of_earlier_version(run: RunFolder, children: frozenset[Path]) -> Provenance
     ids, dataset = set(run.split["train"]), run.config.dataset
     here, complete = Provenance(frozenset((name, "") for name in ids)), bool(ids)
     try:
-        read = read_dataset(dataset.root, channels=dataset.channels, labels=dataset.labels, grouped=False)
+        read = dataset_of(dataset, grouped=False)
         found = [case for case in read.cases if case.id in ids]
         known = Provenance().joined(found)
         here = Provenance(known.cases | {(name, "") for name in ids - {case.id for case in found}})

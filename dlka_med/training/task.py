@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from dlka_med.config.labels import IGNORED, LabelScheme
+from dlka_med.config.labels import LabelScheme
 from dlka_med.config.training import Optimizer
 from dlka_med.config.training import Training as TrainingConfig
 from dlka_med.layers import offset_parameters
@@ -27,15 +27,7 @@ class SegmentationTask(pl.LightningModule):
         self.network = network
         self.training_config = training
         self.seed = seed
-        self.loss = PyramidLoss(
-            dice_weight=training.loss.dice_weight,
-            cross_entropy_weight=training.loss.cross_entropy_weight,
-            include_background=training.loss.include_background,
-            scale_weights=training.loss.scale_weights,
-            strides=network.scale_strides,
-            regions=labels.regions,
-            ignore_index=None if labels.ignore is None else IGNORED,
-        )
+        self.loss = PyramidLoss.of(training.loss, labels, network.scale_strides)
         self.averaged = None if training.ema is None else _average(network, training.ema)
         self.progress = 0.0
         self.row: dict[str, float] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dlka_med.cli import main
+from dlka_med.data.folds import write_folds
 from tests.checking.datasets import volumes
 from tests.checking.faults import FAULTS
 
@@ -63,3 +64,10 @@ def test_a_config_says_what_is_planned(tmp_path, capsys):
     assert "6 cases or groups hold the label 'organ', too few for each of 7 folds" in told
     assert main(["check", str(dataset.root), "--config", str(config), "--folds", "6", "--workers", "1"]) == 0
     assert "too few" not in capsys.readouterr().out
+    write_folds(tmp_path / "folds.json", [[f"case_{n}"] for n in range(7)])
+    config.write_text(config.read_text().replace("folds: 7", f"folds: {tmp_path / 'folds.json'}"))
+    assert main(["check", str(dataset.root), "--config", str(config), "--workers", "1"]) == 0
+    assert "too few for each of 7 folds" in capsys.readouterr().out
+    (tmp_path / "folds.json").unlink()
+    assert main(["check", str(dataset.root), "--config", str(config), "--workers", "1"]) == 2
+    assert "folds.json" in capsys.readouterr().err

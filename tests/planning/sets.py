@@ -1,14 +1,14 @@
 """Small datasets of the kinds that plans have to start on, written in the layout of nnU-Net v2."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
-KINDS = ("thick slices", "tiny volumes", "four channels", "many labels", "photographs", "microscopy")
+KINDS = ("thick slices", "tiny volumes", "four channels", "many labels", "regions", "photographs", "microscopy")
 
 
 def write_set(root: Path, kind: str) -> Path:
@@ -20,6 +20,14 @@ def write_set(root: Path, kind: str) -> Path:
         return _volumes(root, random, (7, 6, 5), (2.0, 2.0, 2.0), ["MRI"])
     if kind == "four channels":
         return _volumes(root, random, (20, 24, 18), (1.0, 1.0, 1.0), ["T1", "T1c", "T2", "FLAIR"])
+    if kind == "regions":
+        labels = {"background": 0, "all": [1, 2, 3], "core": [2, 3], "ignore": 9}
+        root = _volumes(root, random, (20, 24, 18), (1.0, 1.0, 1.0), ["MRI"], held=3)
+        for path in (root / "labelsTr").iterdir():
+            label = np.asarray(nib.load(path).dataobj).copy()
+            label[:, :, ::3] = 9
+            _nifti(path, label, nib.load(path).affine)
+        return _described(root, ["MRI"], labels, ".nii.gz", regions_class_order=[1, 2])
     if kind == "many labels":
         return _volumes(root, random, (122, 101, 30), (1.5, 1.5, 3.0), ["CT"], cases=1, held=42, declared=117)
     if kind == "photographs":
@@ -82,8 +90,8 @@ def _nifti(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
     nib.save(nib.Nifti1Image(array, affine), path)
 
 
-def _described(root: Path, channels: Sequence[str], labels: dict[str, int], suffix: str) -> Path:
+def _described(root: Path, channels: Sequence[str], labels: Mapping[str, object], suffix: str, **more: object) -> Path:
     names = {str(index): name for index, name in enumerate(channels)}
-    facts = {"channel_names": names, "labels": labels, "file_ending": suffix}
+    facts = {"channel_names": names, "labels": labels, "file_ending": suffix, **more}
     (root / "dataset.json").write_text(json.dumps(facts))
     return root

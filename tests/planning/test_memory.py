@@ -58,6 +58,15 @@ def test_an_estimate_grows_with_the_window_and_shrinks_with_recomputing():
     assert estimated_peak(config_of(volumes(checkpointing=True), (64,) * 3), "cpu") < large
 
 
+def test_regions_and_ignored_voxels_hold_little_more():
+    plain = config_of(volumes(8), (32, 32, 32))
+    regions = {"background": 0, "all": [1, 2], "core": 2, "ignore": 9}
+    other = config_of(volumes(8), (32, 32, 32))
+    dataset = other.dataset.model_copy(update={"labels": regions, "regions_class_order": (1, 2)})
+    one, two = (estimated_peak(each, "cpu") for each in (plain, other.model_copy(update={"dataset": dataset})))
+    assert one == pytest.approx(two, rel=0.1)
+
+
 def test_free_memory_is_some():
     assert 2**20 < free_memory("cpu") < math.inf
 

@@ -121,6 +121,13 @@ def test_wrong_wishes_are_refused(tmp_path):
         plan(root, out, minutes=1, epochs=1, probe=Machine(), estimate=weighed)
     with pytest.raises(InputError, match="--device cuda:77 cannot be used"):
         plan(root, out, device="cuda:77", probe=Machine(), estimate=weighed)
+    regions = write_set(tmp_path / "regions", "regions")
+    description = regions / "dataset.json"
+    facts = json.loads(description.read_text())
+    del facts["regions_class_order"]
+    description.write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="need regions_class_order"):
+        plan(regions, out, device="cpu", memory=4, probe=Machine(), estimate=weighed)
 
 
 def test_a_plan_is_probed_and_trains(tmp_path):
