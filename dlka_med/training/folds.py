@@ -51,13 +51,11 @@ def train_folds(
     folder = FoldsFolder(Path(out).absolute())
     folder.refuse_other()
     dataset = dataset_of(config.dataset)
+    if not folder.path.exists():
+        _agreed(config, dataset, folder, chosen, shard)  # What is refused leaves no folder behind.
     with _whole_folder(folder):
-        kept = read_folds(folder.folds_file) if folder.folds_file.is_file() else None
-        folds = _asked_folds(config, dataset) if kept is None else _joined_folds(kept, config, dataset, folder)
-        mine = _chosen(chosen, len(folds))[shard[0] :: shard[1]]
-        _check_started(config, folder, folds)
-        _check_start(config, dataset, folder, folds, mine)
-        if folds != kept:
+        folds, mine = _agreed(config, dataset, folder, chosen, shard)
+        if not folder.folds_file.is_file() or folds != read_folds(folder.folds_file):
             write_folds(folder.folds_file, folds)
     try:
         for fold in mine:
@@ -70,6 +68,18 @@ def train_folds(
     except (KeyboardInterrupt, SystemExit):
         log.warning("the same command goes on with the folds in %s: what is finished stays", out)
         raise
+
+
+def _agreed(
+    config: RunConfig, dataset: Dataset, folder: FoldsFolder, chosen: Sequence[int] | None, shard: Shard
+) -> tuple[Folds, list[int]]:
+    """All folds, and those of this process, after a look at all that could refuse them."""
+    kept = read_folds(folder.folds_file) if folder.folds_file.is_file() else None
+    folds = _asked_folds(config, dataset) if kept is None else _joined_folds(kept, config, dataset, folder)
+    mine = _chosen(chosen, len(folds))[shard[0] :: shard[1]]
+    _check_started(config, folder, folds)
+    _check_start(config, dataset, folder, folds, mine)
+    return folds, mine
 
 
 def _asked_folds(config: RunConfig, dataset: Dataset) -> Folds:

@@ -126,6 +126,9 @@ def test_chosen_folds_are_trained_and_the_last_one_brings_the_result(config, tra
     assert trained == [(0, False), (2, False), (1, False)]
     with pytest.raises(InputError, match="there is no fold 3: the 3 folds are numbered 0 to 2"):
         train_folds(config, tmp_path / "run", [0, 3])
+    with pytest.raises(InputError, match="there is no fold 3"):
+        train_folds(config, tmp_path / "other", [3])
+    assert not (tmp_path / "other").exists()
 
 
 def test_shards_share_the_folds(config, trained, tmp_path, crossvalidated):
