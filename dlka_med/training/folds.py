@@ -1,6 +1,5 @@
 """Many folds of one config: trained one after the other, restarted at any point, joined to a cross-validation."""
 
-import json
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -41,7 +40,7 @@ def train_folds(
         shard: (i, n): of the chosen folds only the i-th, counted from 0, and every n-th after it.
 
     Returns:
-        The content of `crossvalidation.json`, or None while folds are missing.
+        The content of `crossvalidation.json`; None while folds are missing, or if another process makes it.
 
     Raises:
         InputError: the config, the data or the folder cannot be used, or folds there were trained with another config
@@ -167,9 +166,9 @@ def _train(config: RunConfig, run: RunFolder) -> None:
 
 
 def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, Any] | None:
-    """The cross-validation, if all folds are there; made once by those who finish at the same time."""
+    """The cross-validation, if all folds are there and no other process makes it."""
     file = folder.crossvalidation_file
-    before = file.stat().st_mtime_ns if file.is_file() else None
+    before = _changed(file)
     with _whole_folder(folder):
         runs = {fold: folder.run(fold) for fold in range(len(folds))}
         lacking = [str(fold) for fold, run in runs.items() if not has_finished(run, _budget(config))]
@@ -179,9 +178,22 @@ def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, A
             )
             return None
         refuse_different(runs, same_length=True)
-        if file.is_file() and file.stat().st_mtime_ns != before:
-            return json.loads(file.read_text(encoding="utf-8"))
+        if _changed(file) != before:
+            log.info("another process has made %s", file)
+            return None
+        if held := [fold for fold in runs if _is_held(folder, fold)]:
+            log.info("fold %d: another process is about to end it, and makes the cross-validation then", held[0])
+            return None
         return cross_validate(folder, config, folds)
+
+
+def _changed(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.is_file() else None
+
+
+def _is_held(folder: FoldsFolder, fold: int) -> bool:
+    with claimed(_lock(folder, f"fold_{fold}"), wait=False) as free:
+        return not free
 
 
 def _whole_folder(folder: FoldsFolder) -> AbstractContextManager[bool]:

@@ -147,7 +147,7 @@ def test_a_fold_that_another_process_trains_is_left_to_it(config, trained, tmp_p
 
 
 def test_of_two_that_finish_together_one_makes_the_result(config, complete, trained, caplog, monkeypatch):
-    """The other one waits for it, and takes what it finds."""
+    """The other one waits for it, and leaves what it finds."""
     complete.crossvalidation_file.unlink()
     held = threading.Event()
 
@@ -169,8 +169,20 @@ def test_of_two_that_finish_together_one_makes_the_result(config, complete, trai
 
     monkeypatch.setattr("dlka_med.training.folds.train", train_last)
     with caplog.at_level(logging.INFO, "dlka_med"):
-        assert train_folds(config, complete.path) == {"made by": "the other one"}
+        assert train_folds(config, complete.path) is None
     rival.join()
+    assert complete.crossvalidation_file.read_text() == '{"made by": "the other one"}'
+    assert "another process has made" in caplog.text
+
+
+def test_a_fold_that_is_about_to_end_is_joined_by_its_own_process(config, complete, trained, caplog):
+    """Its files are whole before its process is; else both would make the result."""
+    complete.crossvalidation_file.unlink()
+    with claimed(complete.path / ".locks" / "fold_1.lock", wait=False), caplog.at_level(logging.INFO, "dlka_med"):
+        assert train_folds(config, complete.path) is None
+    assert "another process is about to end it" in caplog.text
+    assert not complete.crossvalidation_file.exists()
+    assert train_folds(config, complete.path)
 
 
 def test_another_config_is_refused_by_its_key(config, complete, trained, grown):
