@@ -17,7 +17,8 @@ from dlka_med.ops.layout import channels_last
 from dlka_med.planning.choice import Budget
 from dlka_med.run_folder import build_run_network
 
-PROCESS = 1.1 * 2**30  # Python, torch, compiled kernels and what else a training needs before its first step
+PROCESS = 0.72 * 2**30  # Python, torch, compiled kernels and what else a training needs before its first step
+FILES = 0.4 * 2**30  # of libraries, as far as they are read, which processes share
 HEAP = 1.3  # bytes that the process holds per byte of its tensors: oneDNN's own, and gaps
 WALKED = 2**19  # voxels of a batch; what is larger is scaled up from a smaller one, since layers work in small parts
 STATES = {"adamw": 2, "sgd": 1}
@@ -28,7 +29,8 @@ aten = torch.ops.aten
 
 
 def estimated_peak(config: RunConfig, device: str) -> float:
-    """Bytes that one training step holds at its peak: of the whole process on a CPU, of tensors on other devices.
+    """Bytes that one training step holds at its peak: on a CPU of the whole process without the files of its libraries,
+    on other devices of tensors.
 
     The step runs on tensors without content, whose sizes are added up for as long as they live.
 
@@ -79,7 +81,7 @@ def free_memory(device: str) -> float:
 
 def kept_free(budget: Budget, workers: int) -> float:
     """Bytes of a training beside its steps: Lightning and the loaders, on a GPU its context and what lies fallow."""
-    return 2**30 if budget.on_gpu else (0.15 + 0.4 * workers) * 2**30
+    return 2**30 if budget.on_gpu else FILES + (0.15 + 0.4 * workers) * 2**30
 
 
 class Ledger(TorchDispatchMode):

@@ -23,7 +23,7 @@ class Measured:
     """What a step takes; or why there is none.
 
     Args:
-        peak: bytes, of the process on a CPU, of tensors on a GPU.
+        peak: bytes, on a CPU of the process without the files that it maps, on a GPU of tensors.
         seconds: with the processor to itself.
         waited: share of the time that other programs took from it.
     """
@@ -132,9 +132,11 @@ def _peak(device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     try:
-        # The maximum that getrusage tells begins with that of the process that made this one.
+        # Libraries' files are shared and can be read again; how much of them is there depends on what the system read
+        # before. And the maximum that getrusage tells begins with that of the process that made this one.
         status = Path("/proc/self/status").read_text()
-        return 1024 * float(status.partition("VmHWM:")[2].split()[0])
+        held, files = (1024 * float(status.partition(name)[2].split()[0]) for name in ("VmHWM:", "RssFile:"))
+        return held - files
     except (OSError, IndexError, ValueError):
         import resource
 

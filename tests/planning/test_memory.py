@@ -73,7 +73,8 @@ def test_free_memory_is_some():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANS)
-def test_estimates_are_within_a_fifth_of_the_peak(name):
+def test_estimates_are_within_a_fifth_of_the_peak(name, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Threads hold buffers of their own.
     probe(PLANS[name], "cpu")  # Numba may compile in it, which takes memory that later steps do not.
     measured = probe(PLANS[name], "cpu")
     assert measured.failed is None
