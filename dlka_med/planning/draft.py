@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 
 from dlka_med.config.labels import Declared
 from dlka_med.config.schema import RunConfig
@@ -192,6 +192,6 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
     least = need + kept_free(budget, 1)
     raise InputError(
         f"no network fits into {gib(budget.memory)}: the smallest, with windows of "
-        f"{list(draft.config.training.patch_size)} voxels, takes about {gib(least)}: give --memory {least / 2**30:.1f} "
-        "or more, free memory, or train on another --device"
+        f"{list(draft.config.training.patch_size)} voxels, takes about {gib(least)}: give --memory "
+        f"{ceil(10 * least / 2**30) / 10} or more, free memory, or train on another --device"
     )

@@ -29,7 +29,7 @@ def bytes_of(config):
     training, network = config.training, config.network
     width = network.channels[0] * sum(network.depths) if network.name == "dlka_net_3d" else 60 * sum(network.depths)
     share = 0.3 if network.checkpointing else 1
-    return 4.0 * 40 * share * width * prod(training.patch_size) * training.batch_size + 0.5 * GIB
+    return 4.0 * 40 * share * width * prod(training.patch_size) * training.batch_size + 0.1 * GIB
 
 
 def keys(config):
