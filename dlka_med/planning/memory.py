@@ -80,7 +80,9 @@ def free_memory(device: str) -> float:
 
 
 def kept_free(budget: Budget, workers: int) -> float:
-    """Bytes of a training beside its steps: Lightning and the loaders, on a GPU its context and what lies fallow."""
+    """Bytes of a training beside its steps: files of libraries, Lightning and the loaders; on a GPU its context and
+    what lies fallow.
+    """
     return 2**30 if budget.on_gpu else FILES + (0.15 + 0.4 * workers) * 2**30
 
 

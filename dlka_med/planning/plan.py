@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -226,7 +227,7 @@ def tried(data: Data, budget: Budget, probe: Probe, estimate: Estimate) -> list[
     if last.measured.seconds > budget.seconds:
         raise InputError(
             f"one step takes {span(last.measured.seconds)}, so none fits into {budget.minutes:g} minutes: give "
-            f"--minutes {last.measured.seconds * 10 / 60:.1f} or more"
+            f"--minutes {ceil(last.measured.seconds * 100 / 60) / 10} or more"
         )
     timed = last.draft.timed(budget, last.measured.seconds)
     return [*trials[:-1], Trial(timed, last.estimate, last.measured)]

@@ -122,8 +122,10 @@ def test_more_memory_is_used(summary):
 
 
 def test_a_budget_in_which_nothing_fits_says_what_would(summary):
-    with pytest.raises(InputError, match=r"no network fits into 0.5 GiB.*give --memory 1\.\d or more"):
+    with pytest.raises(InputError, match=r"no network fits into 0.5 GiB.*give --memory 1\.\d or more") as refused:
         fitted(data_of(summary()), Budget("cpu", 0.5 * GIB, minutes=20), SPEED, bytes_of)
+    enough = float(str(refused.value).partition("--memory ")[2].split()[0])
+    assert fitted(data_of(summary()), Budget("cpu", enough * GIB, minutes=20), SPEED, bytes_of)
 
 
 @pytest.mark.parametrize(("dims", "is_long"), [(2, False), (2, True), (3, False), (3, True)])

@@ -91,10 +91,13 @@ def test_a_machine_without_memory_is_told_of(tmp_path):
     assert not out.exists()
 
 
-def test_minutes_that_hold_no_step_say_what_would(tmp_path):
-    root = write_set(tmp_path / "set", "tiny volumes")
-    with pytest.raises(InputError, match=r"none fits into 0\.1 minutes: give --minutes \d"):
-        plan(root, tmp_path / "p.yaml", minutes=0.1, device="cpu", memory=4, probe=Machine(100.0), estimate=weighed)
+@pytest.mark.parametrize(("per_second", "minutes"), [(100.0, 0.1), (1e6, 1e-5)])
+def test_minutes_that_hold_no_step_say_what_would(tmp_path, per_second, minutes):
+    root, given = write_set(tmp_path / "set", "tiny volumes"), {"device": "cpu", "memory": 4, "estimate": weighed}
+    with pytest.raises(InputError, match=rf"none fits into {minutes:g} minutes: give --minutes \d") as refused:
+        plan(root, tmp_path / "p.yaml", minutes=minutes, probe=Machine(per_second), **given)
+    enough = float(str(refused.value).partition("--minutes ")[2].split()[0])
+    assert plan(root, tmp_path / "p.yaml", minutes=enough, probe=Machine(per_second), **given)
 
 
 def test_broken_cases_are_named_and_mended_by_check(tmp_path):
