@@ -26,6 +26,7 @@ from dlka_med.ops.precision import autocast_off
 from dlka_med.ops.tracing import why_not_traced
 
 FEW_VOXELS = 256
+FEW_VOXELS_3X3X3 = 128  # a kernel of 3 x 3 x 3 has work enough for oneDNN earlier
 ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
@@ -88,7 +89,8 @@ def _is_single_image(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
     """Whether x is one, not too small to be worth it, and no voxel of the output sees zeros alone."""
     axes = zip(x.shape[2:], weight.shape[2:], padding, strict=True)
     fits = all(own < size <= extent + 2 * own for extent, size, own in axes)
-    return fits and x.shape[0] == 1 and math.prod(x.shape[2:]) >= FEW_VOXELS
+    few = FEW_VOXELS_3X3X3 if weight.shape[2:] == (3, 3, 3) else FEW_VOXELS
+    return fits and x.shape[0] == 1 and math.prod(x.shape[2:]) >= few
 
 
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:

@@ -11,8 +11,16 @@ from dlka_med.ops.layout import channels_last
 PLAIN = {2: F.conv2d, 3: F.conv3d}
 DEPTHWISE = [((7, 4, 9), 3, 1), ((7, 4, 9), 5, 2), ((5, 7, 2), 7, 3), ((6, 9, 3), 3, 3), ((1, 1, 1), 5, 3)]
 DEPTHWISE += [((7, 9), 7, 3), ((9, 8), 5, 1), ((1, 2), 3, 2)]
-# Sizes, kernel and padding of single images: odd and even, kept, shrunk and grown, more than FEW_VOXELS.
-SINGLE = [((7, 9, 5), 3, 1), ((8, 6, 7), 1, 0), ((9, 8, 7), 3, 0), ((10, 6, 5), 5, 3), ((5, 64, 1), 3, 1)]
+# Sizes, kernel and padding of single images: odd and even, kept, shrunk and grown, not few voxels for the kernel.
+SINGLE = [
+    ((4, 8, 4), 3, 1),
+    ((5, 7, 5), 3, 1),
+    ((7, 9, 5), 3, 1),
+    ((8, 6, 7), 1, 0),
+    ((9, 8, 7), 3, 0),
+    ((10, 6, 5), 5, 3),
+    ((5, 64, 1), 3, 1),
+]
 SINGLE += [((1, 20, 15), 3, 1), ((19, 17), 3, 1), ((16, 20), 1, 0), ((18, 21), 5, 0), ((256, 1), 3, 1)]
 
 
@@ -83,6 +91,10 @@ def test_single_image(size, kernel, padding, channels, layout, taken):
         (1, (8, 9, 7), 3, {"padding": 3}),
         (1, (8, 9, 7), 3, {"padding": 1, "groups": 2}),
         (1, (4, 3, 5), 3, {"padding": 1}),
+        (1, (5, 5, 5), 3, {"padding": 1}),
+        (1, (5, 7, 5), 1, {}),
+        (1, (5, 7, 5), 5, {"padding": 2}),
+        (1, (14, 15), 3, {"padding": 1}),
         (1, (16, 17), 4, {"stride": 4}),
         (1, (16, 17), 3, {"padding": 1, "groups": 4, "stride": 2}),
         (1, (16, 17), 3, {"padding": 0, "groups": 4}),
