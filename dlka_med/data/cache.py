@@ -19,7 +19,7 @@ import numpy as np
 from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.config.labels import IGNORE, IGNORED, Declared, LabelScheme
 from dlka_med.config.record import Plane
-from dlka_med.data.cache_room import Lease, make_room
+from dlka_med.data.cache_room import Lease, exclusive, make_room
 from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured
 from dlka_med.data.intensity import is_robust, named_intensity
@@ -249,7 +249,10 @@ class PreparedCache:
         }
         if self._read(case) is not None:
             return  # Another process put it there meanwhile, and may be using it.
-        shutil.rmtree(entry, ignore_errors=True)
+        if entry.exists():
+            with exclusive(self.root):
+                if self._read(case) is None:
+                    shutil.rmtree(entry, ignore_errors=True)
         try:
             with whole_folder(entry) as folder:
                 write_tiles(folder / "image.npy", prepared.image, across)

@@ -23,7 +23,7 @@ class Lease:
 
     def __init__(self, root: Path, entries: Iterable[Path]):
         file = _leases(root) / f"{uuid.uuid4().hex}.json"
-        with _alone(root):
+        with exclusive(root):
             with whole_file(file) as temporary:
                 temporary.write_text(json.dumps([str(entry.relative_to(root)) for entry in entries]), encoding="utf-8")
             self._lock = FileLock(file.with_suffix(".lock"))
@@ -35,7 +35,7 @@ def make_room(root: Path, limit: float) -> int:
 
     Entries that a living process has a lease on stay. Returns how many bytes are too many all the same.
     """
-    with _alone(root):
+    with exclusive(root):
         found = [(facts.stat().st_mtime, _bytes(facts.parent), facts.parent) for facts in root.glob(ENTRIES)]
         excess = sum(size for _, size, _ in found) - limit
         used = _used(root) if excess > 0 else set()
@@ -79,8 +79,8 @@ def _bytes(entry: Path) -> int:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """One process at a time takes leases or removes entries."""
+def exclusive(root: Path) -> Iterator[None]:
+    """One process at a time takes leases or removes entries of this cache folder."""
     _leases(root).mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(root / ".in-use" / "all.lock"):

@@ -245,6 +245,30 @@ def test_another_process_was_faster(cache, random_cases, monkeypatch):
     assert cache.get(case).image.size
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("moment", range(3))
+def test_what_another_process_puts_there_at_any_moment_stays(damaged, moment, cache, random_cases):
+    (case,) = random_cases(1)
+    if damaged:
+        PreparedCache(cache.root, SETTINGS, ["MRI"], LABELS).fill([case])
+        next(cache.folder.glob("case_0-*/image.npy")).write_bytes(b"")
+    looks, theirs, read = [], [], cache._read
+
+    def overtaken(wanted):
+        found = read(wanted)
+        if len(looks) == moment:
+            cache._read = read
+            PreparedCache(cache.root, SETTINGS, ["MRI"], LABELS).fill([case])
+            theirs.append(next(cache.folder.glob("case_0-*")).stat().st_mtime_ns)
+        looks.append(found)
+        return found
+
+    cache._read = overtaken
+    cache.open(case)
+    assert theirs == [next(cache.folder.glob("case_0-*")).stat().st_mtime_ns]
+    assert len(list(cache.folder.iterdir())) == 1
+
+
 def test_no_permission_to_write(random_cases, tmp_path):
     (tmp_path / "file").touch()
     cache = PreparedCache(tmp_path / "file" / "cache", SETTINGS, ["MRI"], LABELS)
