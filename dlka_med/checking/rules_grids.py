@@ -8,7 +8,7 @@ import numpy as np
 from dlka_med.checking.findings import Found
 from dlka_med.checking.survey import Survey
 from dlka_med.data.case_facts import CaseFacts
-from dlka_med.data.load import GRID_TOLERANCE, farthest_apart, spacing_of
+from dlka_med.data.grid import GRID_TOLERANCE, farthest_apart, spacing_of
 from dlka_med.data.nifti import is_singular
 
 OBLIQUE_DEGREES = 1.0  # below it a structure moves by less than a voxel over 57 voxels

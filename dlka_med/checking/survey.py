@@ -12,7 +12,7 @@ from dlka_med.config.labels import LabelScheme
 from dlka_med.data.case_facts import CaseFacts, FileFacts
 from dlka_med.data.cases import Case, Dataset
 from dlka_med.data.fingerprint import grids_of
-from dlka_med.data.load import Grid
+from dlka_med.data.grid import Grid
 from dlka_med.data.nifti import is_singular
 from dlka_med.data.refusals import Refusal
 

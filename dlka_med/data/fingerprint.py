@@ -16,8 +16,8 @@ from dlka_med.data.case_facts import FOREGROUND_PERCENTILES, CaseFacts, ChannelF
 from dlka_med.data.channel_files import Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.grey import measure, outermost
+from dlka_med.data.grid import Grid, farthest_apart, spacing_of, with_one_unit
 from dlka_med.data.label_facts import colour_facts, label_facts
-from dlka_med.data.load import Grid, farthest_apart, spacing_of, with_one_unit
 from dlka_med.data.nifti import UNREADABLE, affine_in_mm, channels_first, is_singular, open_nifti, unit_in_mm
 from dlka_med.data.raster import is_grey, look_at_raster, read_bands, read_pixels
 from dlka_med.data.workers import Progress, cores, in_workers

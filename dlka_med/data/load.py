@@ -1,25 +1,21 @@
 """A case from disk, refused with a reason if anything about it is wrong."""
 
-import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from dlka_med.config.labels import IGNORED, Declared, LabelScheme
 from dlka_med.data.channel_files import SEPARATE, Case
 from dlka_med.data.formats import is_volume
-from dlka_med.data.nifti import read_nifti
-from dlka_med.data.raster import read_raster, read_raster_label
+from dlka_med.data.grid import Grid, check_same_grid, with_one_unit
+from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
 
-GRID_TOLERANCE = 0.1  # voxels
 WHOLE_NUMBER_TOLERANCE = 1e-4
-RESAMPLE = "resample one onto the other's grid"
 
 log = logging.getLogger("dlka_med")
 
@@ -37,15 +33,6 @@ class LoadedCase:
     affine: np.ndarray
 
 
-class Grid(NamedTuple):
-    """Where the voxels of a file lie; affine: see `LoadedCase`; unit: of the file, in mm, None if it has none."""
-
-    path: Path
-    shape: tuple[int, ...]
-    affine: np.ndarray
-    unit: float | None = 1.0
-
-
 def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelScheme | None = None) -> LoadedCase:
     """Read all files of a case and check them against each other and against what the dataset declares.
 
@@ -59,9 +46,10 @@ def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelSchem
     if len(case.images) not in (1, len(channels)):
         raise InputError(f"case {case.id} has {len(case.images)} images, expected {len(channels)}: {list(channels)}")
     arrays, grids = [], []
+    reader = reader_of(case.images[0])
     for index, path in enumerate(case.images):
         with _hint_at_separate_images(case):
-            array, grid = _read(path, channels if len(case.images) == 1 else channels[index : index + 1])
+            array, grid = reader.image(path, channels if len(case.images) == 1 else channels[index : index + 1])
         _refuse_nonfinite(path, array)
         arrays.append(array)
         grids.append(grid)
@@ -91,49 +79,6 @@ def load_label(path: Path, labels: Declared | LabelScheme) -> np.ndarray:
     return _read_label(path, LabelScheme.of(labels))[0]
 
 
-def spacing_of(affine: np.ndarray) -> np.ndarray:
-    """Millimetres (of a 2D image: pixels) per voxel along each array axis."""
-    dims = affine.shape[0] - 1
-    return np.linalg.norm(affine[:dims, :dims], axis=0)
-
-
-def with_one_unit(grids: Sequence[Grid]) -> list[Grid]:
-    """The grids of files that belong together, in mm: a file without a unit is in that of the others."""
-    unit = next((grid.unit for grid in grids if grid.unit is not None), 1.0)
-    shared = []
-    for grid in grids:
-        affine = grid.affine.copy()
-        if grid.unit is None:
-            affine[:-1] *= unit
-        shared.append(grid._replace(affine=affine, unit=unit))
-    return shared
-
-
-def check_same_grid(first: Grid, second: Grid) -> None:
-    """Raise `InputError` unless shapes agree and voxels lie within 10 % of a voxel of their counterparts."""
-    if first.affine.shape != second.affine.shape:
-        raise InputError(f"{first.path} and {second.path} cannot be compared: one is a volume, the other a 2D image")
-    if first.shape != second.shape:
-        flat = len(first.affine) == 3
-        raise InputError(
-            f"{first.path} has the shape {first.shape}, but {second.path} has {second.shape}: "
-            + ("save both with the same size (a photograph is turned as its EXIF data say)" if flat else RESAMPLE)
-        )
-    shift = farthest_apart(first.affine, second.affine, first.shape)
-    if not shift <= GRID_TOLERANCE * spacing_of(first.affine).min():
-        raise InputError(
-            f"{first.path} and {second.path} have affines that put the same voxel up to {shift:.4g} mm apart: "
-            f"{RESAMPLE}, or copy the affine if only the header is wrong"
-        )
-
-
-def farthest_apart(first: np.ndarray, second: np.ndarray, shape: Sequence[int]) -> float:
-    """How far two affines put a voxel of a grid apart, at most, in the unit of the affines."""
-    ends = ((0, size - 1) for size in (*shape, 1)[: len(first) - 1])
-    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)]).T
-    return float(np.linalg.norm((first - second) @ corners, axis=0).max())
-
-
 @contextmanager
 def _hint_at_separate_images(case: Case) -> Iterator[None]:
     """Numbered 2D files that do not fit together may be no channels of one image."""
@@ -145,21 +90,9 @@ def _hint_at_separate_images(case: Case) -> Iterator[None]:
         raise InputError(f"{error}; {SEPARATE}") from error
 
 
-def _read(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
-    if is_volume(path):
-        volume, affine, unit = read_nifti(path, len(channels))
-        return volume, Grid(path, volume.shape[1:], affine, unit)
-    image = read_raster(path, channels).astype(np.float32)
-    return image, Grid(path, image.shape[1:], np.eye(3))
-
-
 def _read_label(path: Path, labels: LabelScheme) -> tuple[np.ndarray, Grid]:
-    unit: float | None = 1.0
-    if is_volume(path):
-        (values,), affine, unit = read_nifti(path, 1)
-    else:
-        values, affine = read_raster_label(path).astype(np.float32), np.eye(3)
-    return _class_indices(path, values, labels), Grid(path, values.shape, affine, unit)
+    values, grid = reader_of(path).label(path)
+    return _class_indices(path, values, labels), grid
 
 
 def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
@@ -174,7 +107,7 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
 
 def _class_indices(path: Path, values: np.ndarray, labels: LabelScheme) -> np.ndarray:
     _refuse_nonfinite(path, values)
-    declared = np.array(labels.values, dtype=np.float32)
+    declared = np.array(labels.values)
     indices, broken, strange = np.empty(values.shape, np.uint8), 0, []
     for plane, target in zip(values, indices, strict=True):
         whole = np.rint(plane)

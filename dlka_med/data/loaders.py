@@ -14,8 +14,8 @@ from dlka_med.config.record import Plane
 from dlka_med.config.training import Augmentation
 from dlka_med.data.cache import CachedCase, PreparedCache
 from dlka_med.data.cases import Case
+from dlka_med.data.grid import spacing_of
 from dlka_med.data.intensity import Scale
-from dlka_med.data.load import spacing_of
 from dlka_med.data.slices import slice_axis
 from dlka_med.data.tiles import Tiles
 from dlka_med.data.transforms import Patch, TrainingTransform

@@ -4,7 +4,6 @@ import gzip
 import zlib
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +12,9 @@ from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import HeaderDataError
 
 from dlka_med.data.formats import check_file
+from dlka_med.data.grid import Grid
 from dlka_med.errors import InputError
+from dlka_med.files import whole_file
 
 SPATIAL_DIMS = 3
 PIECE = 2**20  # bytes
@@ -33,22 +34,29 @@ UNREADABLE = (
 """What reading a damaged file raises."""
 
 
-class Nifti(NamedTuple):
-    """An image (C, *S) float32, its voxel -> world (mm) affine 4x4, and the file's unit in mm; None: taken to be 1."""
+# All that places a voxel in the world; a scan's scaling, window and notes are not the label map's.
+GEOMETRY = (
+    "pixdim",
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    *("quatern_b", "quatern_c", "quatern_d"),
+    *("qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 
-    volume: np.ndarray
-    affine: np.ndarray
-    unit: float | None
 
+def read_nifti(path: Path, channels: int, *, as_stored: bool = False) -> tuple[np.ndarray, Grid]:
+    """Read a volume (C, *S); nothing is allocated that the file cannot fill.
 
-def read_nifti(path: Path, channels: int) -> Nifti:
-    """Read a volume; nothing is allocated that the file cannot fill.
+    Args:
+        as_stored: whole numbers keep their type; else all become float32.
 
     Raises:
         InputError: the file is truncated or no NIfTI file, has another number of axes or channels, or a singular
             affine.
     """
-    image, voxels = open_nifti(path)
+    image, voxels = open_nifti(path, as_stored=as_stored)
     affine = affine_in_mm(image)
     if is_singular(affine):
         raise InputError(
@@ -57,14 +65,26 @@ def read_nifti(path: Path, channels: int) -> Nifti:
     volume = channels_first(path, voxels)
     if len(volume) != channels:
         raise InputError(f"{path} has {len(volume)} channels (shape {voxels.shape}), expected {channels}")
-    return Nifti(np.ascontiguousarray(volume), affine, unit_in_mm(image))
+    volume = volume if as_stored else np.ascontiguousarray(volume)
+    return volume, Grid(path, volume.shape[1:], affine, unit_in_mm(image))
 
 
-def open_nifti(path: Path, *, colours: bool = False) -> tuple[Nifti1Pair, np.ndarray]:
+def write_nifti(path: Path, values: np.ndarray, like: Path) -> None:
+    """Write label values (x, y, z) with the affines of `like`, their codes and units; whole or not at all."""
+    source = nib.load(like)
+    image = type(source)(values, source.affine)
+    for key in GEOMETRY:
+        image.header[key] = source.header[key]
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
+
+
+def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) -> tuple[Nifti1Pair, np.ndarray]:
     """A file and all its voxels, float32, with the axes as stored.
 
     Args:
         colours: whether voxels may be RGB triples, which become a last axis.
+        as_stored: whole numbers keep their type.
 
     Raises:
         InputError: the file is truncated or no NIfTI file, or its voxels are no real numbers.
@@ -81,7 +101,7 @@ def open_nifti(path: Path, *, colours: bool = False) -> tuple[Nifti1Pair, np.nda
             if dtype.names:
                 voxels = np.asanyarray(image.dataobj)
                 return image, np.stack([voxels[name].astype(np.float32) for name in dtype.names], axis=-1)
-            return image, np.asarray(image.dataobj, dtype=np.float32)
+            return image, np.asarray(image.dataobj, dtype=None if as_stored else np.float32)
     except InputError:
         raise
     except (ImageFileError, HeaderDataError) as error:
@@ -152,10 +172,13 @@ def channels_first(path: Path, voxels: np.ndarray) -> np.ndarray:
         volume = volume[:, :, :, 0]  # the fourth axis is time; ITK puts channels on the fifth
     while volume.ndim > SPATIAL_DIMS + 1 and volume.shape[-1] == 1:
         volume = volume[..., 0]
+    if volume.ndim == SPATIAL_DIMS - 1:
+        volume = volume[..., None]  # one slice
     if volume.ndim == SPATIAL_DIMS:
         volume = volume[..., None]
     if volume.ndim != SPATIAL_DIMS + 1 or 0 in shape:
         raise InputError(
-            f"{path} has the shape {shape}: expected a 3D volume, 4D with the channels last, or 5D of one time point"
+            f"{path} has the shape {shape}: expected a volume (3D), a slice of one (2D), 4D with the channels last, "
+            "or 5D of one time point"
         )
     return np.moveaxis(volume, -1, 0)

@@ -13,8 +13,9 @@ from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.boxes import foreground_box, whole_box
 from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured, measure
+from dlka_med.data.grid import spacing_of
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
-from dlka_med.data.load import load_case, spacing_of
+from dlka_med.data.load import load_case
 from dlka_med.data.resample import resample
 from dlka_med.errors import InputError
 

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from dlka_med.data.load import spacing_of
+from dlka_med.data.grid import spacing_of
 
 SPACING_TOLERANCE = 1e-3  # mm
 ANISOTROPY = 3

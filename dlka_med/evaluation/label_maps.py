@@ -5,17 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.cases import is_pair, read_dataset
 from dlka_med.data.description import read_description
-from dlka_med.data.formats import LISTED, image_files, is_volume, label_files, stem
-from dlka_med.data.load import Grid, spacing_of
-from dlka_med.data.nifti import UNREADABLE, affine_in_mm, refuse_empty_claims, unit_in_mm
-from dlka_med.data.raster import read_raster_label
+from dlka_med.data.formats import LISTED, image_files, label_files, stem
+from dlka_med.data.grid import Grid, spacing_of
+from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
 from dlka_med.paths import existing
 
@@ -62,22 +60,8 @@ def read_label_map(path: Path) -> LabelMap:
     Raises:
         InputError: the file is damaged, not 2D or 3D, or holds anything but whole numbers from 0 to 65535.
     """
-    if not is_volume(path):
-        return LabelMap(path, _as_labels(read_raster_label(path), path), np.eye(3))
-    try:
-        with np.errstate(all="ignore"):
-            image = nib.load(path)
-            refuse_empty_claims(path, image)
-            array = np.asanyarray(image.dataobj)
-    except InputError:
-        raise
-    except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read as NIfTI ({error}): it may be cut short; copy it again") from error
-    extra = array.shape[3:]
-    if array.ndim < 2 or array.size == 0 or any(size > 1 for size in extra):
-        raise InputError(f"{path}: a label map has two or three axes, this one has shape {array.shape}")
-    array = array.reshape(array.shape[:3])
-    return LabelMap(path, _as_labels(array, path), affine_in_mm(image), unit_in_mm(image))
+    values, grid = reader_of(path).label(path)
+    return LabelMap(path, _as_labels(values, path), grid.affine, grid.unit)
 
 
 def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlka_med.data.load import check_same_grid, with_one_unit
+from dlka_med.data.grid import check_same_grid, with_one_unit
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import LabelMap, read_label_map
 from dlka_med.evaluation.pairing import LabelPairs

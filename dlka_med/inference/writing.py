@@ -2,29 +2,17 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from dlka_med.config.labels import Declared, LabelScheme
-from dlka_med.data.formats import is_volume
-from dlka_med.data.raster import write_grey
-from dlka_med.files import whole_file
+from dlka_med.data.readers import reader_of
 
-# All that places a voxel in the world; a scan's scaling, window and notes are not the label map's.
-GEOMETRY = (
-    "pixdim",
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    *("quatern_b", "quatern_c", "quatern_d"),
-    *("qoffset_x", "qoffset_y", "qoffset_z"),
-    *("srow_x", "srow_y", "srow_z"),
-)
+KINDS = (np.uint8, np.int16, np.int32)
 
 
 def label_map_ending(image: Path) -> str:
     """How the label map of an image ends: volumes and 2D images have formats of their own."""
-    return ".nii.gz" if is_volume(image) else ".png"
+    return reader_of(image).label_ending
 
 
 def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | LabelScheme, like: str | Path) -> None:
@@ -39,15 +27,6 @@ def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | La
     Raises:
         ValueError: labels that no dataset can declare.
     """
-    path, like = Path(path), Path(like)
     values = np.array(LabelScheme.of(labels).values)
-    if not is_volume(like):
-        write_grey(path, values[classes])
-        return
-    values = values.astype(next(t for t in (np.uint8, np.int16, np.int32) if values[-1] <= np.iinfo(t).max))
-    source = nib.load(like)
-    image = type(source)(values[classes], source.affine)
-    for key in GEOMETRY:
-        image.header[key] = source.header[key]
-    with whole_file(path) as temporary:
-        nib.save(image, temporary)
+    values, like = values.astype(next(kind for kind in KINDS if values[-1] <= np.iinfo(kind).max)), Path(like)
+    reader_of(like).write_label(Path(path), values[classes], like)

@@ -153,9 +153,10 @@ def test_grids(make_case, save, tmp_path):
 
 
 def test_shapes_types_and_affines(save, tmp_path):
-    flat = save(tmp_path / "flat.nii.gz", IMAGE[0])
-    with pytest.raises(InputError, match=r"flat.nii.gz has the shape \(5, 6\): expected a 3D volume"):
-        load_case(Case("flat", (flat,)), ["MRI"])
+    slice_, row = save(tmp_path / "slice.nii.gz", IMAGE[0]), save(tmp_path / "row.nii.gz", IMAGE[0, 0])
+    assert load_case(Case("slice", (slice_,)), ["MRI"]).image.shape == (1, 5, 6, 1)
+    with pytest.raises(InputError, match=r"row.nii.gz has the shape \(6,\): expected a volume"):
+        load_case(Case("row", (row,)), ["MRI"])
     padded = save(tmp_path / "padded.nii.gz", IMAGE[..., None, None])
     assert load_case(Case("padded", (padded,)), ["MRI"]).image.shape == (1, *SHAPE)
     colours = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])

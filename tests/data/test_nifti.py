@@ -93,7 +93,7 @@ def test_endings_in_capitals_are_read(tmp_path, name):
     data = nib.Nifti1Image(np.full((30, 30, 30), 2, np.uint8), np.eye(4)).to_bytes()
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.lower().endswith(".gz") else data)
-    assert (read_nifti(path, 1).volume == 2).all()
+    assert (read_nifti(path, 1)[0] == 2).all()
     assert (read_label_map(path).array == 2).all()
 
 
@@ -101,7 +101,7 @@ def test_the_fifth_axis_holds_channels(tmp_path):
     """The vector image that ITK and MONAI write: x, y, z, one time point, channels."""
     voxels = np.random.default_rng(0).normal(size=(*SHAPE, 1, 2)).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "vector.nii.gz")
-    volume = read_nifti(tmp_path / "vector.nii.gz", 2).volume
+    volume, _ = read_nifti(tmp_path / "vector.nii.gz", 2)
     np.testing.assert_array_equal(volume, voxels[:, :, :, 0].transpose(3, 0, 1, 2))
     with pytest.raises(InputError, match=r"2 channels .* expected 3"):
         read_nifti(tmp_path / "vector.nii.gz", 3)
@@ -180,7 +180,7 @@ def test_an_image_without_a_unit_beside_a_label_with_one_is_told(tmp_path, caplo
 
 @pytest.mark.parametrize(
     "reader",
-    [lambda path: read_nifti(path, 1).volume[0], lambda path: read_label_map(path).array],
+    [lambda path: read_nifti(path, 1)[0][0], lambda path: read_label_map(path).array],
     ids=["image", "label"],
 )
 def test_a_gzip_file_gives_what_was_stored_or_nothing(tmp_path, reader):

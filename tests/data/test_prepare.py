@@ -5,7 +5,7 @@ from scipy.spatial.transform import Rotation
 
 from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case, read_dataset
-from dlka_med.data.load import spacing_of
+from dlka_med.data.grid import spacing_of
 from dlka_med.data.prepare import prepare
 from dlka_med.errors import InputError
 

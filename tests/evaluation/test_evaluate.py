@@ -231,7 +231,7 @@ def spoil_folder(predictions, labels):
         (spoil_affine, r"a\.nii\.gz .* up to 38 mm apart"),
         (spoil_pairs, r"none of 3 predictions has a reference.*a\.nii\.gz"),
         (spoil_values, r"labels.a\.nii\.gz holds the values 2, 6"),
-        (spoil_bytes, r"a\.nii\.gz cannot be read"),
+        (spoil_bytes, r"a\.nii\.gz is no NIfTI file or has a broken header"),
         (spoil_names, r"labels\.json: expected"),
         (spoil_folder, "holds no label map"),
     ],

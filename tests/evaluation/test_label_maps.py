@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlka_med.data.load import check_same_grid
+from dlka_med.data.grid import check_same_grid
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import (
     find_label_maps,
@@ -64,7 +64,7 @@ def test_a_slice_is_two_dimensional(tmp_path):
     assert flat.flattened()[1] == (2.0, 3.0)
     four = read_label_map(save(tmp_path / "c.nii", np.ones((6, 7, 2, 1), np.uint8), affine))
     assert four.array.shape == (6, 7, 2)
-    with pytest.raises(InputError, match="two or three axes"):
+    with pytest.raises(InputError, match=r"d.nii has 3 channels \(shape \(6, 7, 2, 3\)\), expected 1"):
         read_label_map(save(tmp_path / "d.nii", np.ones((6, 7, 2, 3), np.uint8), affine))
 
 

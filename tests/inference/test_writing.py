@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlka_med.inference.writing import GEOMETRY, label_map_ending, write_label_map
+from dlka_med.data.nifti import GEOMETRY
+from dlka_med.inference.writing import label_map_ending, write_label_map
 
 SHAPE = (5, 4, 3)
 AFFINE = np.array([[-0.7, 0.1, 0, 9], [0.1, 0.7, 0.2, -8], [0, -0.1, 2.5, 7], [0, 0, 0, 1]])
@@ -58,6 +59,8 @@ def test_the_smallest_type_that_holds_the_values(tmp_path, value, dtype):
     found = nib.load(tmp_path / "a.nii.gz")
     assert found.get_data_dtype() == dtype
     np.testing.assert_array_equal(np.asarray(found.dataobj), np.array([0, 1, value])[CLASSES])
+    write_label_map(tmp_path / "b.nii.gz", 0 * CLASSES, {"o": 0, "a": 1, "b": value}, like=tmp_path / "image.nii")
+    assert nib.load(tmp_path / "b.nii.gz").get_data_dtype() == dtype
 
 
 @pytest.mark.parametrize(("value", "mode"), [(255, "L"), (40_000, "I;16")])
