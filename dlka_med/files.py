@@ -15,6 +15,7 @@ from dlka_med.errors import InputError, WriteError
 ALMOST_NOTHING = 2**16  # bytes
 UNFINISHED = ".writing-"
 RANDOM = "?" * 8  # of tempfile's names
+KEPT = 150  # bytes at the end of a name that its temporary one keeps: file systems allow 255 in all
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix=f"-{path.name}", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=UNFINISHED, suffix=f"-{_end(path.name)}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -55,7 +56,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path)
     writable_folder(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, suffix=f"-{path.name}", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, suffix=f"-{_end(path.name)}", dir=path.parent))
     try:
         yield temporary
         umask = os.umask(0)
@@ -77,12 +78,17 @@ def remove_unfinished(folder: str | Path) -> None:
     Folders in it are left alone. Nobody may be writing there at the same time.
     """
     folder = Path(folder)
-    halves = [*folder.glob(f"{UNFINISHED}*"), *folder.parent.glob(f"{UNFINISHED}{RANDOM}-{glob.escape(folder.name)}")]
+    itself = f"{UNFINISHED}{RANDOM}-{glob.escape(_end(folder.name))}"
+    halves = [*folder.glob(f"{UNFINISHED}*"), *folder.parent.glob(itself)]
     for half in halves:
         if half.is_dir():
             shutil.rmtree(half, ignore_errors=True)
         else:
             half.unlink(missing_ok=True)
+
+
+def _end(name: str) -> str:
+    return name.encode()[-KEPT:].decode(errors="ignore")
 
 
 def refuse_existing(path: str | Path) -> None:

@@ -30,6 +30,20 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
     assert os.listdir(path.parent) == ["case.nii.gz"]
 
 
+@pytest.mark.parametrize("letter", ["a", "é", "脑"])
+def test_the_longest_names_that_a_file_system_takes(tmp_path, letter):
+    name = letter * (248 // len(letter.encode())) + ".nii.gz"
+    with whole_file(tmp_path / name) as temporary:
+        assert temporary.name.endswith(".nii.gz")
+        temporary.write_text("x")
+    with whole_folder(tmp_path / "runs" / name) as unfinished:
+        (unfinished / "inside").write_text("x")
+    unfinished.mkdir()
+    remove_unfinished(tmp_path / "runs" / name)
+    assert os.listdir(tmp_path / "runs") == [name]
+    assert sorted(os.listdir(tmp_path)) == sorted([name, "runs"])
+
+
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
 def test_a_failed_file_leaves_the_old_one(tmp_path, failure):
     path = tmp_path / "case.txt"

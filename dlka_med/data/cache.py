@@ -32,6 +32,7 @@ from dlka_med.files import whole_folder, writable_folder
 
 FORMAT = 3
 FOREGROUND_VOXELS = 10_000
+NAME_BYTES = 150  # of a case id: file systems allow 255 in all
 DAY = 24 * 3600  # seconds
 GIB = 2**30
 
@@ -287,7 +288,8 @@ def _files(case: Case) -> tuple[Path, ...]:
 
 def _name(case: Case) -> str:
     """Of the entry: the case, and a mark of its files as they are now."""
-    return f"{case.id}-{hashlib.sha256(json.dumps(_fingerprint(case)).encode()).hexdigest()[:16]}"
+    begin = case.id.encode()[:NAME_BYTES].decode(errors="ignore")
+    return f"{begin}-{hashlib.sha256(json.dumps(_fingerprint(case)).encode()).hexdigest()[:16]}"
 
 
 def _fingerprint(case: Case) -> list[list[str | int]]:

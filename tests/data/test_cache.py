@@ -269,6 +269,19 @@ def test_what_another_process_puts_there_at_any_moment_stays(damaged, moment, ca
     assert len(list(cache.folder.iterdir())) == 1
 
 
+def test_case_ids_as_long_as_file_names_may_be(cache, random_cases, tmp_path):
+    (case,) = random_cases(1)
+    cases = []
+    for end in "ab":
+        path = tmp_path / f"{'脑' * 82}{end}.nii.gz"
+        cases.append(
+            replace(case, id=path.name.removesuffix(".nii.gz"), images=(Path(shutil.copy(case.images[0], path)),))
+        )
+    cache.fill(cases)
+    assert len(list(cache.folder.iterdir())) == 2
+    assert [cache.get(case).case_id for case in cases] == [case.id for case in cases]
+
+
 def test_no_permission_to_write(random_cases, tmp_path):
     (tmp_path / "file").touch()
     cache = PreparedCache(tmp_path / "file" / "cache", SETTINGS, ["MRI"], LABELS)
