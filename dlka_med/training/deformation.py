@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+from torch import Tensor
 
 from dlka_med.layers import Deformation, effects_of_layers, measure_deformation
 from dlka_med.training.task import SegmentationTask
@@ -13,6 +13,7 @@ from dlka_med.training.task import SegmentationTask
 STUCK = 0.5  # share of the kernel points at the limit
 LEAVING = 0.1  # share of the kernel points that deforming took out of the image
 STILL = 1e-3  # voxels of mean displacement
+IDLE = 1e-3  # share of the logits' deviation that a layer changes
 
 log = logging.getLogger("dlka_med")
 
@@ -21,8 +22,8 @@ class DeformationMonitor(pl.Callback):
     """After each validation: displacement and share outside the image of every deformable layer, for the records.
 
     Measured with the network that ships on the images of the epoch's last training batch. A layer whose kernel points
-    leave the image or stick to their limit is warned of, and at the end of the training one that never moved; then
-    the log also tells how much the logits depend on each layer and on its offsets.
+    leave the image or stick to their limit is warned of, at the end of the training one that never moved, too, and
+    one on which the logits do not depend.
     """
 
     def __init__(self) -> None:
@@ -46,8 +47,7 @@ class DeformationMonitor(pl.Callback):
             log.info(summary(measured))
             self._warn(measured, last=trainer.should_stop)
             if trainer.should_stop:
-                for line in effects(network, self.images):
-                    log.info(line)
+                tell_effects(effects_of_layers(network, self.images))
 
     def _warn(self, measured: Mapping[str, Deformation], last: bool) -> None:
         for name, layer in measured.items():
@@ -106,9 +106,21 @@ def summary(measured: Mapping[str, Deformation]) -> str:
     )
 
 
-def effects(network: nn.Module, images: Tensor) -> list[str]:
-    """Lines of the log: how much the logits of these images depend on each deformable layer."""
-    lines = ["effect on the logits, as a share of their deviation, of zeroing a layer / only its offsets:"]
-    for name, (layer, offsets) in effects_of_layers(network, images).items():
-        lines.append(f"  {name}: {layer:.2g} / {offsets:.2g}")
-    return lines
+def tell_effects(effects: Mapping[str, tuple[float, float]]) -> None:
+    """Log how much the logits depend on each deformable layer, and warn of those they do not depend on.
+
+    Args:
+        effects: of `effects_of_layers`.
+    """
+    log.info("effect on the logits, as a share of their deviation, of zeroing a layer / only its offsets:")
+    for name, (layer, offsets) in effects.items():
+        log.info("  %s: %.2g / %.2g", name, layer, offsets)
+    if idle := [name for name, (layer, _) in effects.items() if layer < IDLE]:
+        log.warning(
+            "deformation: %d of %d layers change the logits by less than %g %% of their deviation, so that the network "
+            "does without them: %s; train longer, or raise network.layer_scale",
+            len(idle),
+            len(effects),
+            100 * IDLE,
+            ", ".join(idle),
+        )

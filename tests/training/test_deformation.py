@@ -10,7 +10,7 @@ from torch import nn
 from dlka_med.config.loading import load_config
 from dlka_med.config.training import Optimizer
 from dlka_med.layers import Deformation, DeformConv, effects_of_layers
-from dlka_med.training.deformation import DeformationMonitor, columns, summary
+from dlka_med.training.deformation import DeformationMonitor, columns, summary, tell_effects
 from dlka_med.training.task import make_optimizer
 from dlka_med.training.train import train
 
@@ -95,6 +95,22 @@ def test_a_layer_stuck_at_its_limit_is_named(caplog):
         DeformationMonitor()._warn({"encoder.0": HEALTHY, "decoder.0": stuck}, last=True)
     (record,) = caplog.records
     assert "80 % of the kernel points of decoder.0 are at network.offset_limit" in record.message
+
+
+def test_a_layer_that_does_nothing_is_named(caplog):
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        tell_effects({"encoder.0": (0.08, 0.01), "encoder.2": (8e-5, 3e-6)})
+    *lines, warning = caplog.records
+    assert [line.message.split() for line in lines[1:]] == [
+        ["encoder.0:", "0.08", "/", "0.01"],
+        ["encoder.2:", "8e-05", "/", "3e-06"],
+    ]
+    assert warning.levelname == "WARNING"
+    assert "1 of 2 layers change the logits by less than 0.1 %" in warning.message
+    assert "does without them: encoder.2;" in warning.message
+    caplog.clear()
+    tell_effects({"encoder.0": (0.08, 0.01)})
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_words_and_columns():
