@@ -30,10 +30,11 @@ class Safekeeping(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         epoch, loss = trainer.current_epoch + 1, task.mean_loss()
         if not math.isfinite(loss):
+            file = self.run.checkpoint_file
+            kept = f"the last good state is {file}" if file.exists() else "there is no earlier state to go back to"
             raise InputError(
                 f"the training loss became {loss} in epoch {epoch}: lower "
-                "training.optimizer.learning_rate, set a gradient_clip, or use precision fp32; "
-                f"the last good state is {self.run.checkpoint_file}"
+                f"training.optimizer.learning_rate, set a gradient_clip, or use precision fp32; {kept}"
             )
         self.clock.look(task)
         known = {"epoch": epoch, "step": trainer.global_step, "minutes": self.clock.seconds / 60, "loss": loss}

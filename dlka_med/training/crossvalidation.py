@@ -3,10 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dlka_med.config.schema import RunConfig
+from dlka_med.data.cases import Case, dataset_of
 from dlka_med.data.folds import Folds
 from dlka_med.data.formats import label_files
 from dlka_med.errors import InputError
@@ -14,6 +16,7 @@ from dlka_med.evaluation.evaluate import Evaluation, aligned, evaluate, summaris
 from dlka_med.files import remove_unfinished, whole_file, writable_folder
 from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import FoldsFolder
+from dlka_med.training.provenance import Provenance, digest
 
 MADE_WITH = "made_with.json"
 
@@ -23,7 +26,7 @@ log = logging.getLogger("dlka_med")
 def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict[str, Any]:
     """Predict each fold's cases with its run, into `predictions`, and evaluate them: `crossvalidation.json`.
 
-    Label maps that a run of the very weights has left there are not made again.
+    Label maps that a run of the very weights has left there of the very images are not made again.
 
     Args:
         folder: its runs are trained; nobody else may be at work in `predictions`.
@@ -38,12 +41,14 @@ def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict
         InputError: a run was trained on a case that it has to predict, or as in `predict_images` and `evaluate`.
     """
     refuse_trained(folder, folds)
+    present = {case.id: case for case in dataset_of(config.dataset, grouped=False).cases}
+    _warn_of_changes(folder, folds, present)
     remove_unfinished(writable_folder(folder.predictions))
     for case, file in label_files(folder.predictions).items():
         if not any(case in cases for cases in folds):
             raise InputError(f"{file} belongs to no case of {folder.folds_file}: move it away")
     for fold, cases in enumerate(folds):
-        _forget_others(folder, fold, cases)
+        _forget_others(folder, fold, {case: present[case].images for case in cases if case in present})
         lacking = set(cases) - label_files(folder.predictions).keys()
         if not lacking:
             continue
@@ -108,21 +113,44 @@ def _content(result: Evaluation, folds: Folds) -> dict[str, Any]:
     return {"all": result.summary(), "folds": parts, "scores": scores}
 
 
-def _forget_others(folder: FoldsFolder, fold: int, cases: Sequence[str]) -> None:
-    """Remove the fold's label maps that other weights have made, and note which weights come next."""
+def _warn_of_changes(folder: FoldsFolder, folds: Folds, present: Mapping[str, Case]) -> None:
+    changed = set()
+    for run in folder.started(len(folds)).values():
+        trained = [present[case] for case in run.split["train"] if case in present]
+        changed.update(Provenance.of_run(run).outdated(trained))
+    if changed:
+        log.warning(
+            "the images of %d cases are others than those that the folds were trained on, such as %s: move the folds "
+            "away, and the same command trains them anew",
+            len(changed),
+            min(changed),
+        )
+
+
+def _forget_others(folder: FoldsFolder, fold: int, images: Mapping[str, Sequence[Path]]) -> None:
+    """Remove the fold's label maps that other weights have made or that are of other images, and note the new ones.
+
+    Args:
+        images: of each of its cases.
+    """
     record, run = folder.predictions / MADE_WITH, folder.run(fold)
     try:
         known = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         known = {}
-    digest = hashlib.sha256(run.weights_file.read_bytes()).hexdigest()
-    if known.get(run.path.name) == digest:
+    now = {
+        "weights": hashlib.sha256(run.weights_file.read_bytes()).hexdigest(),
+        "images": {case: [digest(file) for file in files] for case, files in images.items()},
+    }
+    before = known.get(run.path.name)
+    if before == now:
         return
+    kept = before["images"] if isinstance(before, dict) and before["weights"] == now["weights"] else {}
     for case, file in label_files(folder.predictions).items():
-        if case in cases:
+        if case in images and kept.get(case) != now["images"][case]:
             file.unlink()
     with whole_file(record) as temporary:
-        temporary.write_text(json.dumps(known | {run.path.name: digest}, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(known | {run.path.name: now}, indent=1) + "\n", encoding="utf-8")
 
 
 def _cell(value: float | None, digits: int) -> str:

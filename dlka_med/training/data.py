@@ -124,6 +124,10 @@ class RunData(pl.LightningDataModule):
         """Class indices of a case on the grid of its own files."""
         return self.cache.reference(self.cases[case])
 
+    def is_labelled(self, case: str) -> bool:
+        """Whether a case holds any label."""
+        return bool(self.cache.open(self.cases[case]).classes)
+
     def state_dict(self) -> dict[str, Any]:
         return {"finished_epochs": self.trainer.current_epoch + 1}
 

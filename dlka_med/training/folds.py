@@ -16,7 +16,7 @@ from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.crossvalidation import cross_validate, refuse_trained
 from dlka_med.training.resume import LENGTH, refuse_different, resumed_config
 from dlka_med.training.schedule import Budget
-from dlka_med.training.shards import ALONE, Shard, claimed
+from dlka_med.training.shards import ALONE, Shard, claimed, lock_of
 from dlka_med.training.start import refuse_seen
 from dlka_med.training.train import train
 
@@ -58,7 +58,7 @@ def train_folds(
             write_folds(folder.folds_file, folds)
     try:
         for fold in mine:
-            with claimed(_lock(folder, f"fold_{fold}"), wait=False) as free:
+            with claimed(lock_of(folder.run(fold).path), wait=False) as free:
                 if free:
                     _train(_of_fold(config, folder, fold), folder.run(fold))
                 else:
@@ -162,7 +162,7 @@ def _train(config: RunConfig, run: RunFolder) -> None:
             f"-s dataset.folds={config.dataset.folds} -s dataset.fold={fold} --out {run.path}"
         )
     log.info("fold %s %s, into %s", fold, "goes on" if run.started else "is trained", run.path)
-    train(config, run.path, resume=run.started)
+    train(config, run.path, resume=run.started, is_claimed=True)
 
 
 def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, Any] | None:
@@ -192,16 +192,12 @@ def _changed(file: Path) -> int | None:
 
 
 def _is_held(folder: FoldsFolder, fold: int) -> bool:
-    with claimed(_lock(folder, f"fold_{fold}"), wait=False) as free:
+    with claimed(lock_of(folder.run(fold).path), wait=False) as free:
         return not free
 
 
 def _whole_folder(folder: FoldsFolder) -> AbstractContextManager[bool]:
-    return claimed(_lock(folder, "all"), wait=True)
-
-
-def _lock(folder: FoldsFolder, name: str) -> Path:
-    return folder.path / ".locks" / f"{name}.lock"
+    return claimed(lock_of(folder.path / "all"), wait=True)
 
 
 def _budget(config: RunConfig) -> Budget:

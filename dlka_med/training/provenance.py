@@ -45,6 +45,11 @@ class Provenance:
         """With the cases of a further training."""
         return Provenance(self.cases | {(case.id, fingerprint(case)) for case in cases}, self.complete)
 
+    def outdated(self, cases: Iterable[Case]) -> list[str]:
+        """Ids of those cases that trained under their names, but with other images than they have now."""
+        names = {name for name, print_ in self.cases if print_}
+        return [case.id for case in cases if case.id in names and (case.id, fingerprint(case)) not in self.cases]
+
     def among(self, cases: Sequence[Case]) -> tuple[list[str], list[str]]:
         """Ids of those cases that certainly trained, by their content, and that perhaps did, by their name."""
         known = {print_ for _, print_ in self.cases}
@@ -56,17 +61,28 @@ class Provenance:
 def fingerprint(case: Case) -> str:
     """A digest of the size and of both ends of a case's first image: the same for copies under other names.
 
+    The first by name, whatever order the channels are read in.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return digest(min(case.images, key=lambda path: path.name))
+
+
+def digest(image: Path) -> str:
+    """Of the size and of both ends of a file.
+
     Raises:
         InputError: the file cannot be read.
     """
     try:
-        size = case.images[0].stat().st_size
-        with case.images[0].open("rb") as file:
+        size = image.stat().st_size
+        with image.open("rb") as file:
             head = file.read(SAMPLE)
             file.seek(max(size - SAMPLE, 0))
             tail = file.read(SAMPLE)
     except OSError as error:
-        raise InputError(f"{case.images[0]} cannot be read: {error.strerror}") from error
+        raise InputError(f"{image} cannot be read: {error.strerror}") from error
     return hashlib.sha256(b"%d " % size + head + tail).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Several processes share the folds: whose are which, and who is at work on one."""
+"""Several processes share the folds: whose are which, and who is at work in a run folder."""
 
 import logging
 import os
@@ -46,6 +46,12 @@ def leave_launcher(environment: MutableMapping[str, str] = os.environ) -> Shard:
     return rank, count
 
 
+def lock_of(run: Path) -> Path:
+    """The lock of a run folder, beside it: it is needed before the folder is there."""
+    run = run.absolute()
+    return run.parent / ".locks" / f"{run.name}.lock"
+
+
 @contextmanager
 def claimed(file: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock of a file, which the system takes back from a process that ends in whatever way.
@@ -67,8 +73,8 @@ def claimed(file: Path, *, wait: bool) -> Iterator[bool]:
         lock.acquire()
     except NotImplementedError as error:
         raise InputError(
-            f"the file system of {file.parent} cannot lock files, which keeps two processes from training the same "
-            "fold: name a folder on another one"
+            f"the file system of {file.parent} cannot lock files, which keeps two processes from training into one "
+            "folder: name a folder on another one"
         ) from error
     try:
         yield True

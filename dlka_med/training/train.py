@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from dlka_med.errors import InputError
 from dlka_med.files import remove_unfinished, writable_folder
 from dlka_med.inference.predictor import Predictor
 from dlka_med.metrics import dice
+from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder, build_run_network
 from dlka_med.training.callbacks import Recorder, Safekeeping
 from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint
@@ -27,6 +28,7 @@ from dlka_med.training.interruption import Interruption
 from dlka_med.training.log import training_words
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget
+from dlka_med.training.shards import claimed, lock_of
 from dlka_med.training.start import first_network
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.validation import Validation
@@ -36,7 +38,7 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 log = logging.getLogger("dlka_med")
 
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFolder:
+def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claimed: bool = False) -> RunFolder:
     """Train the network of a config and keep the weights that validate best.
 
     Validation predicts the held-out fold with the `Predictor` that ships, on the scans' own grids; test cases are
@@ -47,13 +49,15 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
             result so far (`dlka_med.training.resume.CHANGEABLE`).
         out: the run folder to make; with `resume`, to go on with.
         resume: continue exactly: epoch, optimiser, schedule, random state, best score.
+        is_claimed: the caller keeps other processes out of the folder.
 
     Raises:
-        InputError: the config, the data, the hardware or the folder cannot be used; nothing is lost.
+        InputError: the config, the data, the hardware or the folder cannot be used, or another process trains into
+            it; nothing is lost.
         KeyboardInterrupt: after Ctrl-C; the folder can be resumed.
     """
     run = RunFolder(Path(out))
-    with training_words(run):
+    with training_words(run), nullcontext() if is_claimed else _claimed(run):
         if resume:
             config = resumed_config(config, RunFolder.open(run.path))
         elif rank_zero_only.rank == 0:
@@ -73,12 +77,26 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False) -> RunFol
     return RunFolder.open(run.path)
 
 
+@contextmanager
+def _claimed(run: RunFolder) -> Iterator[None]:
+    """Keep other processes out of the folder; those that train together have one that does."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    could_hold_files(run.path)
+    with claimed(lock_of(run.path), wait=False) as free:
+        if not free:
+            raise InputError(f"another process is training into {run.path}: wait for it, or name another folder")
+        yield
+
+
 def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None:
     config, training, run = data.config, data.config.training, data.run
     clock = Clock(Budget(training.epochs, training.minutes, training.steps_per_epoch))
     validation = Validation(
         _scorer(data),
         data.split["validation"][: training.validation_cases],
+        data.is_labelled,
         config.dataset.scheme.names,
         training.validate_every,
         run,

@@ -21,7 +21,9 @@ log = logging.getLogger("dlka_med")
 
 
 class Validation(pl.Callback):
-    """Scores held-out cases on their own grids and keeps the best weights; without cases it keeps the latest.
+    """Scores held-out cases on their own grids and keeps the best weights, of equal ones the later.
+
+    Without cases, or where none of them holds a label that could be measured, it keeps the latest.
 
     A limit of minutes bounds what validation may take of them: the first one ends when it has had its time, the
     cases that it got through are the set from then on, and a later one is left out where time is short.
@@ -29,6 +31,7 @@ class Validation(pl.Callback):
     Args:
         score: (network, case id) -> Dice per foreground label, None where both are empty.
         cases: ids to validate, the most telling first; they are dealt out over the devices.
+        is_labelled: whether a case holds any label; asked when training starts.
         labels: names of the foreground labels, in the order of the scores.
         every: epochs between validations; the last epoch always validates.
         run: gets the best weights.
@@ -43,12 +46,14 @@ class Validation(pl.Callback):
         self,
         score: Callable[[nn.Module, str], Scores],
         cases: Sequence[str],
+        is_labelled: Callable[[str], bool],
         labels: Sequence[str],
         every: int,
         run: RunFolder,
         clock: Clock,
     ) -> None:
         self.score, self.cases, self.labels, self.every = score, list(cases), labels, every
+        self.is_labelled = is_labelled
         self.run, self.clock = run, clock
         self.due = False
         self.best = -1.0
@@ -65,6 +70,14 @@ class Validation(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         """Make up for what an interruption has left undone, or a change of the cases has made invalid."""
+        if self.cases and not any(map(self.is_labelled, self.cases)):
+            if trainer.is_global_zero:
+                log.warning(
+                    "none of the %d validation cases holds a label: nothing can be measured, and the latest weights "
+                    "are kept; choose another dataset.fold, or other folds",
+                    len(self.cases),
+                )
+            self.cases, self.clock.estimate = [], 0.0
         if self.best >= 0 and self._scored_of != self._asked():
             self._score_best_again(trainer, task)
         if self.due:
@@ -84,7 +97,7 @@ class Validation(pl.Callback):
             task.row["dice"] = mean
             task.row |= {f"dice {name}": value for name, value in means.items() if value is not None}
             known["validation_dice"] = f"{mean:.6f}"
-            self.best, better = max(self.best, mean), mean > self.best
+            self.best, better = max(self.best, mean), mean >= self.best
             task.row["best_dice"] = self.best
         if better and trainer.is_global_zero:
             self.run.save_weights(task.shipped_network.state_dict(), known)

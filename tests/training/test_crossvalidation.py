@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from dlka_med.data.folds import read_folds
@@ -76,6 +78,22 @@ def test_label_maps_of_other_weights_are_made_again(complete):
     cross_validate(folder, config, folds)
     again = {file.name for file in folder.predictions.glob("*.nii.gz") if file.stat().st_mtime_ns != times[file.name]}
     assert again == {f"{case}.nii.gz" for case in folds[1]}
+
+
+def test_label_maps_of_other_images_are_made_again_and_the_folds_told_to_be_outdated(complete, balls, tmp_path, caplog):
+    config, folder, folds = complete
+    root = shutil.copytree(balls, tmp_path / "mended")
+    config = changed(config, "dataset", root=str(root))
+    cross_validate(folder, config, folds)
+    assert "other" not in caplog.text
+    times = {file.name: file.stat().st_mtime_ns for file in folder.predictions.glob("*.nii.gz")}
+    case = folds[1][0]
+    image = nib.load(root / "imagesTr" / f"{case}.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), root / "imagesTr" / f"{case}.nii.gz")
+    cross_validate(folder, config, folds)
+    again = {file.name for file in folder.predictions.glob("*.nii.gz") if file.stat().st_mtime_ns != times[file.name]}
+    assert again == {f"{case}.nii.gz"}
+    assert f"the images of 1 cases are others than those that the folds were trained on, such as {case}" in caplog.text
 
 
 def test_label_maps_of_nobody_are_refused(complete):

@@ -30,6 +30,15 @@ def test_a_case_is_known_by_its_content(balls, tmp_path):
     assert Provenance().joined([first]).among([namesake, second]) == ([], ["ball_0"])
 
 
+def test_a_case_is_known_in_any_order_of_its_channels_and_told_when_it_changed(balls):
+    first, second = read_dataset(balls).cases[:2]
+    two = Case("two", (*first.images, *second.images))
+    assert fingerprint(two) == fingerprint(two.reordered((1, 0)))
+    known = Provenance(frozenset({("imported", "")})).joined([first, second])
+    assert known.outdated([first, second, Case("imported", first.images)]) == []
+    assert known.outdated([first, Case(second.id, first.images)]) == [second.id]
+
+
 def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path):
     prints = set()
     for head, middle, tail in (("a", "b", "c"), ("x", "b", "c"), ("a", "b", "x"), ("a", "bb", "c")):

@@ -8,6 +8,7 @@ from torch.backends import cudnn
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.inference.predict import predict_images
+from dlka_med.training.shards import claimed, lock_of
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 
@@ -95,6 +96,14 @@ def test_a_started_run_is_not_overwritten(config, finished, tmp_path):
         train(config, tmp_path / "notes")
 
 
+def test_a_folder_into_which_another_process_trains_is_left_to_it(config, finished, tmp_path):
+    """Also before it is made: a run fills the cache first."""
+    for path, resume in ((tmp_path / "new", False), (finished.path, True)):
+        with claimed(lock_of(path), wait=False), pytest.raises(InputError, match="another process is training into"):
+            train(config, path, resume=resume)
+    assert not (tmp_path / "new").exists()
+
+
 def test_bad_hardware_is_refused_before_anything_is_made(config, tmp_path):
     with pytest.raises(InputError, match="ddp"):
         train(changed(config, devices=2), tmp_path / "run")
@@ -106,7 +115,7 @@ def test_bad_hardware_is_refused_before_anything_is_made(config, tmp_path):
 
 def test_a_diverging_run_stops_and_says_so(config, tmp_path, monkeypatch):
     monkeypatch.setattr("dlka_med.training.task.SegmentationTask.mean_loss", lambda self: float("nan"))
-    with pytest.raises(InputError, match="learning_rate"):
+    with pytest.raises(InputError, match=r"learning_rate.*there is no earlier state to go back to"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint.ckpt").exists(), "broken weights must not be what a run resumes from"
 

@@ -61,8 +61,14 @@ def test_best_weights_are_those_of_the_best_epoch(config, tmp_path, monkeypatch)
     assert run.weights_metadata == {"epoch": "2", "validation_dice": "0.900000"}
 
 
+def labelled(case):
+    return True
+
+
 def validation_of(cases, run, clock, scores):
-    return Validation(lambda network, case: [scores[network.quality.item(), case]], cases, ["ball"], 1, run, clock)
+    return Validation(
+        lambda network, case: [scores[network.quality.item(), case]], cases, labelled, ["ball"], 1, run, clock
+    )
 
 
 def test_after_a_change_of_the_cases_the_best_weights_are_scored_again(tmp_path, trainer):
@@ -88,6 +94,32 @@ def test_after_a_change_of_the_cases_the_best_weights_are_scored_again(tmp_path,
     assert same.best == 0.5
 
 
+def test_of_equal_weights_the_later_are_kept(tmp_path, trainer):
+    validation = validation_of(["a"], RunFolder(tmp_path), Clock(Budget(10, None, 1)), {(1, "a"): 0.0, (2, "a"): 0.0})
+    for quality in (1, 2):
+        validation.validate(trainer, task_of(quality, epoch=quality))
+    assert validation.run.load_weights()["quality"] == 2
+
+
+def test_where_nothing_can_be_measured_the_latest_weights_are_kept(tmp_path, trainer, caplog):
+    """A network that finds the ball in images without one scores 0; the first weights must not ship for that."""
+    scores = {(quality, case): value for quality, value in ((1, None), (2, 0.0), (3, 0.0)) for case in "ab"}
+    run, clock = RunFolder(tmp_path), Clock(Budget(10, None, 1))
+    validation = validation_of(["a", "b"], run, clock, scores)
+    validation.is_labelled = lambda case: False
+    validation.on_train_start(trainer, task_of(0))
+    assert "none of the 2 validation cases holds a label" in caplog.text
+    for quality in (1, 2, 3):
+        task = task_of(quality, epoch=quality)
+        validation.validate(trainer, task)
+        assert "dice" not in task.row
+        assert run.weights_metadata == {"epoch": str(quality)}
+    one = validation_of(["a", "b"], run, clock, scores)
+    one.is_labelled = "b".__eq__
+    one.on_train_start(trainer, task_of(0))
+    assert one.cases == ["a", "b"]
+
+
 def test_a_checkpoint_of_an_earlier_version_is_scored_again(tmp_path, trainer):
     run = RunFolder(tmp_path)
     run.save_weights(Network(1).state_dict(), {"epoch": 3, "validation_dice": "0.900000"})
@@ -107,7 +139,7 @@ def simulate(now, trainer, run, *, minutes, every, cases, case_seconds, step_sec
         return [0.5]
 
     names = [f"c{number}" for number in range(cases)]
-    validation = Validation(score, names, ["ball"], every, run, clock)
+    validation = Validation(score, names, labelled, ["ball"], every, run, clock)
     task = task_of(1)
     clock.on_train_start(trainer, task)
     now.seconds += 100  # the first step, which compiles
@@ -179,7 +211,7 @@ def test_without_a_limit_of_minutes_all_cases_validate_each_time(now, trainer, t
         seen.append(case)
         return [None]
 
-    validation = Validation(score, ["a", "b"], ["ball"], 2, RunFolder(tmp_path), clock)
+    validation = Validation(score, ["a", "b"], labelled, ["ball"], 2, RunFolder(tmp_path), clock)
     for epoch in range(1, 6):
         clock.look(task_of(1))
         validation.due = validation.is_due(epoch, last=epoch == 5)
@@ -196,7 +228,7 @@ def test_more_minutes_on_resume_let_more_cases_validate(now, trainer, tmp_path):
         now.seconds += 1
         return [0.5]
 
-    longer = Validation(score, short.cases, ["ball"], 1, run, Clock(Budget(None, 20, 60)))
+    longer = Validation(score, short.cases, labelled, ["ball"], 1, run, Clock(Budget(None, 20, 60)))
     longer.load_state_dict(short.state_dict())
     longer.on_train_start(trainer, task_of(1))
     assert len(longer.scored) == 30
