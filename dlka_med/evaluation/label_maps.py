@@ -99,11 +99,13 @@ def find_label_maps(path: Path) -> dict[str, Path]:
 def find_references(path: Path, labels: Declared | None = None) -> dict[str, Path]:
     """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id.
 
+    Channels need no names.
+
     Args:
         labels: instead of those in a dataset's description.
     """
     if is_dataset(path):
-        dataset = read_dataset(path, labels=labels, grouped=False)
+        dataset = read_dataset(path, labels=labels, grouped=False, named=False)
         return {case.id: case.label for case in dataset.cases if case.label is not None}
     return find_label_maps(path / "labels" if is_pair(path) else path)
 

@@ -153,6 +153,20 @@ def test_references_of_a_dataset_need_no_groups(tmp_path):
     assert find_references(tmp_path) == {"a": label}
 
 
+@pytest.mark.parametrize("listed", [False, True])
+def test_references_of_a_dataset_need_no_names_of_channels(tmp_path, listed):
+    for index in range(2):
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        save(tmp_path / "imagesTr" / f"a_{index:04d}.nii.gz", np.ones((2, 2, 2), np.uint8))
+    (tmp_path / "labelsTr").mkdir()
+    label = save(tmp_path / "labelsTr" / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
+    facts = {"labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
+    if listed:
+        facts["training"] = [{"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    assert find_references(tmp_path) == {"a": label}
+
+
 @pytest.mark.parametrize("path", ["a" * 5000, "a\0b"])
 @pytest.mark.parametrize("find", [find_references, find_label_maps])
 def test_a_path_that_cannot_be_is_named_in_few_words(find, path):
