@@ -30,10 +30,12 @@ from dlka_med.data.formats import (
     case_id,
     contents,
     ending,
+    has_usable_name,
     image_files,
     is_volume,
     label_files,
     stem,
+    usable_files,
 )
 from dlka_med.data.groups import read_groups
 from dlka_med.data.refusals import Refusals, refuse
@@ -94,6 +96,7 @@ def read_dataset(
     description = root / "dataset.json"
     if not os.path.isdir(root):
         raise InputError(f"{shown(root)} is not a folder: give the folder that holds dataset.json")
+    has_usable_name(root.absolute())
     if not os.path.exists(description) and not is_pair(root):
         raise InputError(
             f"{root} is not a dataset: it has no dataset.json (Decathlon or nnU-Net v2 layout), nor the folders "
@@ -199,6 +202,7 @@ def find_cases(
     path = Path(path)
     if not os.path.exists(path):
         raise InputError(f"{shown(path)} does not exist: give an image file, a folder of them, or a dataset")
+    has_usable_name(path.absolute())
     if os.path.exists(path / "dataset.json") or is_pair(path):
         if one_file_per_case:
             raise InputError(
@@ -210,7 +214,7 @@ def find_cases(
     order = _order_around(path, channels, renamed=renamed)
     stored = in_stored_order(channels, order)
     single = os.path.isfile(path)
-    files = [path] if single else image_files(path)
+    files = [path] if single else usable_files(path)
     if not files:
         raise InputError(f"{path} has no image: expected files that end with {LISTED}")
     if one_file_per_case:
@@ -267,11 +271,16 @@ def _decathlon_cases(root: Path, facts: dict[str, Any], refusals: Refusals | Non
         return root / entry[key]
 
     def known(*files: Path) -> bool:
+        if not all([has_usable_name(file, refusals) for file in files]):
+            return False
         strange = [file for file in files if not file.name.lower().endswith(ENDINGS)]
         for file in strange:
             refuse(refusals, "file-stray", file, f"{file} is no image file: expected a name that ends with {LISTED}")
         return not strange
 
+    if refusals is not None:
+        for folder in ("imagesTr", "labelsTr", "imagesTs"):
+            usable_files(root / folder, refusals)
     cases = []
     for entry in facts["training"]:
         image, label = existing(entry, "image"), existing(entry, "label")
@@ -304,7 +313,7 @@ def _nnunet_cases(
 
 def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> list[Path]:
     files = []
-    for file in image_files(folder):
+    for file in usable_files(folder, refusals):
         if ending(file).lower() == suffix.lower():
             files.append(file)
             continue
@@ -315,7 +324,7 @@ def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> lis
 
 def _paired_cases(root: Path, channels: Sequence[str] | None, refusals: Refusals | None) -> list[Case]:
     images, labels = root / "images", root / "labels"
-    files, known = image_files(images), label_files(labels)
+    files, known = usable_files(images, refusals), {stem(file) for file in image_files(labels)}
     if not files:
         raise InputError(f"{images} has no image: expected files that end with {LISTED}")
     equal = any(stem(file) in known for file in files)

@@ -1,5 +1,6 @@
 import codecs
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -151,6 +152,17 @@ def test_references_of_a_dataset_need_no_groups(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     (tmp_path / "groups.csv").write_text("case,group\nq,1\n")
     assert find_references(tmp_path) == {"a": label}
+
+
+def test_a_label_map_whose_name_is_not_utf_8_is_refused(tmp_path):
+    odd = tmp_path / os.fsdecode(b"M\xfcller.nii")
+    try:
+        save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8)).rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for path in (odd, tmp_path):
+        with pytest.raises(InputError, match=r"M\\udcfcller\.nii: the name is not valid UTF-8.*: rename it"):
+            find_label_maps(path)
 
 
 @pytest.mark.parametrize("listed", [False, True])
