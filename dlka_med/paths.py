@@ -24,8 +24,8 @@ def existing(path: str | Path, expected: str) -> Path:
 
 
 def shown(path: object) -> str:
-    """A path or a value as it stands in a message; of a very long one only the ends."""
-    text = str(path).replace("\0", "\\0")
+    """A path or a value as it stands in a message, all of it valid UTF-8; of a very long one only the ends."""
+    text = str(path).replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= LONGEST_SHOWN else f"{text[:100]}...{text[-50:]} ({len(text)} characters)"
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.reader import Reader
 
 from dlka_med.config.labels import LABEL_KINDS
 from dlka_med.config.network import Network
@@ -89,6 +90,11 @@ def save_config(
         temporary.write_text(head + "".join(_lines(config, reasons)), encoding="utf-8")
 
 
+def one_line(text: str) -> str:
+    """Text as a comment of YAML may hold it: single blanks for white space, U+FFFD for what YAML refuses."""
+    return Reader.NON_PRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a config file, for the completion and checks of an editor."""
     return RunConfig.model_json_schema()
@@ -104,7 +110,7 @@ def _lines(record: BaseModel, reasons: Mapping[str, str], sections: tuple[str, .
             continue
         plain = record.model_dump(mode="json", include={name})[name]
         text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False)
-        said = reasons.get(".".join((*sections, name)), field.description)
+        said = one_line(reasons.get(".".join((*sections, name)), field.description) or "")
         comment = f"  # {said}" if said else ""
         text = text.removesuffix("...\n").strip()
         lines.append(f"{'  ' * depth}{name}: {text}{comment}\n")

@@ -13,11 +13,30 @@ from dlka_med.data.channel_files import (
     case_of_file,
     cases_of_channels,
     cases_of_folder,
+    of_one_kind,
     one_file_each,
     without_twins,
 )
-from dlka_med.data.description import channel_names, channel_order, labels_and_order, read_description
-from dlka_med.data.formats import ENDINGS, LISTED, case_id, contents, ending, image_files, is_volume, label_files, stem
+from dlka_med.data.description import (
+    channel_names,
+    channel_order,
+    in_stored_order,
+    labels_and_order,
+    read_description,
+)
+from dlka_med.data.formats import (
+    ENDINGS,
+    LISTED,
+    case_id,
+    contents,
+    ending,
+    has_usable_name,
+    image_files,
+    is_volume,
+    label_files,
+    stem,
+    usable_files,
+)
 from dlka_med.data.groups import read_groups
 from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
@@ -51,6 +70,7 @@ def read_dataset(
     groups: str | Path | None = None,
     grouped: bool = True,
     renamed: bool = True,
+    named: bool = True,
     refusals: Refusals | None = None,
 ) -> Dataset:
     """Read a dataset in the layout of the Medical Segmentation Decathlon or of nnU-Net v2, or images beside labels.
@@ -65,6 +85,7 @@ def read_dataset(
             alone. None: `groups.csv` of the dataset where there is one.
         grouped: False: groups are not read, for those who do not split the cases.
         renamed: whether `channels` may have names that `dataset.json` does not know.
+        named: False: nobody has to name the channels, for those who want the labels alone.
         refusals: collects what is wrong with single cases, which then do not stop the others; cases may name files
             that are not there.
 
@@ -75,16 +96,17 @@ def read_dataset(
     description = root / "dataset.json"
     if not os.path.isdir(root):
         raise InputError(f"{shown(root)} is not a folder: give the folder that holds dataset.json")
+    has_usable_name(root.absolute())
     if not os.path.exists(description) and not is_pair(root):
         raise InputError(
             f"{root} is not a dataset: it has no dataset.json (Decathlon or nnU-Net v2 layout), nor the folders "
             f"images and labels; it holds {contents(root)}; {LAYOUTS}"
         )
     facts = read_description(description)
-    names = channel_names(description, facts, channels)
+    names = channel_names(description, facts, channels) if named else ()
     values, painted = labels_and_order(description, facts, labels, regions_class_order)
-    order = channel_order(description, facts, names, renamed=renamed)
-    stored = names if order is None else tuple(names[order.index(place)] for place in range(len(names)))
+    order = channel_order(description, facts, names, renamed=renamed) if named else None
+    stored = in_stored_order(names, order) if named else None
     test: list[Case] = []
     if isinstance(facts.get("training"), list):
         cases, test = _decathlon_cases(root, facts, refusals)
@@ -98,7 +120,7 @@ def read_dataset(
             f"or the 'channel_names' of nnU-Net v2, but its keys are {', '.join(map(repr, facts)) or 'none'}; {LAYOUTS}"
         )
     usable = {case.id: case for case in without_twins(root, [*cases, *test], refusals)}
-    usable = {case.id: case for case in _of_one_kind(root, usable.values(), refusals)}
+    usable = {case.id: case for case in of_one_kind(root, usable.values(), refusals)}
     cases = [case for case in cases if usable.get(case.id) is case]
     test = [case for case in test if usable.get(case.id) is case]
     if not cases:
@@ -167,7 +189,8 @@ def find_cases(
     """Cases to predict, without labels: of one image file, of a folder of them, or of a dataset.
 
     Several channels are either one file with all of them or files that end with `_0000`, `_0001` and so on. As in
-    `read_dataset`, `channels` and `labels` replace what a dataset says.
+    `read_dataset`, `channels` and `labels` replace what a dataset says, and images in another order are put into that
+    of `channels`, also those of a folder or a file that lies in a dataset. Elsewhere nothing names the channels.
 
     Args:
         one_file_per_case: numbers at the end of names do not stand for channels.
@@ -177,10 +200,9 @@ def find_cases(
         InputError: there is nothing to predict, a channel is missing, or a dataset's channels are not these.
     """
     path = Path(path)
-    if os.path.isfile(path):
-        return one_file_each(path.parent, [path]) if one_file_per_case else (case_of_file(path, channels),)
-    if not os.path.isdir(path):
+    if not os.path.exists(path):
         raise InputError(f"{shown(path)} does not exist: give an image file, a folder of them, or a dataset")
+    has_usable_name(path.absolute())
     if os.path.exists(path / "dataset.json") or is_pair(path):
         if one_file_per_case:
             raise InputError(
@@ -189,11 +211,35 @@ def find_cases(
             )
         dataset = read_dataset(path, channels=channels, labels=labels, grouped=False, renamed=renamed)
         return tuple(replace(case, label=None) for case in (*dataset.cases, *dataset.test))
-    cases = one_file_each(path, image_files(path)) if one_file_per_case else cases_of_folder(path, channels)
-    if not cases:
+    order = _order_around(path, channels, renamed=renamed)
+    stored = in_stored_order(channels, order)
+    single = os.path.isfile(path)
+    files = [path] if single else usable_files(path)
+    if not files:
         raise InputError(f"{path} has no image: expected files that end with {LISTED}")
-    _of_one_kind(path, cases)
-    return cases
+    if one_file_per_case:
+        cases = one_file_each(path, files)
+    else:
+        cases = (case_of_file(path, stored),) if single else cases_of_folder(path, files, stored)
+    of_one_kind(path, cases)
+    return tuple(case.reordered(order) for case in cases)
+
+
+def dataset_around(path: str | Path) -> Path | None:
+    """The folder whose `dataset.json` tells of an image or a folder of them: their folder or the one above."""
+    folder = Path(os.path.abspath(path))
+    folder = folder if os.path.isdir(folder) else folder.parent
+    return next((place for place in (folder, folder.parent) if os.path.isfile(place / "dataset.json")), None)
+
+
+def _order_around(path: Path, channels: Sequence[str], *, renamed: bool) -> tuple[int, ...] | None:
+    """Where each channel stands in files of a dataset's folder; None: in its own place, or nothing names them."""
+    root = dataset_around(path)
+    if root is None:
+        return None
+    description = root / "dataset.json"
+    facts = read_description(description)
+    return channel_order(description, facts, channel_names(description, facts, channels), renamed=renamed)
 
 
 def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
@@ -225,11 +271,16 @@ def _decathlon_cases(root: Path, facts: dict[str, Any], refusals: Refusals | Non
         return root / entry[key]
 
     def known(*files: Path) -> bool:
+        if not all([has_usable_name(file, refusals) for file in files]):
+            return False
         strange = [file for file in files if not file.name.lower().endswith(ENDINGS)]
         for file in strange:
             refuse(refusals, "file-stray", file, f"{file} is no image file: expected a name that ends with {LISTED}")
         return not strange
 
+    if refusals is not None:
+        for folder in ("imagesTr", "labelsTr", "imagesTs"):
+            usable_files(root / folder, refusals)
     cases = []
     for entry in facts["training"]:
         image, label = existing(entry, "image"), existing(entry, "label")
@@ -247,7 +298,7 @@ def _decathlon_cases(root: Path, facts: dict[str, Any], refusals: Refusals | Non
 
 
 def _nnunet_cases(
-    root: Path, facts: dict[str, Any], channels: Sequence[str], refusals: Refusals | None
+    root: Path, facts: dict[str, Any], channels: Sequence[str] | None, refusals: Refusals | None
 ) -> tuple[list[Case], list[Case]]:
     suffix = str(facts.get("file_ending", ".nii.gz"))
     if not f"x{suffix}".lower().endswith(ENDINGS):
@@ -262,7 +313,7 @@ def _nnunet_cases(
 
 def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> list[Path]:
     files = []
-    for file in image_files(folder):
+    for file in usable_files(folder, refusals):
         if ending(file).lower() == suffix.lower():
             files.append(file)
             continue
@@ -271,13 +322,13 @@ def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> lis
     return files
 
 
-def _paired_cases(root: Path, channels: Sequence[str], refusals: Refusals | None) -> list[Case]:
+def _paired_cases(root: Path, channels: Sequence[str] | None, refusals: Refusals | None) -> list[Case]:
     images, labels = root / "images", root / "labels"
-    files, known = image_files(images), label_files(labels)
+    files, known = usable_files(images, refusals), {stem(file) for file in image_files(labels)}
     if not files:
         raise InputError(f"{images} has no image: expected files that end with {LISTED}")
     equal = any(stem(file) in known for file in files)
-    cases = one_file_each(images, files, refusals) if equal else cases_of_folder(images, channels, refusals)
+    cases = one_file_each(images, files, refusals) if equal else cases_of_folder(images, files, channels, refusals)
     return _with_labels(cases, labels, ending(files[0]), refusals)
 
 
@@ -292,26 +343,3 @@ def _with_labels(cases: Sequence[Case], folder: Path, suffix: str, refusals: Ref
         said = f"{labels[stranger]} has no image: there is no image of the case {stranger}"
         refuse(refusals, "file-stray", labels[stranger], said)
     return [replace(case, label=labels.get(case.id, expected[case.id])) for case in cases]
-
-
-def _of_one_kind(where: Path, cases: Iterable[Case], refusals: Refusals | None = None) -> list[Case]:
-    """Volumes and 2D images have no network in common; of what is there most if refusals are collected."""
-    kinds: dict[bool, list[Case]] = {True: [], False: []}
-    mixed: dict[bool, Path] = {}
-    for case in cases:
-        files = (*case.images, *([case.label] if case.label else []))
-        found = {is_volume(file): file for file in files}
-        mixed |= found
-        kinds[is_volume(files[0])].append(case)
-    if len(mixed) < 2:
-        return kinds[True] + kinds[False]
-    said = (
-        f"{where} mixes volumes, such as {mixed[True]}, and 2D images, such as {mixed[False]}: "
-        "keep them in folders of their own"
-    )
-    if refusals is None:
-        raise InputError(said)
-    ours = len(kinds[True]) >= len(kinds[False])
-    for case in kinds[not ours]:
-        refuse(refusals, "kinds-mixed", case.images[0], said)
-    return kinds[ours]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dlka_med.data.formats import case_id, ending, image_files, is_volume, stem
+from dlka_med.data.formats import case_id, ending, is_volume, stem
 from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 
@@ -48,8 +48,9 @@ def case_of_file(path: Path, channels: Sequence[str]) -> Case:
     return _grouped(found, channels)[0]
 
 
-def cases_of_folder(folder: Path, channels: Sequence[str], refusals: Refusals | None = None) -> tuple[Case, ...]:
-    files = image_files(folder)
+def cases_of_folder(
+    folder: Path, files: Sequence[Path], channels: Sequence[str] | None, refusals: Refusals | None = None
+) -> tuple[Case, ...]:
     if any(case_id(file) != stem(file) for file in files):
         return _grouped(files, channels, refusals)
     return one_file_each(folder, files, refusals)
@@ -59,7 +60,9 @@ def one_file_each(folder: Path, files: Iterable[Path], refusals: Refusals | None
     return without_twins(folder, [Case(stem(file), (file,)) for file in files], refusals)
 
 
-def _grouped(files: Iterable[Path], channels: Sequence[str], refusals: Refusals | None = None) -> tuple[Case, ...]:
+def _grouped(
+    files: Iterable[Path], channels: Sequence[str] | None, refusals: Refusals | None = None
+) -> tuple[Case, ...]:
     """As `cases_of_channels`, where nothing but the names says that these are channels."""
     try:
         return cases_of_channels(files, channels, refusals)
@@ -68,9 +71,13 @@ def _grouped(files: Iterable[Path], channels: Sequence[str], refusals: Refusals 
 
 
 def cases_of_channels(
-    files: Iterable[Path], channels: Sequence[str], refusals: Refusals | None = None
+    files: Iterable[Path], channels: Sequence[str] | None, refusals: Refusals | None = None
 ) -> tuple[Case, ...]:
-    """Cases of files with numbers at the end of their names; who collects refusals gets cases that lack files, too."""
+    """Cases of files with numbers at the end of their names; who collects refusals gets cases that lack files, too.
+
+    Args:
+        channels: that each case has; None: those that are there.
+    """
     found: dict[str, dict[int, Path]] = {}
     for file in files:
         numbered = re.fullmatch(r"(.+)_(\d{4})", stem(file))
@@ -87,7 +94,9 @@ def cases_of_channels(
     return tuple(_joined(name, parts, channels, refusals) for name, parts in sorted(found.items()))
 
 
-def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str], refusals: Refusals | None) -> Case:
+def _joined(name: str, parts: Mapping[int, Path], channels: Sequence[str] | None, refusals: Refusals | None) -> Case:
+    if channels is None:
+        return Case(name, tuple(parts[index] for index in sorted(parts)))
     example = next(iter(parts.values()))
     if parts.keys() == {0} and not is_volume(example):
         return Case(name, (example,))  # all colours in one file
@@ -114,3 +123,26 @@ def without_twins(where: Path, cases: Iterable[Case], refusals: Refusals | None 
         else:
             seen[case.id] = case
     return tuple(seen.values())
+
+
+def of_one_kind(where: Path, cases: Iterable[Case], refusals: Refusals | None = None) -> list[Case]:
+    """Volumes and 2D images have no network in common; of what is there most if refusals are collected."""
+    kinds: dict[bool, list[Case]] = {True: [], False: []}
+    mixed: dict[bool, Path] = {}
+    for case in cases:
+        files = (*case.images, *([case.label] if case.label else []))
+        found = {is_volume(file): file for file in files}
+        mixed |= found
+        kinds[is_volume(files[0])].append(case)
+    if len(mixed) < 2:
+        return kinds[True] + kinds[False]
+    said = (
+        f"{where} mixes volumes, such as {mixed[True]}, and 2D images, such as {mixed[False]}: "
+        "keep them in folders of their own"
+    )
+    if refusals is None:
+        raise InputError(said)
+    ours = len(kinds[True]) >= len(kinds[False])
+    for case in kinds[not ours]:
+        refuse(refusals, "kinds-mixed", case.images[0], said)
+    return kinds[ours]

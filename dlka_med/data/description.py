@@ -93,11 +93,16 @@ def channel_order(path: Path, facts: dict[str, Any], wanted: Sequence[str], *, r
     if not renamed:
         raise InputError(
             f"{path} declares the channels {list(declared)}, but {list(wanted)} are needed, as the run was trained: "
-            "give such images; if only the names differ, change them in that file, or let predict read the folder of "
-            "the images alone, which has no names"
+            "give such images; if only the names differ, change them in that file, or let predict read a folder of the "
+            "images that lies in no dataset, where nobody names them"
         )
     log.info("%s calls the channels %s; the config calls them %s", path, list(declared), list(wanted))
     return None
+
+
+def in_stored_order(names: Sequence[str], order: Sequence[int] | None) -> tuple[str, ...]:
+    """The wanted channels as the files number them; `order` as `channel_order` gives it."""
+    return tuple(names) if order is None else tuple(names[order.index(place)] for place in range(len(names)))
 
 
 def labels_and_order(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
+from dlka_med.paths import shown
 
 VOLUME_ENDINGS = (".nii.gz", ".nii")
 RASTER_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -37,8 +38,44 @@ def case_id(path: Path) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out."""
+    """As `usable_files`, but names that it would refuse are left out."""
+    return [file for file in _image_files(folder) if _is_utf8(file)]
+
+
+def usable_files(folder: Path, refusals: Refusals | None = None) -> list[Path]:
+    """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out.
+
+    Raises:
+        InputError: as in `has_usable_name`.
+    """
+    has_usable_name(folder)
+    return [file for file in _image_files(folder) if has_usable_name(file, refusals)]
+
+
+def has_usable_name(path: Path, refusals: Refusals | None = None) -> bool:
+    """Whether a path is valid UTF-8, so that tables, JSON files and logs can name it.
+
+    Raises:
+        InputError: it is not, and nobody collects refusals.
+    """
+    if _is_utf8(path):
+        return True
+    printable = shown(path)
+    said = f"{printable}: the name is not valid UTF-8, as in archives of old systems: rename it"
+    refuse(refusals, "file-stray", Path(printable), said)
+    return False
+
+
+def _image_files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def contents(folder: Path) -> str:
@@ -61,10 +98,10 @@ def label_files(folder: Path, refusals: Refusals | None = None) -> dict[str, Pat
     """The folder's label maps by file name without ending.
 
     Raises:
-        InputError: two of them share a name.
+        InputError: two of them share a name, or a name is not valid UTF-8.
     """
     found: dict[str, Path] = {}
-    for file in image_files(folder):
+    for file in usable_files(folder, refusals):
         if stem(file) in found:
             said = f"{file} and {found[stem(file)].name} are two label maps of one case: remove one"
             refuse(refusals, "case-twice", file, said)

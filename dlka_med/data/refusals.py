@@ -19,7 +19,9 @@ Refusals = list[Refusal]
 
 
 def refuse(refusals: Refusals | None, code: str, path: Path, said: str) -> None:
-    """Raise `InputError`, or put it with the others where somebody collects them."""
+    """Raise `InputError`, or put it with the others where somebody collects them; the same is told once."""
     if refusals is None:
         raise InputError(said)
-    refusals.append(Refusal(code, path, said))
+    refusal = Refusal(code, path, said)
+    if refusal not in refusals:
+        refusals.append(refusal)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlka_med.config.labels import Declared, LabelScheme
 from dlka_med.data.cases import is_pair, read_dataset
 from dlka_med.data.description import read_description
-from dlka_med.data.formats import LISTED, image_files, label_files, stem
+from dlka_med.data.formats import LISTED, has_usable_name, label_files, stem, usable_files
 from dlka_med.data.grid import Grid, spacing_of
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
@@ -89,6 +89,7 @@ def find_label_maps(path: Path) -> dict[str, Path]:
         InputError: there is no such file or folder, it holds none, or two of one id.
     """
     if existing(path, "a folder of label maps, or one of them").is_file():
+        has_usable_name(path)
         return {stem(path): path}
     found = label_files(path)
     if not found:
@@ -99,18 +100,20 @@ def find_label_maps(path: Path) -> dict[str, Path]:
 def find_references(path: Path, labels: Declared | None = None) -> dict[str, Path]:
     """Label maps of a folder, of a file, or of the labelled cases of a dataset, by case id.
 
+    Channels need no names.
+
     Args:
         labels: instead of those in a dataset's description.
     """
     if is_dataset(path):
-        dataset = read_dataset(path, labels=labels, grouped=False)
+        dataset = read_dataset(path, labels=labels, grouped=False, named=False)
         return {case.id: case.label for case in dataset.cases if case.label is not None}
     return find_label_maps(path / "labels" if is_pair(path) else path)
 
 
 def is_dataset(path: Path) -> bool:
     """Whether a folder is a dataset's root rather than a folder of label maps with a dataset.json in it."""
-    return os.path.isfile(path / "dataset.json") and not image_files(path)
+    return os.path.isfile(path / "dataset.json") and not usable_files(path)
 
 
 def predicted_labels(predictions: Path) -> LabelScheme | None:

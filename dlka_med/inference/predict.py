@@ -13,7 +13,7 @@ import torch
 
 from dlka_med.config.dataset import Dataset
 from dlka_med.config.labels import IGNORE
-from dlka_med.data.cases import Case, check_dims, find_cases
+from dlka_med.data.cases import Case, check_dims, dataset_around, find_cases
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.sides import mirror_axes
@@ -81,7 +81,7 @@ def predict_images(
         dataset.channels or (),
         dataset.labels,
         one_file_per_case=one_file_per_case,
-        renamed=_is_same_folder(images, dataset.root),
+        renamed=_lies_in(images, dataset.root),
     )
     cases = [case for case in _chosen(found, folder, split, images) if only is None or case.id in only]
     check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
@@ -184,9 +184,10 @@ def _chosen(cases: Sequence[Case], run: RunFolder, split: str | None, images: st
     return [found[case] for case in wanted]
 
 
-def _is_same_folder(images: str | Path, root: str) -> bool:
-    """Whether these are the images of the run's own dataset, where its config may have changed names."""
-    return os.path.isdir(images) and os.path.isdir(root) and os.path.samefile(images, root)
+def _lies_in(images: str | Path, root: str) -> bool:
+    """Whether these are images of the run's own dataset, where its config may have changed names."""
+    found = dataset_around(images) or images
+    return os.path.isdir(found) and os.path.isdir(root) and os.path.samefile(found, root)
 
 
 def _spare_inputs(cases: Sequence[Case], targets: Mapping[str, Path]) -> None:

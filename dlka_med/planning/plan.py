@@ -12,7 +12,7 @@ from dlka_med.checking.findings import lines
 from dlka_med.checking.rules import apply
 from dlka_med.checking.survey import Survey
 from dlka_med.config.dataset import Dataset as DatasetConfig
-from dlka_med.config.loading import save_config
+from dlka_med.config.loading import one_line, save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.cases import Dataset, read_dataset, with_names
@@ -74,16 +74,16 @@ class Plan:
     @property
     def head(self) -> str:
         """What stands above the config."""
-        summary = self.summary
+        summary, name = self.summary, one_line(self.summary.name)
         kind = "volumes" if summary.dims == 3 else "2D images"
         words = [
-            f"{summary.name}: {summary.cases} {kind} in {summary.groups} groups, {shape(summary.size_at(None))} voxels "
+            f"{name}: {summary.cases} {kind} in {summary.groups} groups, {shape(summary.size_at(None))} voxels "
             f"of {shape(summary.spacing)} mm (medians), {len(summary.channels)} channels, {summary.labels} labels.",
             f"Planned for {self.budget}.",
             *(f"{line[:1].upper()}{line[1:]}." for line in self.outlook),
             "",
             "Probes, memory at the peak of a step:",
-            *(f"  {trial}" for trial in self.trials),
+            *(f"  {one_line(str(trial))}" for trial in self.trials),
         ]
         return "".join(f"# {line}".rstrip() + "\n" for line in words) + "\n"
 

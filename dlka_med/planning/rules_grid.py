@@ -11,6 +11,8 @@ from dlka_med.planning.summary import Structure, Summary
 
 PLANES = ("sagittal", "coronal", "axial")  # across each axis of RAS
 FEW_SLICES = 16  # of a kernel that spans 21
+FEW_VOXELS, FLATTER = 8, 4  # along an axis, and how many times more along the others, where it is no depth
+ALIKE = 0.01  # as a share: spacings that differ less are equal
 COVER = 0.25  # of a case has to fit into the window
 RESOLVED = 5  # voxels that the thinnest pieces keep
 SLIGHTLY = 1.2  # coarser, which is not worth a resampling
@@ -26,19 +28,45 @@ def network_and_plane(summary: Summary, wanted: str | None) -> tuple[Choice, Cho
     """`network.name` and `dataset.slices`."""
     if summary.dims == 2:
         return Choice("dlka_net_2d", "the cases are 2D images"), Choice(None, "the cases are what the network sees")
-    spacing, across = summary.spacing, coarse_axis(summary.spacing)
-    thick = across if across is not None else int(np.argmax(spacing))
-    slices = summary.size_at(None)[thick]
-    plane = PLANES[thick]
+    spacing, size = summary.spacing, summary.size_at(None)
+    flat, longest = flat_axis(size), longest_axis(spacing, size)
+    axis = longest if flat is None else flat
+    plane = PLANES[axis]
     if wanted == "dlka_net_2d":
-        return Choice(wanted, "asked for"), Choice(plane, f"across the axis of {spacing[thick]:.3g} mm per voxel")
-    if wanted is None and across is not None and slices < FEW_SLICES:
-        why = f"{slices:.0f} slices, {spacing[thick] / min(spacing):.2g} times thicker than fine, hold too little depth"
+        return Choice(wanted, "asked for"), Choice(plane, _across(axis, spacing, size))
+    if wanted is None and flat is not None:
+        return (
+            Choice("dlka_net_2d", f"volumes of {shape(size)} voxels hold too little depth"),
+            Choice(plane, _across(flat, spacing, size)),
+        )
+    if wanted is None and coarse_axis(spacing) is not None and size[longest] < FEW_SLICES:
+        thicker = spacing[longest] / min(spacing)
+        why = f"{size[longest]:.0f} slices, {thicker:.2g} times thicker than fine, hold too little depth"
         return Choice("dlka_net_2d", why), Choice(plane, "the plane of the fine pixels")
     return (
-        Choice("dlka_net_3d", "asked for" if wanted else f"volumes of {shape(summary.size_at(None))} voxels"),
+        Choice("dlka_net_3d", "asked for" if wanted else f"volumes of {shape(size)} voxels"),
         Choice(None, "the network sees volumes"),
     )
+
+
+def _across(axis: int, spacing: Sequence[float], size: Sequence[float]) -> str:
+    if axis == flat_axis(size):
+        return f"across the axis of by far the fewest voxels, {shape(size)}"
+    if min(spacing) > (1 - ALIKE) * spacing[axis]:
+        return f"across the axis of the fewest voxels, {shape(size)} of equal spacing"
+    return f"across the axis of {spacing[axis]:.3g} mm per voxel"
+
+
+def flat_axis(size: Sequence[float]) -> int | None:
+    """The axis of so few voxels, and so many fewer than the others, that it is no depth; None if there is none."""
+    least, second = sorted(range(3), key=lambda axis: size[axis])[:2]
+    return least if size[least] < FEW_VOXELS and FLATTER * size[least] <= size[second] else None
+
+
+def longest_axis(spacing: Sequence[float], size: Sequence[float]) -> int:
+    """The axis of the longest voxels; of equal ones that of the fewest, and of these the last."""
+    longest = [axis for axis in range(3) if spacing[axis] >= (1 - ALIKE) * max(spacing)]
+    return min(longest, key=lambda axis: (size[axis], -axis))
 
 
 def coarse_axis(spacing: Sequence[float]) -> int | None:

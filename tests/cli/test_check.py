@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,20 @@ def planted(code: str, root: Path):
 def test_the_exit_code_says_whether_anything_is_worse_than_a_note(tmp_path, capsys, code, expected):
     assert main(["check", str(planted(code, tmp_path / "data").root), "--workers", "1"]) == expected
     assert code in capsys.readouterr().out
+
+
+def test_names_that_are_not_utf_8_are_findings(tmp_path, capsysbinary):
+    dataset = volumes(tmp_path / "data")
+    odd = dataset.image(0).with_name(os.fsdecode(b"M\xfcller.nii.gz"))
+    try:
+        dataset.image(0).rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    sys.stdout.reconfigure(encoding="utf-8", errors="strict")
+    assert main(["check", str(dataset.root), "--workers", "1", "--json", str(tmp_path / "found.json")]) == 1
+    assert rb"M\udcfcller.nii.gz: the name is not valid UTF-8" in capsysbinary.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert {finding["code"] for finding in found} == {"file-stray", "file-missing"}
 
 
 def test_wrong_use_is_2(tmp_path, capsys):

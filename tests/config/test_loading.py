@@ -1,11 +1,12 @@
 """Configs: what is accepted, what is refused and with which words."""
 
 import codecs
+import random
 from pathlib import Path
 
 import pytest
 
-from dlka_med.config.loading import json_schema, load_config, save_config
+from dlka_med.config.loading import json_schema, load_config, one_line, save_config
 from dlka_med.errors import InputError
 
 MINIMAL = """\
@@ -30,6 +31,8 @@ network:
 training:
   patch_size: [64, 96]
 """
+ODD = [*"aé日😀'\"#:{}[]|>%@`&*!-?\\~ \n\r\t", ": ", " #", "\n---\n", "\n...\n"]
+ODD += ["\x07", "\x1b", "\x7f", "\x85", "\u2028", "\ufeff", "\ufffe"]
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
 
@@ -195,6 +198,22 @@ def test_a_saved_config_reads_back_equal(write, tmp_path, text):
     save_config(config, tmp_path / "saved.yaml")
     assert load_config(tmp_path / "saved.yaml") == config
     assert "# " in (tmp_path / "saved.yaml").read_text()
+
+
+def test_whatever_names_and_reasons_hold_is_read_back(write, tmp_path):
+    config, draw = load_config(write(MINIMAL)), random.Random(0)
+    for _ in range(500):
+        first, second, reason = ("".join(draw.choices(ODD, k=5)) for _ in range(3))
+        names = {"channels": (first,), "labels": {"background": 0, first: 1, second: 2}, "root": second}
+        odd = config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
+        head = f"# {one_line(reason)}\n"
+        save_config(odd, tmp_path / "saved.yaml", {"name": reason, "dataset.labels": reason}, head)
+        assert load_config(tmp_path / "saved.yaml") == odd
+
+
+def test_a_comment_is_one_line():
+    assert one_line(" Liver\n\tstudy: #2\u2028\x85") == "Liver study: #2"
+    assert one_line("a\x07\udcfcb\0") == "a\ufffd\ufffdb\ufffd"
 
 
 def test_folds_are_a_number_or_a_file(write, tmp_path):

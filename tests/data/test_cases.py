@@ -63,6 +63,23 @@ def test_channels_of_the_config_make_up_for_those_of_the_file(nnunet, declared):
         read_dataset(root, channels=[])
 
 
+@pytest.mark.parametrize("layout", ["decathlon", "nnunet", "pair"])
+def test_labels_are_read_without_names_of_channels(request, tmp_path, save, layout):
+    if layout == "pair":
+        root = tmp_path / "pair"
+        for index in range(3):
+            save(root / f"images/x_{index:04d}.png", PIXELS)
+        save(root / "labels/x.png", PIXELS)
+        (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1}}))
+    else:
+        root = request.getfixturevalue(layout)(["x"], modality=None, channel_names=None)
+    with pytest.raises(InputError, match=r"dataset\.json must name the channels"):
+        read_dataset(root)
+    dataset = read_dataset(root, named=False)
+    assert dataset.channels == ()
+    assert [(case.id, case.label.name.partition(".")[0]) for case in dataset.cases] == [("x", "x")]
+
+
 def test_groups(decathlon):
     root = decathlon(["a", "b", "c"])
     groups = root / "groups.csv"
@@ -315,7 +332,7 @@ def test_find_in_a_folder(tmp_path, save, nnunet):
     with pytest.raises(InputError, match="both case 'BRATS_0001'"):
         find_cases(tmp_path, ["T1"])
     root = nnunet(["x"])
-    assert [case.id for case in find_cases(root / "imagesTr", ["T1", "T2"])] == ["x"]
+    assert [case.id for case in find_cases(root / "imagesTr", ["T0", "T1"])] == ["x"]
     assert [(case.id, case.label) for case in find_cases(root, ["T0", "T1"])] == [("x", None)]
     with pytest.raises(InputError, match=r"declares 2 channels .* names \['T1'\]"):
         find_cases(root, ["T1"])

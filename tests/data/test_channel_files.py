@@ -1,6 +1,7 @@
 """Channels in the order of their names, and files that are no channels."""
 
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -70,7 +71,22 @@ def test_other_names_are_another_dataset_unless_the_config_renames_them(three):
         find_cases(three, tuple("abd"), LABELS)
     assert find_cases(three, tuple("abd"), LABELS, renamed=True)[0].order is None
     assert read_dataset(three, channels="abd").channels == ("a", "b", "d")
-    assert len(find_cases(three / "imagesTr", tuple("abd"))) == 1, "files alone have no names"
+    with pytest.raises(InputError, match=r"\['a', 'b', 'd'\] are needed"):
+        find_cases(three / "imagesTr", tuple("abd"))
+    bare = shutil.copytree(three / "imagesTr", three.parent / "bare" / "images")
+    assert len(find_cases(bare, tuple("abd"))) == 1, "files alone have no names"
+
+
+def test_images_that_lie_in_a_dataset_have_its_names(three):
+    for path in (three / "imagesTr", sorted((three / "imagesTr").iterdir())[-1]):
+        (case,) = find_cases(path, tuple("cab"))
+        np.testing.assert_array_equal(load_case(case, tuple("cab")).image[:, 0, 0, 0], (12, 10, 11))
+
+
+def test_a_missing_channel_of_a_folder_is_called_by_the_name_that_belongs_to_its_number(nnunet):
+    root = nnunet(["x"], channels=2, channel_names=THREE)
+    with pytest.raises(InputError, match=r"lacks channel 2 \(c\)"):
+        find_cases(root / "imagesTr", tuple("cab"))
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".png"])

@@ -1,5 +1,6 @@
 import codecs
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -150,6 +151,31 @@ def test_references_of_a_dataset_need_no_groups(tmp_path):
     facts = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "x": 1}}
     (tmp_path / "dataset.json").write_text(json.dumps(facts))
     (tmp_path / "groups.csv").write_text("case,group\nq,1\n")
+    assert find_references(tmp_path) == {"a": label}
+
+
+def test_a_label_map_whose_name_is_not_utf_8_is_refused(tmp_path):
+    odd = tmp_path / os.fsdecode(b"M\xfcller.nii")
+    try:
+        save(tmp_path / "a.nii", np.ones((2, 2, 2), np.uint8)).rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    for path in (odd, tmp_path):
+        with pytest.raises(InputError, match=r"M\\udcfcller\.nii: the name is not valid UTF-8.*: rename it"):
+            find_label_maps(path)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_references_of_a_dataset_need_no_names_of_channels(tmp_path, listed):
+    for index in range(2):
+        (tmp_path / "imagesTr").mkdir(exist_ok=True)
+        save(tmp_path / "imagesTr" / f"a_{index:04d}.nii.gz", np.ones((2, 2, 2), np.uint8))
+    (tmp_path / "labelsTr").mkdir()
+    label = save(tmp_path / "labelsTr" / "a.nii.gz", np.ones((2, 2, 2), np.uint8))
+    facts = {"labels": {"background": 0, "x": 1}, "file_ending": ".nii.gz"}
+    if listed:
+        facts["training"] = [{"image": "imagesTr/a_0000.nii.gz", "label": "labelsTr/a.nii.gz"}]
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
     assert find_references(tmp_path) == {"a": label}
 
 

@@ -2,6 +2,8 @@
 
 import codecs
 import json
+import logging
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -79,13 +81,35 @@ def test_channels_reach_the_network_in_the_order_it_was_trained_with(make_run, t
 
 
 @LAYOUTS
+@pytest.mark.parametrize("given", ["the folder", "where the user stands", "a file"])
+def test_images_of_a_dataset_have_its_names_without_it(make_run, tmp_path, monkeypatch, layout, given, caplog):
+    layout(tmp_path / "data", {"0": "T2", "1": "ADC"}, [T2, ADC])
+    folder, run = tmp_path / "data" / "imagesTr", make_run(("ADC", "T2"))
+    monkeypatch.chdir(folder)
+    images = {"the folder": folder, "where the user stands": ".", "a file": min(folder.iterdir())}[given]
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        (path,) = predict_images(run, images, tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), ADC > 0)
+    assert "['T2', 'ADC']: they are read in the order ['ADC', 'T2']" in caplog.text
+
+
+def test_images_of_no_dataset_count_in_their_order(make_run, tmp_path):
+    nnunet(tmp_path / "data", {"0": "T2", "1": "ADC"}, [T2, ADC])
+    shutil.copytree(tmp_path / "data" / "imagesTr", tmp_path / "bare" / "images")
+    (path,) = predict_images(make_run(("ADC", "T2")), tmp_path / "bare" / "images", tmp_path / "out")
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), T2 > 0)
+
+
+@LAYOUTS
 def test_another_modality_is_refused(make_run, tmp_path, layout):
     layout(tmp_path / "data", {"0": "MRI"}, [T2])
     run = make_run(("CT",))
-    with pytest.raises(InputError, match=r"declares the channels \['MRI'\], but \['CT'\] are needed"):
-        predict_images(run, tmp_path / "data", tmp_path / "out")
+    for images in (tmp_path / "data", tmp_path / "data" / "imagesTr", next((tmp_path / "data" / "imagesTr").iterdir())):
+        with pytest.raises(InputError, match=r"declares the channels \['MRI'\], but \['CT'\] are needed"):
+            predict_images(run, images, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert len(predict_images(run, tmp_path / "data" / "imagesTr", tmp_path / "out")) == 1
+    bare = shutil.copytree(tmp_path / "data" / "imagesTr", tmp_path / "bare" / "images")
+    assert len(predict_images(run, bare, tmp_path / "out")) == 1
 
 
 @LAYOUTS
@@ -93,6 +117,7 @@ def test_the_runs_own_dataset_may_be_called_otherwise_in_the_config(make_run, tm
     layout(tmp_path / "data", {"0": "MRI"}, [T2])
     run = make_run(("CT",), root=tmp_path / "data")
     assert len(predict_images(run, tmp_path / "data", tmp_path / "out", split="validation")) == 1
+    assert len(predict_images(run, tmp_path / "data" / "imagesTr", tmp_path / "out", overwrite=True)) == 1
 
 
 def test_two_patients_are_no_channels(make_run, tmp_path):

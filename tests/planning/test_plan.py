@@ -60,6 +60,16 @@ def test_every_line_of_the_yaml_says_why(tmp_path):
     assert [line for line in lines if "  # " not in line and not line.endswith(":")] == []
 
 
+@pytest.mark.parametrize("name", ["Liver study\nphase: [2", "liver\r\nlobe: {", "\tGröße #2: \"a' \u2028b\x07 "])
+def test_odd_names_leave_the_yaml_whole(tmp_path, name):
+    root, out = write_set(tmp_path / "set", "tiny volumes"), tmp_path / "plan.yaml"
+    facts = {"name": name, "channel_names": {"0": name}, "labels": {"background": 0, name: 1}}
+    description = root / "dataset.json"
+    description.write_text(json.dumps(json.loads(description.read_text()) | facts))
+    made = plan(root, out, device="cpu", memory=4, probe=Machine(), estimate=weighed)
+    assert load_config(out) == made.config
+
+
 def test_a_slow_machine_gets_smaller_windows(tmp_path):
     root = write_set(tmp_path / "set", "photographs")
     patches = []

@@ -38,6 +38,46 @@ def test_few_thick_slices_are_seen_one_by_one(summary, thick, plane):
     assert (name.value, slices.value) == ("dlka_net_3d", None)
 
 
+@pytest.mark.parametrize(("flat", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
+@pytest.mark.parametrize(("voxels", "mm"), [(1, 1.0), (1, 0.2), (7, 1.0), (5, 3.0)])
+def test_an_axis_of_very_few_voxels_is_no_depth_whatever_its_spacing(summary, flat, plane, voxels, mm):
+    size, spacing = [96] * 3, [1.0] * 3
+    size[flat], spacing[flat] = voxels, mm
+    thin = summary(tuple(size), tuple(spacing))
+    for wanted in (None, "dlka_net_2d"):
+        name, slices = network_and_plane(thin, wanted)
+        assert (name.value, slices.value) == ("dlka_net_2d", plane)
+        assert "by far the fewest voxels" in slices.reason
+    assert [choice.value for choice in network_and_plane(thin, "dlka_net_3d")] == ["dlka_net_3d", None]
+
+
+def test_few_voxels_beat_long_ones(summary):
+    name, slices = network_and_plane(summary((96, 80, 1), (1.0, 5.0, 1.0)), None)
+    assert (name.value, slices.value) == ("dlka_net_2d", "axial")
+
+
+@pytest.mark.parametrize("size", [(7, 6, 5), (24, 24, 8), (27, 40, 7), (2, 2, 2)])
+def test_small_volumes_are_volumes(summary, size):
+    assert network_and_plane(summary(size), None)[0].value == "dlka_net_3d"
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "plane"),
+    [
+        ((24, 24, 16), (1.0, 1.0, 1.0), "axial"),
+        ((24, 16, 24), (1.0, 1.0, 1.0), "coronal"),
+        ((24, 24, 24), (1.0, 1.0, 1.0), "axial"),
+        ((24, 24, 16), (1.0, 1.001, 0.999), "axial"),  # equal but for rounding
+        ((24, 24, 16), (1.0, 1.2, 1.0), "coronal"),
+        ((24, 20, 16), (2.0, 2.0, 1.0), "coronal"),
+        ((20, 20, 300), (1.0, 1.0, 1.0), "coronal"),
+        ((200, 9, 12), (0.5, 7.5, 7.5), "coronal"),
+    ],
+)
+def test_slices_lie_across_long_voxels_then_across_few_then_axial(summary, size, spacing, plane):
+    assert network_and_plane(summary(size, spacing), "dlka_net_2d")[1].value == plane
+
+
 def test_many_thick_slices_stay_a_volume(summary):
     assert network_and_plane(summary((300, 300, 40), (0.7, 0.7, 5.0)), None)[0].value == "dlka_net_3d"
 

@@ -113,3 +113,13 @@ def test_2d_images_are_predicted_as_png_and_evaluated_in_pixels(any_config, tmp_
         f"disk_{number}.png" for number in range(6)
     }
     assert "mean HD95 px" in format_crossvalidation(content)
+
+
+def test_only_the_config_has_to_name_the_channels(complete, tmp_path):
+    config, folder, folds = complete
+    root = shutil.copytree(config.dataset.root, tmp_path / "data")
+    facts = json.loads((root / "dataset.json").read_text())
+    names = facts.pop("channel_names", None) or facts.pop("modality")
+    (root / "dataset.json").write_text(json.dumps(facts))
+    config = changed(config, "dataset", root=str(root), channels=tuple(names.values()))
+    assert cross_validate(folder, config, folds)["all"]["cases"] == 6
