@@ -1,58 +1,62 @@
 """What a mended copy says of itself: dataset.json and groups.csv, with the cases and labels that are there."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dlka_med.checking.fixes import Fix, write_table
-from dlka_med.checking.rules_dataset import patients
+from dlka_med.checking.fixes import LEFT_OUT, Fix, write_table
+from dlka_med.checking.places import Kept
+from dlka_med.checking.rules_dataset import are_named, patients
+from dlka_med.checking.rules_labels import holders
 from dlka_med.checking.survey import Survey
-from dlka_med.data.channel_files import Case
-from dlka_med.data.formats import ENDINGS
 
 WRITTEN = ("dataset.json", "groups.csv", "fixes.csv")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A case of the copy, and where its files lie in it."""
-
-    case: Case
-    images: tuple[Path, ...]
-    label: Path | None
-
-
 def describe_copy(survey: Survey, told: set[str], folder: Path, kept: Sequence[Kept], values: set[int]) -> list[Fix]:
-    """Write the description, the groups, and what else lay beside them.
+    """Write the description and the groups.
 
     Args:
         told: codes of the findings.
         folder: the copy, relative to which `kept` has its paths.
         values: label values that the copy holds.
     """
-    fixes, root = [], survey.dataset.root
+    never, lost = _absent(survey, told, values)
+    fixes, source = [], str(survey.dataset.root / "dataset.json")
     if survey.description:
-        description, fixes = _corrected(survey, kept, values)
+        description, fixes = _corrected(survey, kept, never)
         (folder / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    why = f"{LEFT_OUT}: no case of the copy holds the label {{!r}}, which stays declared"
+    fixes += [Fix("", source, "label-absent", why.format(name)) for name in lost]
     groups = {}
     if survey.grouped and "groups-wrong" not in told:
         groups = {one.case.id: one.case.group or "" for one in kept}
     if "ids-one-patient" in told:
-        found = patients([one.case.id for one in kept])
-        groups = {name: patient for patient, members in found.items() for name in members}
-        fixes.append(Fix("", str(root / "groups.csv"), "ids-one-patient", "written, one group per patient"))
+        found = patients([case.id for case in survey.cases])
+        done = f"{LEFT_OUT}: the ids do not call anybody a patient, so nothing says which cases belong together"
+        if are_named(found):
+            patient_of = {name: patient for patient, members in found.items() for name in members}
+            groups = {one.case.id: patient_of[one.case.id] for one in kept}
+            done = "written, one group per patient"
+        fixes.append(Fix("", str(survey.dataset.root / "groups.csv"), "ids-one-patient", done))
     if groups:
         write_table(folder / "groups.csv", [("case", "group"), *groups.items()])
-    for file in root.iterdir():
-        if file.is_file() and file.name not in WRITTEN and not file.name.lower().endswith(ENDINGS):
-            shutil.copyfile(file, folder / file.name)
     return fixes
 
 
-def _corrected(survey: Survey, kept: Sequence[Kept], values: set[int]) -> tuple[dict[str, Any], list[Fix]]:
+def _absent(survey: Survey, told: set[str], values: set[int]) -> tuple[list[str], list[str]]:
+    """Labels that the copy lacks: those that can be taken out as no case ever held them, and all others."""
+    scheme = survey.scheme
+    absent = [name for name, held in scheme.target_values.items() if not values & set(held)]
+    held_by = holders(survey)
+    never = [name for name in absent if "label-absent" in told and not held_by[name]]
+    if scheme.has_regions or len(never) == len(scheme.names):
+        never = []
+    return never, [name for name in absent if name not in never]
+
+
+def _corrected(survey: Survey, kept: Sequence[Kept], never: Sequence[str]) -> tuple[dict[str, Any], list[Fix]]:
     """The content of `dataset.json`, and what is other in it than it was."""
     described, fixes, source = dict(survey.description), [], str(survey.dataset.root / "dataset.json")
     trained = {case.id for case in survey.dataset.cases}
@@ -68,9 +72,8 @@ def _corrected(survey: Survey, kept: Sequence[Kept], values: set[int]) -> tuple[
         if key in described and described[key] != count:
             fixes.append(Fix("", source, "count-wrong", f"{key} corrected from {described[key]} to {count}"))
             described[key] = count
-    labels = survey.dataset.labels
-    absent = {name: value for name, value in labels.items() if value and value not in values}
-    if absent and not survey.scheme.has_regions and len(absent) < len(labels) - 1:
+    if never:
+        absent = {name: value for name, (value,) in survey.scheme.target_values.items() if name in never}
         described["labels"] = _without(described.get("labels", {}), absent)
         fixes += [Fix("", source, "label-absent", f"label {name!r} taken out: no case holds it") for name in absent]
     return described, fixes

@@ -1,8 +1,8 @@
 """A mended copy of a dataset; the original is only read."""
 
-import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from dlka_med.checking.check import Report
-from dlka_med.checking.description import Kept, describe_copy
+from dlka_med.checking.description import describe_copy
 from dlka_med.checking.drafts import Draft, copy_file
-from dlka_med.checking.fixes import LEFT_OUT, SPARED, Fix, Fixes, write_fixes
+from dlka_med.checking.fixes import LEFT_OUT, TWINS, Fix, Fixes, write_fixes
+from dlka_med.checking.leftovers import copy_others
 from dlka_med.checking.mends import MENDS, Unmendable, mend
+from dlka_med.checking.places import Kept, places
+from dlka_med.checking.selection import surplus
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.channel_files import Case
-from dlka_med.data.formats import LOSSY_ENDINGS, ending, stem
 from dlka_med.data.workers import cores, in_workers
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import refuse_existing, whole_folder
@@ -50,7 +52,7 @@ class _Outcome:
 def fix_dataset(report: Report, out: str | Path, workers: int | None = None) -> Fixes:
     """Write a copy without what the report found.
 
-    A case that cannot be mended is left out; files that need no mend are copied byte by byte.
+    A case that cannot be mended is left out, and of twins all but one; files that need no mend are copied byte by byte.
 
     Args:
         workers: processes, each with one case in memory; None: one per core.
@@ -68,52 +70,51 @@ def fix_dataset(report: Report, out: str | Path, workers: int | None = None) -> 
         for one in report.findings
         if one.case is None and one.severity == "error"
     ]
-    codes, jobs, kept, values = _codes(report), [], [], set()
+    codes, jobs, values = _codes(report), [], set()
+    place = places(root, survey.cases)
     for case, facts in zip(survey.cases, survey.facts, strict=True):
         if beyond := [code for code in codes[case.id] if code not in MENDS]:
-            why = "nothing is lost by it" if beyond[0] in SPARED else "it cannot be mended"
-            fixes.append(Fix(case.id, codes[case.id][beyond[0]][0], beyond[0], f"{LEFT_OUT}: {why}"))
+            path = codes[case.id][beyond[0]][0]
+            fixes.append(Fix(case.id, path, beyond[0], f"{LEFT_OUT}: it cannot be mended"))
         else:
-            jobs.append(_Job(case, facts, codes[case.id], _places(root, case)))
+            jobs.append(_Job(case, facts, codes[case.id], place[case.id]))
     with whole_folder(out) as folder:
         write = partial(_write, folder, survey.dataset.channels, survey.declared)
-        outcomes = in_workers(write, jobs, cores() if workers is None else workers, progress("mending"))
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            fixes += outcome.fixes
-            values |= outcome.values
-            if outcome.is_kept:
-                kept.append(job.kept)
+        found = in_workers(write, jobs, cores() if workers is None else workers, progress("mending"))
+        outcomes = {job.id: outcome for job, outcome in zip(jobs, found, strict=True)}
+        twins = surplus(survey, {name for name, outcome in outcomes.items() if outcome.is_kept})
+        kept = []
+        for name, outcome in outcomes.items():
+            fixes += (twins[name],) if name in twins else outcome.fixes
+            if outcome.is_kept and name not in twins:
+                values |= outcome.values
+                kept.append(place[name])
+            else:
+                _remove(folder, place[name])
         if not {one.case.id for one in kept} & {case.id for case in survey.dataset.cases}:
             raise InputError(f"no case of {root} can be mended or kept as it is: see the findings")
         fixes += describe_copy(survey, {finding.code for finding in report.findings}, folder, kept, values)
+        fixes += copy_others(survey, folder, kept)
         write_fixes(folder / "fixes.csv", fixes)
     return Fixes(out, tuple(fixes), len(kept))
 
 
 def _codes(report: Report) -> dict[str, Codes]:
-    """By case, what has to be mended, and what may be."""
+    """By case, what has to be mended, and what may be; not what concerns a twin."""
     found: dict[str, Codes] = defaultdict(dict)
     for finding in report.findings:
-        if finding.case is not None and (finding.severity != "note" or finding.code in MENDS):
+        matters = finding.severity != "note" or finding.code in MENDS
+        if finding.case is not None and finding.code not in TWINS and matters:
             codes = found[finding.case]
             codes[finding.code] = (*codes.get(finding.code, ()), finding.path)
     return found
 
 
-def _places(root: Path, case: Case) -> Kept:
-    """Where the files of a case lie in the copy."""
-    images = tuple(_place(root, path, "imagesTr") for path in case.images)
-    if case.label is None:
-        return Kept(case, images, None)
-    label = _place(root, case.label, "labelsTr")
-    is_lossy = ending(label).lower() in LOSSY_ENDINGS
-    return Kept(case, images, label.with_name(f"{stem(label)}.png") if is_lossy else label)
-
-
-def _place(root: Path, path: Path, folder: str) -> Path:
-    """As in the dataset; a file from outside it goes into `folder`."""
-    relative = os.path.relpath(path, root)
-    return Path(folder, path.name) if relative.startswith("..") else Path(relative)
+def _remove(folder: Path, kept: Kept) -> None:
+    for path in kept.files:
+        (folder / path).unlink(missing_ok=True)
+        with suppress(OSError):
+            (folder / path).parent.rmdir()
 
 
 def _write(folder: Path, channels: Sequence[str], values: Collection[int], job: _Job) -> _Outcome:

@@ -6,8 +6,10 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 LEFT_OUT = "left out"
-SPARED = {"duplicate-cases", "duplicate-in-test", "duplicate-across-groups", "group-in-test"}
-"""Codes of which a case is left out without a loss."""
+TWINS = {"duplicate-cases", "duplicate-in-test", "duplicate-across-groups", "duplicate-labels-differ", "group-in-test"}
+"""Codes of which a case is left out only if the copy has the other one."""
+SPARED = TWINS - {"duplicate-labels-differ"} | {"file-unlisted"}
+"""Codes of which something is left out without a loss."""
 LISTED = 10
 
 

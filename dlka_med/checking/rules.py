@@ -8,6 +8,11 @@ from dlka_med.checking.findings import Finding, Found, Severity, in_order
 from dlka_med.checking.survey import Survey
 
 FIX = "--fix does it"
+DECIDE_LABEL = "look which label is right and remove the other case; --fix keeps the first and counts the other as lost"
+DECIDE_GROUPS = (
+    "name the groups in groups.csv, or leave all of them empty if these are no patients: "
+    f"{FIX} if the ids call them so, such as patient01_a"
+)
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ RULES = (
     Rule("file-empty", "error", rules_files.empty, "copy or export it again"),
     Rule("file-unreadable", "error", rules_files.unreadable, "--fix leaves the case out"),
     Rule("file-stray", "error", rules_files.refused("file-stray"), "--fix leaves it out"),
-    Rule("file-unlisted", "note", rules_files.unlisted, "add it to the list, or move it away"),
+    Rule("file-unlisted", "note", rules_files.unlisted, "add it to the list, or move it away; --fix does not copy it"),
+    Rule("file-shared", "error", rules_files.shared, "give each case its own file; --fix leaves these cases out"),
     Rule("case-twice", "error", rules_files.refused("case-twice"), "--fix keeps the first"),
     Rule("kinds-mixed", "error", rules_files.refused("kinds-mixed"), "--fix keeps what there is most of"),
     Rule("groups-wrong", "error", rules_files.refused("groups-wrong"), "mend the table"),
@@ -64,15 +70,16 @@ RULES = (
     Rule("label-undeclared", "error", rules_labels.undeclared, "declare the values in dataset.json, or mend the file"),
     Rule("label-not-whole", "error", rules_labels.fractional, f"resample labels by nearest: {FIX} if there is one"),
     Rule("label-not-finite", "error", rules_labels.not_finite, "export it again"),
-    Rule("label-absent", "warning", rules_labels.absent, f"take it out of dataset.json: {FIX}"),
+    Rule("label-absent", "warning", rules_labels.absent, f"take it out of dataset.json: {FIX} but for regions"),
     Rule("label-rare", "note", rules_labels.rare, "some folds will not be able to measure it; add cases"),
     Rule("label-empty", "note", rules_labels.empty, "look whether this is meant"),
     Rule("label-vanishes", "note", rules_labels.vanishing, "plan a finer preprocessing.spacing"),
     Rule("duplicate-cases", "warning", rules_dataset.duplicates, f"remove one of the two: {FIX}"),
     Rule("duplicate-in-test", "error", rules_dataset.duplicates_in_test, f"remove one of the two: {FIX}"),
+    Rule("duplicate-labels-differ", "error", rules_dataset.duplicates_that_differ, DECIDE_LABEL),
     Rule("duplicate-across-groups", "error", rules_dataset.duplicates_across_groups, f"remove one: {FIX}"),
     Rule("group-in-test", "warning", rules_dataset.group_in_test, f"remove it, or mend groups.csv: {FIX}"),
-    Rule("ids-one-patient", "warning", rules_dataset.one_patient, f"name the groups in groups.csv: {FIX}"),
+    Rule("ids-one-patient", "warning", rules_dataset.one_patient, DECIDE_GROUPS),
     Rule("count-wrong", "warning", rules_dataset.wrong_count, f"look for what is missing, then correct it: {FIX}"),
 )
 

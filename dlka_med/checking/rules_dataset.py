@@ -2,10 +2,10 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from dlka_med.checking.findings import Found
-from dlka_med.checking.survey import Survey
+from dlka_med.checking.survey import Survey, image_digest
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.splits import related_to_test
 
@@ -14,36 +14,50 @@ SCANS_PER_PATIENT = 20  # more than that under one number are a site or a year, 
 
 
 def duplicates(survey: Survey) -> Iterator[Found]:
-    for case, twin in twins(survey):
-        if not _across_test(survey, case, twin) and not _across_groups(survey, case, twin):
-            yield Found(case.images[0].path, f"its voxels are those of {twin.images[0].path}", case.id)
+    for case, twin in _twins(survey, "duplicate-cases"):
+        yield Found(case.images[0].path, f"its voxels are those of {twin.images[0].path}", case.id)
 
 
 def duplicates_in_test(survey: Survey) -> Iterator[Found]:
-    for case, twin in twins(survey):
-        if _across_test(survey, case, twin):
-            wrong = f"it is to be predicted, but its voxels are those of {twin.images[0].path}, which trains"
-            yield Found(case.images[0].path, wrong, case.id)
+    for case, twin in _twins(survey, "duplicate-in-test"):
+        wrong = f"it is to be predicted, but its voxels are those of {twin.images[0].path}, which trains"
+        yield Found(case.images[0].path, wrong, case.id)
+
+
+def duplicates_that_differ(survey: Survey) -> Iterator[Found]:
+    for case, twin in _twins(survey, "duplicate-labels-differ"):
+        wrong = f"its voxels are those of {twin.images[0].path}, but the labels of the two differ"
+        yield Found(case.images[0].path, wrong, case.id)
 
 
 def duplicates_across_groups(survey: Survey) -> Iterator[Found]:
-    for case, twin in twins(survey):
-        if not _across_test(survey, case, twin) and _across_groups(survey, case, twin):
-            wrong = (
-                f"its voxels are those of {twin.images[0].path}, but groups.csv puts one into group "
-                f"{survey.group(case.id)!r} and the other into {survey.group(twin.id)!r}"
-            )
-            yield Found(case.images[0].path, wrong, case.id)
+    for case, twin in _twins(survey, "duplicate-across-groups"):
+        wrong = (
+            f"its voxels are those of {twin.images[0].path}, but groups.csv puts one into group "
+            f"{survey.group(case.id)!r} and the other into {survey.group(twin.id)!r}"
+        )
+        yield Found(case.images[0].path, wrong, case.id)
 
 
 def twins(survey: Survey) -> Iterator[tuple[CaseFacts, CaseFacts]]:
     """Each case whose voxels an earlier one has in all channels, and this first one; constant images have no say."""
     seen: dict[tuple[str, ...], CaseFacts] = {}
     for facts in survey.facts:
-        if facts.channels and not all(channel.is_constant for channel in facts.channels):
-            first = seen.setdefault(tuple(channel.digest for channel in facts.channels), facts)
+        if (digest := image_digest(facts)) is not None:
+            first = seen.setdefault(digest, facts)
             if first is not facts:
                 yield facts, first
+
+
+def twin_code(survey: Survey, case: CaseFacts, twin: CaseFacts) -> str:
+    """The one code that says what is worst about two cases of the same voxels."""
+    if survey.is_labelled(twin) and not survey.is_labelled(case):
+        return "duplicate-in-test"
+    digests = [facts.label.digest for facts in (case, twin) if facts.label is not None]
+    if len(set(filter(None, digests))) == len(digests) == 2:
+        return "duplicate-labels-differ"
+    groups = {survey.group(facts.id) for facts in (case, twin)} - {None}
+    return "duplicate-across-groups" if len(groups) == 2 else "duplicate-cases"
 
 
 def group_in_test(survey: Survey) -> Iterator[Found]:
@@ -70,10 +84,14 @@ def patients(ids: list[str]) -> dict[str, list[str]]:
         patient, _, scan = name.rpartition(next((mark for mark in reversed(name) if mark in "_-. "), "_"))
         groups[patient if scan and re.search(r"\d", patient) else name].append(name)
     shared = [patient for patient, members in groups.items() if len(members) > 1]
-    named = shared and all(PATIENT.search(patient) for patient in shared)
-    if not shared or len(groups) < 2 or not (named or len(ids) <= SCANS_PER_PATIENT * len(groups)):
+    if not shared or len(groups) < 2 or not (are_named(groups) or len(ids) <= SCANS_PER_PATIENT * len(groups)):
         return {}
     return dict(groups)
+
+
+def are_named(patients: Mapping[str, Sequence[str]]) -> bool:
+    """Whether all who have several cases are called a patient, so that nobody has to guess."""
+    return all(PATIENT.search(patient) for patient, members in patients.items() if len(members) > 1)
 
 
 def wrong_count(survey: Survey) -> Iterator[Found]:
@@ -84,11 +102,5 @@ def wrong_count(survey: Survey) -> Iterator[Found]:
         yield Found(path, f"it says numTraining {said}, but there are {count} cases with a label")
 
 
-def _across_test(survey: Survey, case: CaseFacts, twin: CaseFacts) -> bool:
-    trained = {facts.id for facts in survey.labelled}
-    return case.id not in trained and twin.id in trained
-
-
-def _across_groups(survey: Survey, case: CaseFacts, twin: CaseFacts) -> bool:
-    ours, theirs = survey.group(case.id), survey.group(twin.id)
-    return None not in (ours, theirs) and ours != theirs
+def _twins(survey: Survey, code: str) -> Iterator[tuple[CaseFacts, CaseFacts]]:
+    return ((case, twin) for case, twin in twins(survey) if twin_code(survey, case, twin) == code)

@@ -1,14 +1,16 @@
 """Files that cannot be used, or are of another kind than the rest."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 
 from dlka_med.checking.findings import Found
-from dlka_med.checking.survey import Survey
-from dlka_med.data.case_facts import FileFacts
+from dlka_med.checking.survey import Survey, image_digest
+from dlka_med.data.case_facts import CaseFacts, FileFacts
 from dlka_med.data.formats import image_files
 
 EXIF_UPRIGHT = 1
+LISTED = 4
 
 
 def missing(survey: Survey) -> Iterator[Found]:
@@ -83,6 +85,20 @@ def unlisted(survey: Survey) -> Iterator[Found]:
             yield Found(str(file), "dataset.json does not list it, so it is not used")
 
 
+def shared(survey: Survey) -> Iterator[Found]:
+    """Silent of images of twins, of which other rules tell, and of label maps without a label."""
+    uses: dict[str, list[tuple[CaseFacts, FileFacts]]] = defaultdict(list)
+    for facts, file in survey.files():
+        if file.bytes is not None:
+            uses[os.path.realpath(file.path)].append((facts, file))
+    for users in uses.values():
+        if len(users) > 1 and not _may_share(users):
+            listed = ", ".join(f"{_role(facts, file)} of {facts.id}" for facts, file in users[:LISTED])
+            more = ", ..." if len(users) > LISTED else ""
+            for case, path in {facts.id: file.path for facts, file in users}.items():
+                yield Found(path, f"one file is the {listed}{more}", case)
+
+
 def refused(code: str) -> Callable[[Survey], Iterator[Found]]:
     """The rule that tells what was refused under a code when the dataset was read."""
 
@@ -98,6 +114,20 @@ def _broken(survey: Survey, fits: Callable[[FileFacts], bool], told: Callable[[F
     for facts, file in survey.files():
         if file.problem is not None and fits(file):
             yield Found(file.path, told(file), facts.id)
+
+
+def _may_share(users: Sequence[tuple[CaseFacts, FileFacts]]) -> bool:
+    cases = {facts.id for facts, _ in users}
+    roles = {_role(facts, file) for facts, file in users}
+    if len(cases) < len(users) or len(roles) > 1:
+        return False
+    (first, _), *_ = users
+    are_twins = len({image_digest(facts) or facts.id for facts, _ in users}) == 1
+    return are_twins or (roles == {"label"} and first.label is not None and first.label.is_empty)
+
+
+def _role(facts: CaseFacts, file: FileFacts) -> str:
+    return "label" if facts.label is not None and file is facts.label.file else "image"
 
 
 def _said(file: FileFacts) -> str:

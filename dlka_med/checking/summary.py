@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from dlka_med.checking.survey import Survey
+from dlka_med.config.labels import IGNORE
 from dlka_med.data.grey import PERCENTILES
 
 
@@ -39,7 +40,8 @@ def table(facts: dict[str, Any]) -> str:
         )
         rows.append(("channel", f"{name}  {told}".rstrip()))
     for name, label in facts["labels"].items():
-        told = f"{label['value']:>3}  {name}: {label['voxels']} voxels ({label['share']:.2%}) in {label['cases']} cases"
+        value = str(label["value"]).strip("[]").replace(" ", "")
+        told = f"{value:>3}  {name}: {label['voxels']} voxels ({label['share']:.2%}) in {label['cases']} cases"
         rows.append(("label", told))
     return "\n".join(f"{key:<8} {told}" for key, told in rows)
 
@@ -68,12 +70,17 @@ def _grey(survey: Survey, index: int) -> dict[str, float] | None:
 
 
 def _labels(survey: Survey) -> dict[str, dict[str, Any]]:
+    """Voxels and cases of each label and of each region as a whole."""
     counted = [facts.label.voxels for facts in survey.labelled if facts.label is not None]
     total = sum(sum(voxels.values()) for voxels in counted)
-    return dict(_label(name, value, counted, total) for value, name in survey.value_names.items())
+    kinds = {survey.value_names[0]: (0,), **survey.scheme.target_values}
+    if survey.scheme.ignore is not None:
+        kinds[IGNORE] = (survey.scheme.ignore,)
+    return {name: _label(values, counted, total) for name, values in kinds.items()}
 
 
-def _label(name: str, value: int, counted: list[dict[int, int]], total: int) -> tuple[str, dict[str, Any]]:
-    voxels = sum(voxels.get(value, 0) for voxels in counted)
-    cases = sum(value in voxels for voxels in counted)
-    return name, {"value": value, "voxels": voxels, "share": voxels / total if total else 0.0, "cases": cases}
+def _label(values: tuple[int, ...], counted: list[dict[int, int]], total: int) -> dict[str, Any]:
+    voxels = sum(held.get(value, 0) for held in counted for value in values)
+    cases = sum(any(value in held for value in values) for held in counted)
+    value = values[0] if len(values) == 1 else list(values)
+    return {"value": value, "voxels": voxels, "share": voxels / total if total else 0.0, "cases": cases}

@@ -88,6 +88,10 @@ class Survey:
             if all(len(file.affine) < 4 or not is_singular(file.matrix) for file in facts.files):
                 yield facts, grids_of(facts)
 
+    def is_labelled(self, facts: CaseFacts) -> bool:
+        """Whether the case is one of `labelled`, which train."""
+        return self.case_of[facts.id].label is not None
+
     def group(self, case_id: str) -> str | None:
         return self.case_of[case_id].group
 
@@ -101,6 +105,13 @@ class Survey:
         if self.spacing is None:
             return median
         return np.array([wish or kept for wish, kept in zip(self.spacing, median, strict=True)])
+
+
+def image_digest(facts: CaseFacts) -> tuple[str, ...] | None:
+    """What twins have in common; None where an image is unreadable or constant, which says nothing."""
+    if not facts.channels or all(channel.is_constant for channel in facts.channels):
+        return None
+    return tuple(channel.digest for channel in facts.channels)
 
 
 def world_axes(facts: CaseFacts) -> list[int] | None:

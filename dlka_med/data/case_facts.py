@@ -121,6 +121,7 @@ class LabelFacts:
         fractional: voxels between whole numbers, or of numbers too large for a label.
         not_finite: NaN and infinite voxels.
         colours: hexadecimal RGB and how many pixels, the most frequent first; of a colour picture alone.
+        digest: of size and voxels, whatever the header, the number type and the compression; "" if they are unusable.
     """
 
     file: FileFacts
@@ -129,11 +130,17 @@ class LabelFacts:
     fractional: int = 0
     not_finite: int = 0
     colours: tuple[tuple[str, int], ...] = ()
+    digest: str = ""
 
     @property
     def voxels(self) -> dict[int, int]:
         """Voxels by value."""
         return {entry.value: entry.voxels for entry in self.values}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it can be used, and all of it is 0."""
+        return set(self.voxels) == {0} and not self.fractional and not self.not_finite
 
 
 @dataclass(frozen=True)

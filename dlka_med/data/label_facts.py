@@ -1,5 +1,7 @@
 """The values of a label map, and how large what they mark is."""
 
+import hashlib
+
 import numpy as np
 from scipy import ndimage
 
@@ -37,7 +39,8 @@ def label_facts(file: FileFacts, voxels: np.ndarray) -> LabelFacts:
             entry = _measured(entry, whole[box] == value)
         values.append(entry)
     unlisted = int(counts.sum() - counts[listed].sum())
-    return LabelFacts(file, tuple(values), unlisted, fractional, not_finite)
+    digest = _digest(voxels if fractional or not_finite else whole)
+    return LabelFacts(file, tuple(values), unlisted, fractional, not_finite, digest=digest)
 
 
 def colour_facts(file: FileFacts, pixels: np.ndarray) -> LabelFacts:
@@ -46,7 +49,14 @@ def colour_facts(file: FileFacts, pixels: np.ndarray) -> LabelFacts:
     colours, counts = np.unique((red << 16) | (green << 8) | blue, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_COLOURS]
     listed = tuple((f"#{int(colours[place]):06x}", int(counts[place])) for place in order)
-    return LabelFacts(file, colours=listed)
+    return LabelFacts(file, colours=listed, digest=_digest(pixels[..., :3]))
+
+
+def _digest(voxels: np.ndarray) -> str:
+    digest = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
+    for plane in slabs(voxels):
+        digest.update(np.ascontiguousarray(plane, np.float64).data)
+    return digest.hexdigest()
 
 
 def _whole_numbers(voxels: np.ndarray) -> tuple[np.ndarray, int, int]:

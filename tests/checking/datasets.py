@@ -133,5 +133,9 @@ def with_test(root: Path) -> Planted:
     return volumes(root, test=1)
 
 
+def years(root: Path) -> Planted:
+    return volumes(root, names="2019_1 2019_2 2019_3 2020_1 2020_2 2020_3")
+
+
 def patients(root: Path) -> Planted:
     return volumes(root, names="p1_a p1_b p2_a p3_a p4_a p5_a")

@@ -26,6 +26,7 @@ from tests.checking.datasets import (
     volumes,
     voxels,
     with_test,
+    years,
 )
 
 PIXDIM, UNITS, SROW_Y = 80, 123, 296  # places in a NIfTI header
@@ -33,12 +34,18 @@ PIXDIM, UNITS, SROW_Y = 80, 123, 296  # places in a NIfTI header
 
 @dataclass(frozen=True)
 class Fault:
-    """What is planted, and the code that tells of it; `also`: codes that tell of the same."""
+    """What is planted, and the code that tells of it.
+
+    Args:
+        also: codes that tell of the same.
+        stays: whether a mended copy still has it, as only the user can decide.
+    """
 
     code: str
     plant: Callable[[Planted], object]
     build: Callable[[Path], Planted] = volumes
     also: tuple[str, ...] = ()
+    stays: bool = False
 
 
 def _truncate(path: Path) -> None:
@@ -174,6 +181,16 @@ def _copy(planted: Planted) -> None:
     shutil.copy(planted.image(0), planted.image(1))
 
 
+def _copy_with_other_label(planted: Planted) -> None:
+    _copy(planted)
+    replant(planted.label(1), _set((3, 3, 3), 1))
+
+
+def _share_label(planted: Planted) -> None:
+    training = json.loads((planted.root / "dataset.json").read_text())["training"]
+    planted.describe(training=[training[0], training[1] | {"label": training[0]["label"]}, *training[2:]])
+
+
 def _copy_to_test(planted: Planted) -> None:
     shutil.copy(planted.image(0), planted.root / "imagesTs" / "test_6.nii.gz")
 
@@ -208,6 +225,7 @@ FAULTS = (
     Fault("file-unreadable", lambda p: p.image(0).write_bytes(b"no picture"), pictures),
     Fault("file-stray", _stray, pictures),
     Fault("file-unlisted", lambda p: save(p.root / "imagesTr" / "more.nii.gz", np.zeros(SHAPE, np.uint8))),
+    Fault("file-shared", _share_label),
     Fault("case-twice", _twice),
     Fault("kinds-mixed", _mixed_kinds),
     Fault("groups-wrong", lambda p: p.group({"nobody": "A"})),
@@ -258,10 +276,12 @@ FAULTS = (
     Fault("label-empty", lambda p: replant(p.label(0), np.zeros_like)),
     Fault("label-vanishes", _thin),
     Fault("duplicate-cases", _copy),
+    Fault("duplicate-labels-differ", _copy_with_other_label),
     Fault("duplicate-in-test", _copy_to_test, with_test),
     Fault("duplicate-across-groups", _copy_across_groups),
     Fault("group-in-test", _group_in_test, with_test),
     Fault("ids-one-patient", lambda p: None, patients),
+    Fault("ids-one-patient", lambda p: None, years, stays=True),
     Fault("count-wrong", lambda p: p.describe(numTraining=99)),
 )
 UNMENDABLE = {
@@ -269,6 +289,7 @@ UNMENDABLE = {
     "file-empty",
     "file-unreadable",
     "file-stray",
+    "file-shared",
     "case-twice",
     "kinds-mixed",
     "groups-wrong",
@@ -282,5 +303,6 @@ UNMENDABLE = {
     "ct-offset-lost",
     "label-undeclared",
     "label-not-finite",
+    "duplicate-labels-differ",
 }
 """Errors and warnings that `--fix` can only leave out."""

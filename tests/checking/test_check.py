@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from dlka_med.checking.check import check_dataset
@@ -35,6 +36,21 @@ def test_the_summary_counts_what_is_there(tmp_path):
     [(channel, grey)] = summary["channels"].items()
     images = [voxels(path) for path in [*(planted.image(i) for i in range(6)), planted.root / "imagesTs/test_6.nii.gz"]]
     assert (channel, grey["min"], grey["max"]) == ("MRI", min(i.min() for i in images), max(i.max() for i in images))
+
+
+def test_the_summary_counts_regions_as_a_whole(tmp_path):
+    planted = volumes(tmp_path / "data")
+    planted.describe(labels={"background": 0, "all": [1, 2], "tumour": 2, "ignore": 7}, regions_class_order=[1, 2])
+    replant(planted.label(0), lambda label: label.clip(max=1))
+    replant(planted.label(1), lambda label: label // 2 * 2)
+    report = check_dataset(planted.root, workers=0)
+    labels = [voxels(planted.label(index)) for index in range(6)]
+    for name, values in {"background": [0], "all": [1, 2], "tumour": [2], "ignore": [7]}.items():
+        held = [np.isin(label, values) for label in labels]
+        told = report.summary["labels"][name]
+        assert (told["voxels"], told["cases"]) == (sum(map(np.sum, held)), sum(map(np.any, held)))
+    assert report.summary["labels"]["all"]["value"] == [1, 2]
+    assert "1,2  all: " in report.describe()
 
 
 def test_workers_find_the_same(tmp_path):

@@ -14,7 +14,7 @@ from dlka_med.checking.mends import MENDS
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.load import load_case
 from dlka_med.errors import InputError
-from tests.checking.datasets import pictures, save, volumes, voxels
+from tests.checking.datasets import pictures, replant, save, volumes, voxels
 from tests.checking.faults import FAULTS, UNMENDABLE, Fault
 
 
@@ -47,7 +47,8 @@ def test_a_mended_copy_is_clean_and_can_be_loaded(tmp_path, fault: Fault):
     assert digests(planted.root) == before
 
     again = check_dataset(tmp_path / "out", workers=0)
-    assert again.is_clean, again.describe()
+    worse = {finding.code for finding in again.findings if finding.severity != "note"}
+    assert worse == ({fault.code} if fault.stays else set()), again.describe()
     mended = fault.code in MENDS and not fixes.left_out
     assert not mended or fault.code not in {finding.code for finding in again.findings}
     with (tmp_path / "out" / "fixes.csv").open(newline="") as file:
@@ -55,7 +56,7 @@ def test_a_mended_copy_is_clean_and_can_be_loaded(tmp_path, fault: Fault):
     assert rows or report.is_clean
     if not report.is_clean:
         assert fault.code in {row["code"] for row in rows}
-    if fault.code in UNMENDABLE:
+    if fault.code in UNMENDABLE or fault.stays:
         assert fixes.left_out
     assert fixes.cases == len(again.survey.dataset.cases) + len(again.survey.dataset.test)
 
@@ -156,6 +157,33 @@ def test_absent_labels_leave_the_description(tmp_path):
     planted_and_fixed("label-absent", tmp_path)
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert description["labels"] == {"0": "background", "1": "organ", "2": "tumour"}
+
+
+def test_a_label_that_went_with_its_only_case_stays_declared(tmp_path):
+    planted = volumes(tmp_path / "data")
+    replant(planted.label(0), lambda label: label.__setitem__((0, 0), 77))
+    for index in range(1, 6):
+        replant(planted.label(index), lambda label: label.clip(max=1))
+    fixes = fix(planted, tmp_path / "out")
+    assert [(one.case, one.code) for one in fixes.left_out] == [("case_0", "label-undeclared"), ("", "label-absent")]
+    assert "'tumour', which stays declared" in fixes.left_out[1].done
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["labels"] == {"0": "background", "1": "organ", "2": "tumour"}
+
+
+def test_what_is_ignored_stays_declared(tmp_path):
+    planted = volumes(tmp_path / "data")
+    planted.describe(labels={"background": 0, "organ": 1, "tumour": 2, "cyst": 5, "ignore": 7})
+    fixes = fix(planted, tmp_path / "out")
+    assert fixes.left_out == ()
+    description = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert description["labels"] == {"background": 0, "organ": 1, "tumour": 2, "ignore": 7}
+
+
+def test_a_guess_at_patients_is_not_written(tmp_path):
+    _, fixes = planted_and_fixed("ids-one-patient", tmp_path, number=1)
+    assert [one.code for one in fixes.left_out] == ["ids-one-patient"]
+    assert not (tmp_path / "out" / "groups.csv").exists()
 
 
 def test_patients_get_their_groups(tmp_path):

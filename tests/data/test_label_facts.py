@@ -50,3 +50,16 @@ def test_colours_are_counted():
     pixels = np.zeros((4, 5, 3), np.uint8)
     pixels[1, :2] = (255, 0, 16)
     assert colour_facts(FILE, pixels).colours == (("#000000", 18), ("#ff0010", 2))
+
+
+def test_the_digest_is_of_values_and_size_alone():
+    label = np.random.default_rng(0).integers(0, 3, (7, 8, 9), dtype=np.uint8)
+    other = label.copy()
+    other[3, 3, 3] += 1
+    digest = label_facts(FILE, label).digest
+    assert digest == label_facts(FILE, np.asfortranarray(label.astype(np.float32))).digest
+    assert digest not in ("", label_facts(FILE, other).digest, label_facts(FILE, label.reshape(7, 9, 8)).digest)
+    half, quarter = np.full((2, 2), 0.5, np.float32), np.full((2, 2), 0.25, np.float32)
+    assert label_facts(FILE, half).digest != label_facts(FILE, quarter).digest
+    pixels = np.zeros((4, 5, 3), np.uint8)
+    assert colour_facts(FILE, pixels).digest != colour_facts(FILE, pixels + np.uint8(1)).digest
