@@ -17,13 +17,14 @@ from dlka_med.text_files import read_text
 SPLITS = "splits_final.json"
 SPLIT_CODE = "case-left-out"
 FOLDERS = ("imagesTr", "labelsTr", "imagesTs")  # that are read whole where no list names their files
+BELONGING = ("images", "labels")  # how folders begin that belong to a dataset; others may be anybody's, of any size
 LISTED = 5
 
 
 def copy_others(survey: Survey, folder: Path, kept: Sequence[Kept]) -> list[Fix]:
     """Copy what lies at the root of the dataset and is not the cases' own, byte by byte; splits without lost cases.
 
-    Of folders that hold files of cases the rest is told, not copied.
+    Of folders only those such as labelsTs are copied; of others, and of the rest in folders of cases, it is told.
 
     Args:
         folder: the copy, with its cases.
@@ -41,6 +42,8 @@ def copy_others(survey: Survey, folder: Path, kept: Sequence[Kept]) -> list[Fix]
         elif entry.name == SPLITS:
             trained = {one.case.id for one in kept if one.case.label is not None}
             fixes += _copy_splits(entry, folder / SPLITS, trained)
+        elif entry.is_dir() and not entry.name.startswith(BELONGING):
+            fixes.append(Fix("", str(entry), "file-unlisted", f"{LEFT_OUT}: a folder that no dataset needs"))
         elif entry.name not in WRITTEN:
             fixes += _copy(entry, folder)
     return fixes

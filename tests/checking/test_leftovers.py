@@ -27,18 +27,28 @@ def told(fixes, code):
 
 def test_folders_and_files_of_others_are_copied_byte_by_byte(tmp_path):
     planted = without_first_case(tmp_path / "data")
-    others = ("labelsTs/t.png", "notes/more/deep.bin", "preview.png", "LICENSE", ".hidden/x", "source.txt")
+    others = ("labelsTs/t.png", "labelsVal/more/deep.bin", "preview.png", "LICENSE", "source.txt")
     for name in others:
         (planted.root / name).parent.mkdir(parents=True, exist_ok=True)
         (planted.root / name).write_bytes(os.urandom(9))
-    (planted.root / "empty").mkdir()
+    (planted.root / "labelsEmpty").mkdir()
     (planted.root / "linked.txt").symlink_to("source.txt")
     fixes = fixed(planted, tmp_path / "out")
     for name in (*others, "linked.txt"):
         assert (tmp_path / "out" / name).read_bytes() == (planted.root / name).read_bytes()
     assert not (tmp_path / "out" / "linked.txt").is_symlink()
-    assert (tmp_path / "out" / "empty").is_dir()
+    assert (tmp_path / "out" / "labelsEmpty").is_dir()
     assert {fix.code for fix in fixes.fixes} == {"file-empty", "count-wrong"}
+
+
+def test_folders_that_may_be_anybodys_are_told_and_stay(tmp_path):
+    planted = volumes(tmp_path / "data")
+    (planted.root / "results" / "deep").mkdir(parents=True)
+    fixes = fixed(planted, tmp_path / "out")
+    [(file, done, is_loss)] = told(fixes, "file-unlisted")
+    assert (file, is_loss) == (str(planted.root / "results"), False)
+    assert "a folder that no dataset needs" in done
+    assert not (tmp_path / "out" / "results").exists()
 
 
 def test_what_belongs_to_no_case_of_a_folder_of_cases_is_told(tmp_path):
@@ -53,18 +63,18 @@ def test_what_belongs_to_no_case_of_a_folder_of_cases_is_told(tmp_path):
 
 def test_a_link_to_a_folder_around_the_dataset_is_not_followed(tmp_path):
     planted = volumes(tmp_path / "data")
-    (planted.root / "up").symlink_to(tmp_path)
+    (planted.root / "labelsUp").symlink_to(tmp_path)
     fixes = fixed(planted, tmp_path / "out")
-    assert [fix.file for fix in fixes.left_out] == [str(planted.root / "up")]
-    assert not (tmp_path / "out" / "up").exists()
+    assert [fix.file for fix in fixes.left_out] == [str(planted.root / "labelsUp")]
+    assert not (tmp_path / "out" / "labelsUp").exists()
 
 
 def test_what_cannot_be_read_is_told(tmp_path):
     planted = volumes(tmp_path / "data")
-    (planted.root / "notes").mkdir()
-    (planted.root / "notes" / "gone.txt").symlink_to("nowhere")
+    (planted.root / "labelsTs").mkdir()
+    (planted.root / "labelsTs" / "gone.txt").symlink_to("nowhere")
     fixes = fixed(planted, tmp_path / "out")
-    assert [fix.file for fix in fixes.left_out] == [str(planted.root / "notes" / "gone.txt")]
+    assert [fix.file for fix in fixes.left_out] == [str(planted.root / "labelsTs" / "gone.txt")]
 
 
 @pytest.mark.parametrize("is_nnunet", [True, False])
