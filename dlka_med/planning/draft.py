@@ -135,7 +135,7 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         "name": rules_data.run_name(summary, name.value),
         "seed": Choice(0, "of all that is drawn"),
         **rules_data.dataset(summary, data.root, plane),
-        **rules_data.preprocessing(summary, spacing),
+        **rules_data.preprocessing(summary, spacing, axes),
         "network.name": name,
         **network(name.value, size, strides, is_long),
         **rules_training.duration(budget, steps, seconds),

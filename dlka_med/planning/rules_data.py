@@ -1,6 +1,7 @@
 """Rules for the data: split, orientation, crop and grey values."""
 
 import re
+from collections.abc import Sequence
 
 from dlka_med.planning.choice import Choice, Choices
 from dlka_med.planning.summary import Channel, Summary
@@ -43,20 +44,32 @@ def dataset(summary: Summary, root: str, plane: Choice) -> Choices:
     return {f"dataset.{key}": choice for key, choice in settings.items()}
 
 
-def preprocessing(summary: Summary, spacing: Choice) -> Choices:
-    """The section `preprocessing`."""
+def preprocessing(summary: Summary, spacing: Choice, axes: Sequence[int]) -> Choices:
+    """The section `preprocessing`.
+
+    Args:
+        axes: of a case that the network sees; the slices across the others stay as they are.
+    """
     volumes = summary.dims == 3
-    crops = volumes and summary.kept < CROP_GAIN
-    kept = f"{100 * summary.kept:.0f} % of the voxels stay"
+    if sliced := len(axes) < summary.dims:
+        mm = [step if axis in axes else None for axis, step in enumerate(spacing.value)]
+        spacing = Choice(tuple(mm), f"{spacing.reason}; null: the slices as they are")
     settings = {
         "orientation": Choice("RAS" if volumes else None, "one for all" if volumes else "of volumes only"),
         "spacing": spacing,
-        "crop_foreground": Choice(
-            volumes, kept if crops else "next to nothing is empty" if volumes else "2D images stay"
-        ),
+        "crop_foreground": _crop(summary, sliced),
         "intensity": intensity(summary.channels),
     }
     return {f"preprocessing.{key}": choice for key, choice in settings.items()}
+
+
+def _crop(summary: Summary, sliced: bool) -> Choice:
+    if summary.dims == 2:
+        return Choice(False, "2D images stay")
+    if sliced:
+        return Choice(False, "slices keep the empty space that those to predict have around them")
+    kept = f"{100 * summary.kept:.0f} % of the voxels stay"
+    return Choice(True, kept if summary.kept < CROP_GAIN else "next to nothing is empty")
 
 
 def intensity(channels: tuple[Channel, ...]) -> Choice:

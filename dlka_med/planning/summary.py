@@ -95,17 +95,18 @@ class Summary:
         """The structures that some case holds."""
         return tuple(structure for structure in self.structures if structure.cases)
 
-    def size_at(self, spacing: Sequence[float] | None, share: float = 50) -> tuple[float, ...]:
-        """Voxels of a case on another grid, median or another percentile; None: as stored."""
-        own = np.array(self.spacings)
-        sizes = np.array(self.sizes) * own / (own if spacing is None else np.array(spacing))
-        return tuple(map(float, np.percentile(sizes, share, axis=0)))
+    def size_at(self, spacing: Sequence[float | None] | None, share: float = 50) -> tuple[float, ...]:
+        """Voxels of a case on another grid, median or another percentile; None, of an axis or all: as stored."""
+        return tuple(map(float, np.percentile(self._sizes_at(spacing), share, axis=0)))
 
-    def voxels_at(self, spacing: Sequence[float] | None) -> float:
+    def voxels_at(self, spacing: Sequence[float | None] | None) -> float:
         """Voxels of the largest case on another grid."""
+        return float(self._sizes_at(spacing).prod(axis=1).max())
+
+    def _sizes_at(self, spacing: Sequence[float | None] | None) -> np.ndarray:
         own = np.array(self.spacings)
-        sizes = np.array(self.sizes) * own / (own if spacing is None else np.array(spacing))
-        return float(sizes.prod(axis=1).max())
+        wanted = np.array([np.nan] * self.dims if spacing is None else spacing, dtype=float)
+        return np.array(self.sizes) * own / np.where(np.isnan(wanted), own, wanted)
 
     def save(self, path: str | Path) -> None:
         """Write all of it as JSON."""

@@ -33,8 +33,17 @@ def test_intensity_is_automatic_unless_there_are_outliers():
 
 
 def test_volumes_are_cropped_and_images_are_not(summary):
-    volumes, images = (preprocessing(summary(*facts), Choice(None, "")) for facts in ((), ((64, 64), (1.0, 1.0))))
+    volumes = preprocessing(summary(), Choice(None, ""), (0, 1, 2))
+    images = preprocessing(summary((64, 64), (1.0, 1.0)), Choice(None, ""), (0, 1))
     assert volumes["preprocessing.crop_foreground"].value is True
     assert volumes["preprocessing.orientation"].value == "RAS"
     assert images["preprocessing.crop_foreground"].value is False
     assert images["preprocessing.orientation"].value is None
+
+
+def test_slices_stay_whole_and_where_they_are(summary):
+    """Those to predict have their empty space, too, and nothing is invented between slices."""
+    slices = preprocessing(summary((64, 64, 5), (1.0, 1.0, 6.0)), Choice((1.5, 1.5, 6.0), "mm, median"), (0, 1))
+    assert slices["preprocessing.crop_foreground"].value is False
+    assert slices["preprocessing.spacing"] == Choice((1.5, 1.5, None), "mm, median; null: the slices as they are")
+    assert slices["preprocessing.orientation"].value == "RAS"

@@ -24,7 +24,7 @@ def test_volumes_are_summed_up(tmp_path):
     assert (found.dims, found.cases, found.groups, found.outputs, found.labels) == (3, 4, 4, 2, 1)
     assert found.spacing == (0.5, 0.5, 7.5)
     assert found.size_at(None) == (48, 40, 9)
-    assert found.size_at((1.0, 1.0, 7.5)) == (24, 20, 9)
+    assert found.size_at((1.0, 1.0, 7.5)) == found.size_at((1.0, 1.0, None)) == (24, 20, 9)
     [organ] = found.structures
     assert organ.cases == 4
     assert organ.extent == (12.0, 10.0, 5 * 7.5)
