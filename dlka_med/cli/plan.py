@@ -14,7 +14,7 @@ SUMMARY = "plan a training: a complete config for a dataset and a budget, every 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
-    add("--out", "-o", type=Path, required=True, metavar="YAML", help="config to write; the facts lie beside it")
+    add("--out", "-o", type=Path, required=True, metavar="YAML", help="config to write; folds and facts lie beside it")
     add("--network", choices=("dlka_net_2d", "dlka_net_3d"), help="which network (what suits the cases)")
     time = parser.add_mutually_exclusive_group()
     time.add_argument("--minutes", type=number(0.01), metavar="N", help="of training (20 on a CPU)")

@@ -18,9 +18,11 @@ from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.cases import Dataset, read_dataset, with_names
 from dlka_med.data.description import read_description
 from dlka_med.data.fingerprint import fingerprint
+from dlka_med.data.folds import write_folds
+from dlka_med.data.splits import find_folds
 from dlka_med.data.workers import cores
 from dlka_med.errors import InputError
-from dlka_med.planning.choice import Budget, gib, shape, span
+from dlka_med.planning.choice import Budget, Choice, gib, shape, span
 from dlka_med.planning.draft import Data, Draft, fitted
 from dlka_med.planning.memory import case_bytes, estimated_peak, free_memory, kept_free
 from dlka_med.planning.probe import BUSY, Measured, probe
@@ -105,10 +107,11 @@ def plan(
     probe: Probe = probe,
     estimate: Estimate = estimated_peak,
 ) -> Plan:
-    """Plan a training on a dataset, try its steps, and write its config and, beside it, the facts of the data.
+    """Plan a training on a dataset, try its steps, and write its config, with folds and facts of the data beside it.
 
     Args:
-        out: YAML file of the config; the facts get its name with the ending `.data.json`.
+        out: YAML file of the config; the facts get its name with the ending `.data.json`, the folds `.folds.json`.
+            Folds that are there already stay, and cases that they do not name join them.
         network: `dlka_net_2d` or `dlka_net_3d`; None: what suits the cases.
         minutes, epochs: what the training may take; None: 20 minutes on a CPU, 1000 epochs of 250 steps elsewhere.
         memory: GiB that it may take; None: most of what is free.
@@ -130,7 +133,7 @@ def plan(
         raise InputError(f"{root} holds 2D images, but {network} is trained on volumes: leave --network away")
     log.info("%s", _read(summary))
     trials = tried(data, budget, probe, estimate)
-    final = trials[-1].draft
+    final = with_kept_folds(trials[-1].draft, dataset, Path(out).absolute().with_suffix(".folds.json"))
     made = Plan(
         config=final.config,
         reasons={key: choice.reason for key, choice in final.choices.items()},
@@ -144,8 +147,19 @@ def plan(
     made.save(out)
     for line in made.outlook:
         log.info("%s", line)
-    log.info("%s is written, the facts of the data stand in %s", out, facts_file)
+    log.info("%s is written, beside it the folds and, in %s, the facts of the data", out, facts_file)
     return made
+
+
+def with_kept_folds(draft: Draft, dataset: Dataset, file: Path) -> Draft:
+    """The draft with its folds in a file, so that a case that comes later moves nobody."""
+    asked = draft.config.dataset
+    if asked.fold == "all":
+        return draft
+    folds = find_folds(dataset, file if file.is_file() else asked.folds)
+    write_folds(file, folds)
+    reason = f"{len(folds)} folds {draft.choices['dataset.folds'].reason}; cases that come later join them"
+    return replace(draft, choices=draft.choices | {"dataset.folds": Choice(str(file), reason)})
 
 
 def refuse_errors(dataset: Dataset, facts: Sequence[CaseFacts]) -> None:

@@ -1,6 +1,7 @@
 """The whole way, mostly with a stand-in for the probe; once with real steps and a training."""
 
 import json
+import shutil
 from math import prod
 
 import nibabel as nib
@@ -8,6 +9,9 @@ import numpy as np
 import pytest
 
 from dlka_med.config.loading import load_config
+from dlka_med.data.cases import read_dataset
+from dlka_med.data.folds import read_folds
+from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
 from dlka_med.planning.plan import plan
 from dlka_med.planning.probe import Measured
@@ -48,6 +52,34 @@ def test_plans_of_all_kinds_load_as_they_were_probed(tmp_path, kind):
     assert config.dataset.slices == ("axial" if kind == "thick slices" else None)
     facts = json.loads((tmp_path / "plan.data.json").read_text())
     assert facts["cases"] == (1 if kind == "many labels" else 4)
+
+
+def test_a_case_that_comes_later_joins_a_fold_and_moves_nobody(tmp_path):
+    root = write_set(tmp_path / "set", "tiny volumes")
+    stand_ins = {"device": "cpu", "memory": 4, "probe": Machine(), "estimate": weighed}
+    out = tmp_path / "plan.yaml"
+    plan(root, out, **stand_ins)
+    config = load_config(out)
+    assert config.dataset.folds == str(tmp_path / "plan.folds.json")
+    before = read_folds(config.dataset.folds)
+    assert sorted(case for fold in before for case in fold) == [f"case_{number}" for number in range(4)]
+    for number in ("00", "99"):  # one before all others, one behind
+        shutil.copy(root / "imagesTr" / "case_0_0000.nii.gz", root / "imagesTr" / f"case_{number}_0000.nii.gz")
+        image = nib.load(root / "imagesTr" / f"case_{number}_0000.nii.gz")
+        nib.save(
+            nib.Nifti1Image(image.get_fdata().astype(np.float32) + int(number), image.affine),
+            root / "imagesTr" / f"case_{number}_0000.nii.gz",
+        )
+        shutil.copy(root / "labelsTr" / "case_0.nii.gz", root / "labelsTr" / f"case_{number}.nii.gz")
+    facts = json.loads((root / "dataset.json").read_text())
+    (root / "dataset.json").write_text(json.dumps(facts | {"numTraining": 6}))
+    out.unlink()
+    plan(root, out, **stand_ins)
+    after = read_folds(load_config(out).dataset.folds)
+    assert [set(old) <= set(new) for old, new in zip(before, after, strict=True)] == [True] * len(before)
+    assert sum(map(len, after)) == 6
+    split = split_cases(read_dataset(root), load_config(out).dataset.folds, 0)
+    assert set(split.validation) == set(after[0])
 
 
 def test_every_line_of_the_yaml_says_why(tmp_path):
