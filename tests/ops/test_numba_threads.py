@@ -62,3 +62,17 @@ def test_one_item_and_one_thread_stay_here(three_threads):
     torch.set_num_threads(1)
     parallel(lambda _: seen.append(threading.get_ident()), range(5))
     assert set(seen) == {threading.get_ident()}
+
+
+def test_a_thread_of_the_team_has_its_products_for_itself_and_the_caller_its_threads_back():
+    """torch.set_num_threads tells MKL of the calling thread alone, so that others divided a product in another way."""
+    share = numba_threads.mkl_threads()
+    if share is None or numba_threads.openmp() is None:
+        pytest.skip("NOT TESTED: torch has no MKL here, or no OpenMP library with GOMP_parallel")
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        parallel(lambda _: seen.append(share(1)), range(6))
+        assert (share(3), seen) == (3, [1] * 6)
+    finally:
+        torch.set_num_threads(before)

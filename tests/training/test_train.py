@@ -1,5 +1,7 @@
 """Runs: what they leave behind, and what they refuse."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -54,8 +56,9 @@ def test_data_of_other_dims_are_refused(any_config, balls, disks, tmp_path):
     with pytest.raises(InputError, match=r"(network\.name|dataset\.slices) is .*, but .* is one of (2D|volumes)"):
         train(changed(any_config, "dataset", root=str(other)), tmp_path / "run")
     run = train(changed(any_config, epochs=1, steps_per_epoch=1), tmp_path / "run")
+    images = shutil.copytree(other / "imagesTr", tmp_path / "images")
     with pytest.raises(InputError, match=r"the run .* was trained on (2D|volumes).*, but .* is one of (2D|volumes)"):
-        predict_images(run.path, other / "imagesTr", tmp_path / "out")
+        predict_images(run.path, images, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

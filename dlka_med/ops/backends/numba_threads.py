@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, Lock
 
 import torch
@@ -53,7 +54,7 @@ def parallel(function: Callable[[object], None], items: Sequence[object]) -> Non
     if min(threads, len(items)) < 2:
         work.run()
     elif (team := None if forked else openmp()) is not None:
-        team(ENTRY(lambda _: work.run()), None, threads, 0)
+        team(ENTRY(lambda _: run_alone(work)), None, threads, 0)
     else:
         for done in [pool(threads).submit(work.run) for _ in range(threads)]:
             done.result()
@@ -70,6 +71,31 @@ def openmp() -> Callable | None:
         return None
     function.argtypes, function.restype = (ENTRY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
     return function
+
+
+def run_alone(work: Work) -> None:
+    """What a thread of the team does: a product of matrices is its own, whatever MKL would like to share.
+
+    `torch.set_num_threads` tells MKL of the calling thread alone: the others would divide a product in another way, and
+    results depend on which thread computes them.
+    """
+    if (share := mkl_threads()) is None:
+        work.run()
+        return
+    before = share(1)
+    try:
+        work.run()
+    finally:
+        share(before)
+
+
+@functools.cache
+def mkl_threads() -> Callable[[int], int] | None:
+    """`MKL_Set_Num_Threads_Local(n)`, of the calling thread, which returns the former n; None if torch has no MKL."""
+    try:
+        return ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")).MKL_Set_Num_Threads_Local
+    except (AttributeError, OSError):
+        return None
 
 
 @functools.cache
