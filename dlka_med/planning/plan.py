@@ -18,7 +18,7 @@ from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.cases import Dataset, read_dataset, with_names
 from dlka_med.data.description import read_description
 from dlka_med.data.fingerprint import fingerprint
-from dlka_med.data.folds import write_folds
+from dlka_med.data.folds import Folds, write_folds
 from dlka_med.data.splits import find_folds
 from dlka_med.data.workers import cores
 from dlka_med.errors import InputError
@@ -132,8 +132,10 @@ def plan(
     if network is not None and data.view[0].value != network:
         raise InputError(f"{root} holds 2D images, but {network} is trained on volumes: leave --network away")
     log.info("%s", _read(summary))
+    folds_file = Path(out).absolute().with_suffix(".folds.json")
+    kept = find_folds(dataset, folds_file) if folds_file.is_file() else None
     trials = tried(data, budget, probe, estimate)
-    final = with_kept_folds(trials[-1].draft, dataset, Path(out).absolute().with_suffix(".folds.json"))
+    final = with_folds(trials[-1].draft, dataset, kept, folds_file)
     made = Plan(
         config=final.config,
         reasons={key: choice.reason for key, choice in final.choices.items()},
@@ -151,12 +153,16 @@ def plan(
     return made
 
 
-def with_kept_folds(draft: Draft, dataset: Dataset, file: Path) -> Draft:
-    """The draft with its folds in a file, so that a case that comes later moves nobody."""
+def with_folds(draft: Draft, dataset: Dataset, kept: Folds | None, file: Path) -> Draft:
+    """The draft with its folds in a file, so that a case that comes later moves nobody.
+
+    Args:
+        kept: folds of an earlier plan, which all cases have joined; None: they are dealt now.
+    """
     asked = draft.config.dataset
     if asked.fold == "all":
         return draft
-    folds = find_folds(dataset, file if file.is_file() else asked.folds)
+    folds = kept or find_folds(dataset, asked.folds)
     write_folds(file, folds)
     reason = f"{len(folds)} folds {draft.choices['dataset.folds'].reason}; cases that come later join them"
     return replace(draft, choices=draft.choices | {"dataset.folds": Choice(str(file), reason)})

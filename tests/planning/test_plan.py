@@ -10,7 +10,7 @@ import pytest
 
 from dlka_med.config.loading import load_config
 from dlka_med.data.cases import read_dataset
-from dlka_med.data.folds import read_folds
+from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
 from dlka_med.planning.plan import plan
@@ -80,6 +80,15 @@ def test_a_case_that_comes_later_joins_a_fold_and_moves_nobody(tmp_path):
     assert sum(map(len, after)) == 6
     split = split_cases(read_dataset(root), load_config(out).dataset.folds, 0)
     assert set(split.validation) == set(after[0])
+
+
+def test_folds_that_name_a_case_that_is_gone_are_told_before_anything_is_tried(tmp_path):
+    root, machine = write_set(tmp_path / "set", "tiny volumes"), Machine()
+    write_folds(tmp_path / "plan.folds.json", [["case_0", "case_1"], ["case_2", "gone"]])
+    with pytest.raises(InputError, match=r"plan\.folds\.json names 1 cases that .* lacks: gone"):
+        plan(root, tmp_path / "plan.yaml", device="cpu", memory=4, probe=machine, estimate=weighed)
+    assert machine.asked == []
+    assert not (tmp_path / "plan.yaml").exists()
 
 
 def test_every_line_of_the_yaml_says_why(tmp_path):
