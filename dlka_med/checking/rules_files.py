@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dlka_med.checking.findings import Found
 from dlka_med.checking.survey import Survey, image_digest
 from dlka_med.data.case_facts import CaseFacts, FileFacts
-from dlka_med.data.formats import image_files
+from dlka_med.data.formats import usable_files
+from dlka_med.data.refusals import Refusals
 
 EXIF_UPRIGHT = 1
 LISTED = 4
@@ -80,7 +81,8 @@ def unlisted(survey: Survey) -> Iterator[Found]:
         return
     known = {path.resolve() for case in survey.cases for path in case.images}
     told = {refusal.path.resolve() for refusal in survey.refusals}
-    for file in image_files(survey.dataset.root / "imagesTr"):
+    again: Refusals = []  # odd names, told when the dataset was read
+    for file in usable_files(survey.dataset.root / "imagesTr", again):
         if file.resolve() not in known | told:
             yield Found(str(file), "dataset.json does not list it, so it is not used")
 

@@ -31,7 +31,6 @@ from dlka_med.data.formats import (
     contents,
     ending,
     has_usable_name,
-    image_files,
     is_volume,
     label_files,
     stem,
@@ -324,7 +323,7 @@ def _files_that_end(folder: Path, suffix: str, refusals: Refusals | None) -> lis
 
 def _paired_cases(root: Path, channels: Sequence[str] | None, refusals: Refusals | None) -> list[Case]:
     images, labels = root / "images", root / "labels"
-    files, known = usable_files(images, refusals), {stem(file) for file in image_files(labels)}
+    files, known = usable_files(images, refusals), {stem(file) for file in usable_files(labels, refusals)}
     if not files:
         raise InputError(f"{images} has no image: expected files that end with {LISTED}")
     equal = any(stem(file) in known for file in files)

@@ -37,11 +37,6 @@ def case_id(path: Path) -> str:
     return stem(path).removesuffix("_0000")
 
 
-def image_files(folder: Path) -> list[Path]:
-    """As `usable_files`, but names that it would refuse are left out."""
-    return [file for file in _image_files(folder) if _is_utf8(file)]
-
-
 def usable_files(folder: Path, refusals: Refusals | None = None) -> list[Path]:
     """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out.
 
@@ -49,7 +44,8 @@ def usable_files(folder: Path, refusals: Refusals | None = None) -> list[Path]:
         InputError: as in `has_usable_name`.
     """
     has_usable_name(folder)
-    return [file for file in _image_files(folder) if has_usable_name(file, refusals)]
+    named = (file for file in folder.glob("*") if file.name.lower().endswith(ENDINGS) and file.name[0] != ".")
+    return [file for file in sorted(named) if has_usable_name(file, refusals)]
 
 
 def has_usable_name(path: Path, refusals: Refusals | None = None) -> bool:
@@ -58,22 +54,12 @@ def has_usable_name(path: Path, refusals: Refusals | None = None) -> bool:
     Raises:
         InputError: it is not, and nobody collects refusals.
     """
-    if _is_utf8(path):
-        return True
-    printable = shown(path)
-    said = f"{printable}: the name is not valid UTF-8, as in archives of old systems: rename it"
-    refuse(refusals, "file-stray", Path(printable), said)
-    return False
-
-
-def _image_files(folder: Path) -> list[Path]:
-    return sorted(f for f in folder.glob("*") if f.name.lower().endswith(ENDINGS) and not f.name.startswith("."))
-
-
-def _is_utf8(path: Path) -> bool:
     try:
         str(path).encode("utf-8")
     except UnicodeEncodeError:
+        printable = shown(path)
+        said = f"{printable}: the name is not valid UTF-8, as in archives of old systems: rename it"
+        refuse(refusals, "file-stray", Path(printable), said)
         return False
     return True
 
