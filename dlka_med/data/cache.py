@@ -24,6 +24,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured
 from dlka_med.data.intensity import is_robust, named_intensity
 from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.readers import reader_of
 from dlka_med.data.slices import slice_axis
 from dlka_med.data.tiles import Tiles, write_tiles
 from dlka_med.data.workers import Progress, in_workers
@@ -175,6 +176,7 @@ class PreparedCache:
             native_affine=entry.native_affine,
             empty=tuple(channel.outside for channel in entry.measured.channels),
             measured=entry.measured,
+            reader=reader_of(case.images[0]),
         )
 
     def measured(self, case: Case) -> Measured:

@@ -91,7 +91,7 @@ def _read_case(case: Case, channels: Sequence[str]) -> CaseFacts:
         files.append(file)
         volumes.append(volume)
     label, values = (None, None) if case.label is None else _read_label(case.label)
-    facts = CaseFacts(case.id, tuple(files), label, dims=3 if is_volume(case.images[0]) else 2)
+    facts = CaseFacts(case.id, tuple(files), label, dims=_dims(files[0]))
     if any(volume is None for volume in volumes):
         return facts
     grid = grids_of(facts)[0]
@@ -108,6 +108,11 @@ def _read_case(case: Case, channels: Sequence[str]) -> CaseFacts:
         orientation="".join(nib.aff2axcodes(grid.affine)) if oriented else "",
         cropped=tuple(last - first for first, last in zip(start, end, strict=True)),
     )
+
+
+def _dims(file: FileFacts) -> int:
+    """By its grid; of a file that nobody could open by its name."""
+    return len(file.affine) - 1 if file.affine else 3 if is_volume(Path(file.path)) else 2
 
 
 def _common_box(volumes: Sequence[np.ndarray]) -> tuple[list[int], list[int]]:

@@ -12,7 +12,7 @@ from dlka_med.config.labels import IGNORED, Declared, LabelScheme
 from dlka_med.data.channel_files import SEPARATE, Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.grid import Grid, check_same_grid, with_one_unit
-from dlka_med.data.readers import reader_of
+from dlka_med.data.readers import Reader, reader_of
 from dlka_med.errors import InputError
 
 WHOLE_NUMBER_TOLERANCE = 1e-4
@@ -25,12 +25,13 @@ class LoadedCase:
     """Arrays as stored: image (C, *S) float32, label (*S) uint8 class indices of a `LabelScheme` or None, the affine.
 
     Of a volume S is (x, y, z) and the affine 4x4, voxel -> world in mm. Of a 2D image S is (rows, columns) and the
-    affine 3x3, pixel -> pixel.
+    affine 3x3, pixel -> pixel. `reader` is who read the images, and writes label maps beside them.
     """
 
     image: np.ndarray
     label: np.ndarray | None
     affine: np.ndarray
+    reader: Reader
 
 
 def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelScheme | None = None) -> LoadedCase:
@@ -71,7 +72,7 @@ def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelSchem
     if label is not None:
         check_same_grid(grids[0], grids[-1])
     image = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine)
+    return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine, reader)
 
 
 def load_label(path: Path, labels: Declared | LabelScheme) -> np.ndarray:

@@ -16,6 +16,7 @@ from dlka_med.data.grey import Measured, measure
 from dlka_med.data.grid import spacing_of
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
 from dlka_med.data.load import load_case
+from dlka_med.data.readers import NIFTI, Reader
 from dlka_med.data.resample import resample
 from dlka_med.errors import InputError
 
@@ -29,7 +30,8 @@ class Prepared:
 
     `image` (C, *S) is float32, `label` (*S) holds uint8 class indices. `inv(affine) @ native_affine` maps
     native voxels to prepared ones, whatever orientation, crop and spacing were chosen. `native_label` holds the class
-    indices on the native grid; `empty` is, per channel, the value of what lies around the image.
+    indices on the native grid; `empty` is, per channel, the value of what lies around the image; `reader` read the
+    images.
     """
 
     case_id: str
@@ -41,6 +43,7 @@ class Prepared:
     native_label: np.ndarray | None = None
     empty: tuple[float, ...] = ()
     measured: Measured = UNMEASURED
+    reader: Reader = NIFTI
 
     def normalised(self, intensity: Sequence[Intensity]) -> "Prepared":
         """The case as the network sees it, by the resolved intensity of its channels.
@@ -103,6 +106,7 @@ def prepare(
         native_label=loaded.label,
         empty=tuple(channel.outside for channel in measured.channels),
         measured=measured,
+        reader=loaded.reader,
     )
 
 

@@ -14,7 +14,7 @@ from dlka_med.data.raster import read_raster, read_raster_label, write_grey
 
 @dataclass(frozen=True)
 class Reader:
-    """One family of formats; how many dimensions a file has, its grid tells.
+    """One family of formats; how many dimensions a file has, its grid tells. It can be sent to other processes.
 
     Args:
         image: path and names of channels -> (C, *S) float32 and its grid; `InputError` if the file cannot be used.
@@ -34,6 +34,10 @@ def reader_of(path: Path) -> Reader:
     return NIFTI if is_volume(path) else RASTER
 
 
+def _nifti(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
+    return read_nifti(path, len(channels))
+
+
 def _nifti_label(path: Path) -> tuple[np.ndarray, Grid]:
     (values,), grid = read_nifti(path, 1, as_stored=True)
     return values, grid
@@ -49,12 +53,16 @@ def _raster_label(path: Path) -> tuple[np.ndarray, Grid]:
     return values, _pixels(path, values.shape)
 
 
+def _write_raster_label(path: Path, values: np.ndarray, like: Path) -> None:
+    write_grey(path, values)
+
+
 def _pixels(path: Path, shape: tuple[int, ...]) -> Grid:
     return Grid(path, shape, np.eye(3))
 
 
 NIFTI = Reader(
-    image=lambda path, channels: read_nifti(path, len(channels)),
+    image=_nifti,
     label=_nifti_label,
     write_label=write_nifti,
     label_ending=".nii.gz",
@@ -62,6 +70,6 @@ NIFTI = Reader(
 RASTER = Reader(
     image=_raster,
     label=_raster_label,
-    write_label=lambda path, values, like: write_grey(path, values),
+    write_label=_write_raster_label,
     label_ending=".png",
 )

@@ -101,8 +101,9 @@ def predict_images(
     written, mistakes, show = [], [], progress("predicting")
     for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
         try:
-            classes = predictor.segment(ready.result(), partial(_show_windows, show, done, len(cases)))
-            write_label_map(targets[case.id], classes, dataset.scheme, like=case.images[0])
+            prepared = ready.result()
+            classes = predictor.segment(prepared, partial(_show_windows, show, done, len(cases)))
+            write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], prepared.reader)
             written.append(targets[case.id])
         except WriteError:
             raise

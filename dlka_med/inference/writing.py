@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dlka_med.config.labels import Declared, LabelScheme
-from dlka_med.data.readers import reader_of
+from dlka_med.data.readers import Reader, reader_of
 
 KINDS = (np.uint8, np.int16, np.int32)
 
@@ -15,7 +15,13 @@ def label_map_ending(image: Path) -> str:
     return reader_of(image).label_ending
 
 
-def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | LabelScheme, like: str | Path) -> None:
+def write_label_map(
+    path: str | Path,
+    classes: np.ndarray,
+    labels: Declared | LabelScheme,
+    like: str | Path,
+    reader: Reader | None = None,
+) -> None:
     """Write class indices as label values; of a volume with the affines, their codes and the units of `like`.
 
     Args:
@@ -23,10 +29,11 @@ def write_label_map(path: str | Path, classes: np.ndarray, labels: Declared | La
         classes: class indices of `labels`, (x, y, z), or (rows, columns) of a 2D image.
         labels: uint8 holds their values, or int16 or int32 (of PNG: 16 bit) where they are larger.
         like: the image that was predicted.
+        reader: of `like`; None: who reads files of its name.
 
     Raises:
         ValueError: labels that no dataset can declare.
     """
     values = np.array(LabelScheme.of(labels).values)
     values, like = values.astype(next(kind for kind in KINDS if values[-1] <= np.iinfo(kind).max)), Path(like)
-    reader_of(like).write_label(Path(path), values[classes], like)
+    (reader or reader_of(like)).write_label(Path(path), values[classes], like)

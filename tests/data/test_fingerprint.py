@@ -129,6 +129,15 @@ def test_an_affine_of_nan_becomes_json(tmp_path, save):
     assert CaseFacts.of_json(json.loads(json.dumps(facts.to_json(), allow_nan=False))) == facts
 
 
+def test_dims_are_those_of_the_grid(tmp_path):
+    """Whatever the name; of a file that cannot be opened the name says it."""
+    Image.fromarray(np.zeros((4, 5), np.uint8)).save(tmp_path / "x.png")
+    (tmp_path / "y.nii.gz").write_bytes(b"damaged")
+    (tmp_path / "z.png").write_bytes(b"damaged")
+    found = [read_case(Case("x", (tmp_path / name,)), ["a"]) for name in ("x.png", "y.nii.gz", "z.png")]
+    assert [facts.dims for facts in found] == [2, 3, 2]
+
+
 def test_pictures_tell_mode_and_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,14 +1,18 @@
 """Every family of formats gives back what it was given, on the grid of its image."""
 
 import itertools
+import pickle
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
 
+from dlka_med.data.channel_files import Case
 from dlka_med.data.grid import Grid, check_same_grid, farthest_apart
-from dlka_med.data.readers import reader_of
+from dlka_med.data.load import load_case
+from dlka_med.data.readers import NIFTI, RASTER, reader_of
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import read_label_map
 
@@ -48,6 +52,20 @@ def test_what_is_written_for_an_image_is_read_on_its_grid(tmp_path, ending, shap
     np.testing.assert_array_equal(again, values)
     assert again.dtype.itemsize == values.dtype.itemsize
     check_same_grid(grid, label_grid)
+
+
+@pytest.mark.parametrize("reader", [NIFTI, RASTER])
+def test_a_reader_goes_to_other_processes(reader):
+    assert pickle.loads(pickle.dumps(reader)) == reader
+
+
+@pytest.mark.parametrize(("ending", "shape", "reader"), [(".nii.gz", (5, 4, 3), NIFTI), (".png", (5, 4), RASTER)])
+def test_a_loaded_case_carries_its_reader(tmp_path, monkeypatch, ending, shape, reader):
+    path, _ = source(tmp_path, ending, shape)
+    assert load_case(Case("a", (path,)), ["grey"]).reader is reader
+    other = replace(reader, label_ending=".other")
+    monkeypatch.setattr("dlka_med.data.load.reader_of", lambda path: other)
+    assert load_case(Case("a", (path,)), ["grey"]).reader is other
 
 
 def test_no_format_of_ours(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from dlka_med.config.schema import RunConfig
+from dlka_med.data.readers import NIFTI
 from dlka_med.errors import InputError
 from dlka_med.inference import predict as predict_module
 from dlka_med.inference.predict import predict_images
@@ -287,6 +289,16 @@ def test_fractions_of_a_case_are_not_rounded(run, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_module, "write_label_map", lambda *args, **options: None)
     predict_images(run.path, tmp_path / "images", tmp_path / "out")
     assert seen == [(done, 2) for done in (1 / 999, 998 / 999, 1, 1 + 1 / 999, 1 + 998 / 999, 2)]
+
+
+def test_who_read_an_image_writes_its_label_map(run, tmp_path, monkeypatch):
+    write_folder(tmp_path / "images", 1)
+    written = []
+    reader = replace(NIFTI, write_label=lambda path, values, like: written.append((path, values.shape, like)))
+    monkeypatch.setattr("dlka_med.data.load.reader_of", lambda path: reader)
+    (target,) = predict_images(run.path, tmp_path / "images", tmp_path / "out")
+    (image,) = (tmp_path / "images").iterdir()
+    assert written == [(target, nib.load(image).shape, image)]
 
 
 def test_the_labels_of_the_run_replace_those_of_the_dataset(run, tmp_path):
