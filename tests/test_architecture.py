@@ -21,7 +21,7 @@ FLOORS = [
     {"layers"},
     {"blocks"},
     {"networks"},
-    {"data", "losses", "metrics", "run_folder"},
+    {"data", "losses", "metrics", "statistics", "run_folder"},
     {"checking"},
     {"planning", "inference", "evaluation", "import_weights"},
     {"training", "export"},

@@ -1,0 +1,161 @@
+"""Intervals hold what they promise, tests are wrong as often as they say, patients are not torn apart."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dlka_med.statistics import LEAST_PATIENTS, claim, difference, holm, interval, ranks
+
+STUDIES = 1000
+
+
+def alone(cases):
+    return [str(case) for case in range(cases)]
+
+
+def study(rng, patients, kind):
+    """Values like Dice of patients with one to three cases each, and their groups."""
+    level = {"skewed": rng.beta(9, 1, patients), "symmetric": rng.normal(0.8, 0.1, patients)}[kind]
+    cases = rng.integers(1, 4, patients)
+    groups = np.repeat(np.arange(patients), cases)
+    return level[groups] + rng.normal(0, 0.03, len(groups)), [str(group) for group in groups]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "truth"), [("skewed", 0.9), ("symmetric", 0.8)])
+@pytest.mark.parametrize("patients", [20, 40])
+def test_intervals_hold_the_truth_as_often_as_they_say(kind, truth, patients):
+    rng = np.random.default_rng(patients)
+    found = [interval(*study(rng, patients, kind)) for _ in range(STUDIES)]
+    share = np.mean([low <= truth <= high for low, high in found])
+    assert 0.93 <= share <= 0.97
+
+
+def test_drawing_cases_instead_of_patients_would_be_wrong():
+    """Five cases that say the same tell no more than one."""
+    values = np.random.default_rng(0).beta(9, 1, 20)
+    once = interval(values, alone(20))
+    assert interval(np.repeat(values, 5), np.repeat(alone(20), 5).tolist()) == pytest.approx(once)
+    narrow = interval(np.repeat(values, 5), alone(100))
+    assert narrow[1] - narrow[0] < 0.6 * (once[1] - once[0])
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_agrees_with_students_interval_where_that_is_right(labels):
+    """Of many, evenly spread values; several labels are one mean per patient."""
+    values = np.random.default_rng(1).normal(5, 1, (300, labels))
+    means = values.mean(axis=1)
+    expected = stats.t.interval(0.95, 299, means.mean(), stats.sem(means))
+    assert interval(values, alone(300)) == pytest.approx(expected, abs=0.02 * stats.sem(means) * 10)
+
+
+def test_labels_that_some_cases_lack_are_a_mean_of_means():
+    values = np.random.default_rng(2).normal(0, 0.01, (40, 2)) + np.array([1, 3])
+    values[:25, 1] = np.nan
+    low, high = interval(values, alone(40))
+    assert low < 2 < high
+    assert high - low < 0.02
+
+
+def test_too_few_patients_have_no_interval():
+    values = np.linspace(0, 1, LEAST_PATIENTS)
+    assert interval(values[1:], alone(LEAST_PATIENTS - 1)) is None
+    assert interval(values, alone(LEAST_PATIENTS)) is not None
+    assert interval(values, ["one", "one", *alone(LEAST_PATIENTS - 2)]) is None
+    rare = np.stack([values, np.where(values > 0.5, values, np.nan)], axis=1)
+    assert interval(rare, alone(LEAST_PATIENTS)) is None
+    assert interval(np.full(20, np.nan), alone(20)) is None
+    with pytest.raises(ValueError, match="20 cases need as many groups, got 3"):
+        interval(np.ones(20), alone(3))
+
+
+def test_values_without_spread_have_finite_intervals():
+    assert interval(np.full(12, 0.3), alone(12)) == (pytest.approx(0.3), pytest.approx(0.3))
+    one_off = np.append(np.ones(11), 0.8)
+    low, high = interval(one_off, alone(12), within=(0, 1))
+    assert (low, high) == (pytest.approx(one_off.mean() + stats.t.ppf(0.025, 11) * stats.sem(one_off)), 1)
+
+
+@pytest.mark.slow
+def test_runs_that_do_not_differ_are_called_different_as_often_as_stated():
+    rng, alarms, outside, claims = np.random.default_rng(3), 0, 0, 0
+    for _ in range(STUDIES):
+        ours, groups = study(rng, 25, "symmetric")
+        theirs = ours + rng.normal(0, 0.02, 25)[np.array(groups, int)] + rng.normal(0, 0.01, len(ours))
+        found = difference(ours, theirs, groups)
+        alarms += found.p < 0.05
+        outside += not found.interval[0] <= 0 <= found.interval[1]
+        claims += found.doubt < 0.025
+    assert 0.035 <= alarms / STUDIES <= 0.065
+    assert 0.03 <= outside / STUDIES <= 0.07
+    assert 0.035 <= claims / STUDIES <= 0.065
+
+
+def test_a_difference_is_paired_and_of_the_common_cases():
+    rng = np.random.default_rng(4)
+    theirs = rng.beta(4, 1, 30)
+    ours = theirs + 0.01 + rng.normal(0, 0.002, 30)
+    ours[:3], theirs[3:5] = np.nan, np.nan
+    found = difference(ours, theirs, alone(30))
+    assert found.mean == pytest.approx(np.nanmean(ours - theirs))
+    assert (found.cases, found.patients) == (25, 25)
+    assert 0.0095 < found.interval[0] < found.mean < found.interval[1] < 0.0125
+    assert found.p == stats.wilcoxon((ours - theirs)[5:]).pvalue
+    assert found.doubt == pytest.approx(stats.ttest_1samp((ours - theirs)[5:], 0).pvalue / 2)
+    swapped = difference(theirs, ours, alone(30))
+    assert (swapped.mean, swapped.p, swapped.doubt) == pytest.approx((-found.mean, found.p, found.doubt))
+
+
+def test_wilcoxon_is_over_patients():
+    rng = np.random.default_rng(5)
+    apart = rng.normal(0.3, 1, 12)
+    found = difference(np.repeat(apart, 4), np.zeros(48), np.repeat(alone(12), 4).tolist())
+    assert found.p == pytest.approx(stats.wilcoxon(apart).pvalue)
+    assert (found.cases, found.patients) == (48, 12)
+
+
+def test_equal_runs_and_too_few_patients():
+    values = np.random.default_rng(6).random((15, 2))
+    same = difference(values, values, alone(15))
+    assert (same.mean, same.interval, same.p, same.doubt) == (0, (0, 0), 1, 0.5)
+    sure = difference(values + 0.25, values, alone(15))
+    assert (sure.doubt, sure.p < 0.05) == (0, True)
+    few = difference(values[:4], values[:4] - 1, alone(4))
+    assert (few.mean, few.interval, few.p, few.doubt) == (1, None, None, None)
+    assert difference(values * np.nan, values, alone(15)) is None
+    with pytest.raises(ValueError, match=r"one shape, got \(15, 2\) and \(15,\)"):
+        difference(values, values[:, 0], alone(15))
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_ranks_know_how_sure_they_are():
+    rng = np.random.default_rng(7)
+    base = rng.beta(9, 1, 40)
+    runs = [base - 0.1, base, base + rng.normal(0, 0.02, 40)]
+    runs[0][:2] = np.nan
+    (worst, worst_range), *others = ranks(runs, alone(40), higher_is_better=True)
+    assert (worst, worst_range) == (3, (3, 3))
+    assert sorted(rank for rank, _ in others) == [1, 2]
+    assert all(span == (1, 2) for _, span in others)
+    assert ranks(runs, alone(40), higher_is_better=False)[0] == (1, (1, 1))
+
+
+@pytest.mark.parametrize(("higher", "winner"), [(True, "a is better than b"), (False, "b is better than a")])
+def test_what_may_be_claimed(higher, winner):
+    rng = np.random.default_rng(8)
+    theirs = rng.random(20)
+    found = difference(theirs + 0.1 + rng.normal(0, 0.05, 20), theirs, alone(20))
+    said = claim("a", "b", found, higher_is_better=higher, p=found.p, digits=3)
+    assert winner in said
+    assert said.startswith(f"a minus b is +{found.mean:.3f} (95% interval +0.0")
+    assert "the probability that this is false is 0.0%" in said
+    assert "neither may be called better" in claim("a", "b", found, higher_is_better=higher, p=0.06, digits=3)
+    few = difference(theirs[:1], theirs[:1] - 1, ["x"])
+    assert "one patient is too few to claim anything (10 at least)" in claim(
+        "a", "b", few, higher_is_better=higher, p=few.p, digits=3
+    )
