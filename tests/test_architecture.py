@@ -40,6 +40,7 @@ DOORS = {
     "matplotlib": ("dlka_med.evaluation",),
     "jinja2": ("dlka_med.evaluation",),
     "nilearn": ("dlka_med.demo",),
+    "skimage": ("dlka_med.metrics.centerline",),
     "numba": ("dlka_med.ops.backends",),
     "llvmlite": ("dlka_med.ops.backends",),
     "triton": ("dlka_med.ops.backends",),
