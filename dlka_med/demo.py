@@ -101,7 +101,7 @@ def run_demo(out: str | Path, minutes: float = 2.0, seed: int = 0, dims: Dims = 
     predict_images(run.path, dataset / "imagesTs", out / "predictions")
     result = evaluate(out / "predictions", dataset / "labelsTs", out / "evaluation")
     pictures = _pictures(dataset, out / "predictions", out / "pictures")
-    return Demo(out, run.path, result.mean.dice, (*pictures, run.curve_file))
+    return Demo(out, run.path, result.mean["dice"].mean, (*pictures, run.curve_file))
 
 
 def make_brain_dataset(folder: str | Path, seed: int = 0, dims: Dims = 3) -> None:

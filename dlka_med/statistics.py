@@ -133,9 +133,8 @@ def claim(ours: str, theirs: str, found: Difference, *, higher_is_better: bool, 
     if p >= 1 - LEVEL or low <= 0 <= high:
         return f"{apart} ({figures}): neither may be called better"
     first, second = (ours, theirs) if (found.mean > 0) == higher_is_better else (theirs, ours)
-    return (
-        f"{apart} ({figures}): {first} is better than {second}, which is false with a probability of {found.doubt:.1%}"
-    )
+    doubt = f"{found.doubt:.1%}" if found.doubt >= 1e-3 else "below 0.1%"
+    return f"{apart} ({figures}): {first} is better than {second}; the probability that this is false is {doubt}"
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -152,10 +151,15 @@ def ranks(values: Sequence[Values], groups: Sequence[str], higher_is_better: boo
 
     Args:
         values: of each run, as in `interval`; only cases with a value in all runs count.
+
+    Returns:
+        Nothing if there is no such case.
     """
     known = np.isfinite(np.stack(values)).all(axis=0)
     tables = [_by_group(np.where(known, run, np.nan), groups) for run in values]
     patients = len(tables[0][0])
+    if not patients:
+        return []
     drawn = [np.ones((1, patients)), *_draws(patients)]
     means = np.stack([np.hstack([_mean_and_error(*table, some)[0] for some in drawn]) for table in tables], axis=1)
     placed = stats.rankdata(-means if higher_is_better else means, axis=1)

@@ -153,7 +153,7 @@ def test_what_may_be_claimed(higher, winner):
     said = claim("a", "b", found, higher_is_better=higher, p=found.p, digits=3)
     assert winner in said
     assert said.startswith(f"a minus b is +{found.mean:.3f} (95% interval +0.0")
-    assert "the probability that this is false is 0.0%" in said
+    assert "the probability that this is false is below 0.1%" in said
     assert "neither may be called better" in claim("a", "b", found, higher_is_better=higher, p=0.06, digits=3)
     few = difference(theirs[:1], theirs[:1] - 1, ["x"])
     assert "one patient is too few to claim anything (10 at least)" in claim(

@@ -10,8 +10,13 @@ from dlka_med.paths import shown
 from dlka_med.text_files import read_text
 
 
-def read_groups(path: Path, cases: Sequence[str], test: Sequence[str]) -> dict[str, str | None]:
+def read_groups(
+    path: Path, cases: Sequence[str], test: Sequence[str], *, strangers: bool = False
+) -> dict[str, str | None]:
     """Group by case id; None where the case stands alone. Every case of `cases` is named, those of `test` may be.
+
+    Args:
+        strangers: the table may name other cases too, which are passed over.
 
     Raises:
         InputError: the file cannot be read, or it names a case twice, none, or one that is not there.
@@ -30,6 +35,8 @@ def read_groups(path: Path, cases: Sequence[str], test: Sequence[str]) -> dict[s
                 f"{path}, line {number}: expected a case and its group, separated by a comma, got {shown(row)}"
             )
         case, group = row[0].strip(), row[1].strip()
+        if case not in known and strangers:
+            continue
         if case not in known:
             raise InputError(
                 f"{path}, line {number}: the dataset has no case {shown(repr(case))}; remove the line or mend the id"

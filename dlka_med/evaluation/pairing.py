@@ -7,8 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlka_med.config.labels import IGNORE, LabelScheme
+from dlka_med.data.groups import read_groups
 from dlka_med.errors import InputError
-from dlka_med.evaluation.label_maps import find_label_maps, find_references, predicted_labels, reference_labels
+from dlka_med.evaluation.label_maps import (
+    find_label_maps,
+    find_references,
+    is_dataset,
+    predicted_labels,
+    reference_labels,
+)
 
 logger = logging.getLogger("dlka_med")
 
@@ -109,6 +116,23 @@ def pair_cases(predictions: Path, references: Path, labels: LabelPairs | None = 
             "predictions and references are paired by file name"
         )
     return CasePairs(pairs, tuple(sorted(ours.keys() - theirs.keys())), tuple(sorted(theirs.keys() - ours.keys())))
+
+
+def patients_of(references: Path, cases: Sequence[str], table: str | Path | None = None) -> dict[str, str]:
+    """The patient of each case, by a table of cases and groups; a case without a group is a patient of its own.
+
+    Args:
+        table: None: groups.csv at or beside the references, if there is one.
+
+    Raises:
+        InputError: the table is damaged, or lacks a case.
+    """
+    if table is None:
+        folder = references if os.path.isdir(references) else references.parent
+        places = [folder] if is_dataset(folder) else [folder, folder.resolve().parent]
+        table = next((place / "groups.csv" for place in places if os.path.isfile(place / "groups.csv")), None)
+    groups = {} if table is None else read_groups(Path(table), cases, (), strangers=True)
+    return {case: f"group {groups[case]}" if groups.get(case) else f"case {case}" for case in cases}
 
 
 def tell_unpaired(cases: CasePairs, labels: LabelPairs | None, *, strict: bool) -> None:

@@ -36,7 +36,14 @@ class Scores:
     boundary_iou: float | None = None
 
 
-def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], tolerance: float = 1.0) -> Scores:
+def compare(
+    prediction: Mask,
+    reference: Mask,
+    spacing: Sequence[float],
+    tolerance: float = 1.0,
+    *,
+    shape: Sequence[int] | None = None,
+) -> Scores:
     """All metrics at once: voxels are counted, surfaces and their distances found, once, where the masks are.
 
     Memory grows with the box that holds both masks, not with the image.
@@ -45,6 +52,7 @@ def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], toleran
         prediction, reference: boolean arrays of one shape, 2D or 3D.
         spacing: of the voxels along each axis, in any unit; the distances are in the same.
         tolerance: of NSD, in that unit.
+        shape: of the image, of which the masks are a part that holds both of them; None: they are all of it.
 
     Raises:
         TypeError: a mask is not boolean.
@@ -56,7 +64,7 @@ def compare(prediction: Mask, reference: Mask, spacing: Sequence[float], toleran
     status = status_of(prediction, reference)
     if status == "both_empty":
         return Scores(status)
-    shape, box = prediction.shape, bounding_box(prediction, reference)
+    shape, box = shape or prediction.shape, bounding_box(prediction, reference)
     prediction, reference = prediction[box], reference[box]
     counts = Counts.of(prediction, reference)
     if status == "ok":

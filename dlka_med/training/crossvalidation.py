@@ -12,10 +12,14 @@ from dlka_med.data.cases import Case, dataset_of
 from dlka_med.data.folds import Folds
 from dlka_med.data.formats import label_files
 from dlka_med.errors import InputError
-from dlka_med.evaluation.evaluate import Evaluation, aligned, evaluate, summarise
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.evaluation.pairing import patients_of
+from dlka_med.evaluation.summary import Evaluation, summarise
+from dlka_med.evaluation.tables import aligned, cell, records
 from dlka_med.files import remove_unfinished, whole_file, writable_folder
 from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import FoldsFolder
+from dlka_med.statistics import LEVEL
 from dlka_med.training.provenance import Provenance, digest
 
 MADE_WITH = "made_with.json"
@@ -61,10 +65,16 @@ def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict
             only=lacking,
         )
     names = folder.run(0).config.dataset.labels
+    groups = config.dataset.groups
     result = evaluate(
-        folder.predictions, config.dataset.root, label_names=names, workers=max(config.training.workers, 1)
+        folder.predictions,
+        config.dataset.root,
+        label_names=names,
+        groups=groups,
+        workers=max(config.training.workers, 1),
     )
-    text = json.dumps(_content(result, folds), indent=2, ensure_ascii=False, allow_nan=False)
+    patients = patients_of(Path(config.dataset.root), [case for cases in folds for case in cases], groups)
+    text = json.dumps(_content(result, folds, patients), indent=2, ensure_ascii=False, allow_nan=False)
     with whole_file(folder.crossvalidation_file) as file:
         file.write_text(text + "\n", encoding="utf-8")
     return json.loads(text)
@@ -80,12 +90,16 @@ def format_crossvalidation(content: dict[str, Any]) -> str:
         f"mean NSD {total[f'tolerance_{unit}']:g} {unit}": ("nsd", 4),
     }
     table = [["Dice", *(f"fold {entry['fold']}" for entry in content["folds"]), "all"]]
-    table += [[name, *(_cell(entry["labels"][name]["dice"], 4) for entry in columns)] for name in total["labels"]]
-    table += [
-        [name, *(_cell(entry["mean"][key], digits) for entry in columns)] for name, (key, digits) in means.items()
-    ]
+    for name in total["labels"]:
+        table.append([name, *(cell(entry["labels"][name]["dice"]["mean"], 4) for entry in columns)])
+    for name, (key, digits) in means.items():
+        table.append([name, *(cell(entry["mean"][key]["mean"], digits) for entry in columns)])
     table.append(["cases", *(str(entry["cases"]) for entry in columns)])
-    return "\n".join(aligned(table)) + "\n"
+    lines = aligned(table)
+    if span := total["mean"]["dice"]["interval"]:
+        low, high = span
+        lines.append(f"mean Dice: {LEVEL:.0%} interval {low:.4f} to {high:.4f}, {total['patients']} patients")
+    return "\n".join(lines) + "\n"
 
 
 def refuse_trained(folder: FoldsFolder, folds: Folds) -> None:
@@ -98,18 +112,15 @@ def refuse_trained(folder: FoldsFolder, folds: Folds) -> None:
             )
 
 
-def _content(result: Evaluation, folds: Folds) -> dict[str, Any]:
+def _content(result: Evaluation, folds: Folds, patients: Mapping[str, str]) -> dict[str, Any]:
     fold_of = {case: fold for fold, cases in enumerate(folds) for case in cases}
     labels = list(result.labels)
     parts = []
     for fold, cases in enumerate(folds):
         rows = [row for row in result.scores if row.case in set(cases)]
-        part = summarise(rows, sorted(cases), labels, result.tolerance, result.unit).summary()
-        parts.append({"fold": fold} | {key: part[key] for key in ("mean", "labels", "cases")})
-    scores = [
-        {"fold": fold_of[row.case]} | {column: getattr(row, field) for column, field in result.columns().items()}
-        for row in result.scores
-    ]
+        part = summarise(rows, cases, labels, result.protocol, result.unit, patients).summary()
+        parts.append({"fold": fold} | {key: part[key] for key in ("mean", "labels", "cases", "patients")})
+    scores = [{"fold": fold_of[record["case"]]} | record for record in records(result)]
     return {"all": result.summary(), "folds": parts, "scores": scores}
 
 
@@ -151,7 +162,3 @@ def _forget_others(folder: FoldsFolder, fold: int, images: Mapping[str, Sequence
             file.unlink()
     with whole_file(record) as temporary:
         temporary.write_text(json.dumps(known | {run.path.name: now}, indent=1) + "\n", encoding="utf-8")
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

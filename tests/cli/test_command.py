@@ -9,8 +9,10 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from dlka_med import cli
+from dlka_med import cli, metrics
+from dlka_med.cli import evaluate as evaluate_verb
 from dlka_med.errors import InputError
+from dlka_med.evaluation.measures import Protocol
 
 
 @pytest.fixture
@@ -36,7 +38,8 @@ def library(monkeypatch, places):
     stand_in("dlka_med.training.folds", train_folds={"all": {}})
     stand_in("dlka_med.training.crossvalidation", format_crossvalidation="mean Dice 0.5\n")
     stand_in("dlka_med.inference.predict", predict_images=None)
-    stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}}, format_summary="dice 0.5")
+    stand_in("dlka_med.evaluation.evaluate", evaluate={"mean": {}})
+    stand_in("dlka_med.evaluation.tables", format_summary="dice 0.5")
     return SimpleNamespace(calls=calls, stand_in=stand_in)
 
 
@@ -189,8 +192,22 @@ def test_predict_refuses_axes_that_cannot_be(library, capsys, text):
 def test_evaluate_prints_the_table(library, capsys):
     assert cli.main(["evaluate", "predictions", "labels", "-o", "out", "--tolerance", "2", "--workers", "3"]) == 0
     assert library.calls[0][1] == (Path("predictions"), Path("labels"), Path("out"))
-    assert library.calls[0][2] == {"tolerance": 2.0, "workers": 3, "strict": False}
+    plain = {"groups": None, "against": [], "strict": False}
+    assert library.calls[0][2] == plain | {"protocol": Protocol(2.0), "workers": 3}
     assert capsys.readouterr().out == "dice 0.5\n"
+
+
+def test_evaluate_takes_a_protocol(library):
+    words = "evaluate predictions labels -o out --tolerance 2 --tolerance left=kidney=0.5 --lesions tumour cyst"
+    words += " --lesion-overlap 0.3 --tubes vessel --convention brats --groups c.yaml"
+    assert cli.main(words.split()) == 0
+    expected = Protocol(2.0, {"left=kidney": 0.5}, ("vessel",), ("tumour", "cyst"), 0.3, "brats")
+    assert library.calls[0][2]["protocol"] == expected
+    assert library.calls[0][2]["groups"] == Path("c.yaml")
+
+
+def test_evaluate_knows_all_conventions():
+    assert tuple(metrics.CONVENTIONS) == evaluate_verb.CONVENTIONS
 
 
 def test_schema_is_json_that_knows_the_keys(capsys):

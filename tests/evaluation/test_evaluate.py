@@ -13,7 +13,9 @@ from PIL import Image
 
 from dlka_med import cli
 from dlka_med.errors import InputError
-from dlka_med.evaluation.evaluate import evaluate, format_summary
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.evaluation.measures import Protocol
+from dlka_med.evaluation.tables import format_summary
 
 SHAPE, SPACING = (20, 18, 10), (1.0, 0.5, 2.0)
 AFFINE = np.diag([*SPACING, 1.0])
@@ -63,17 +65,17 @@ def test_numbers_files_and_the_honest_count(folders, tmp_path, caplog):
     assert list(result.labels) == ["kidney", "tumour"]
     assert (kidney.cases, kidney.missed, kidney.false_positive, kidney.both_empty) == (3, 0, 0, 0)
     assert (tumour.cases, tumour.missed, tumour.false_positive, tumour.both_empty) == (3, 1, 1, 0)
-    assert kidney.dice == pytest.approx((5 / 6 + 2) / 3)
-    assert kidney.dice_median == 1
-    assert kidney.dice_std == pytest.approx(np.std([5 / 6, 1, 1]))
-    assert kidney.hd95 == pytest.approx(1 / 3)
-    assert tumour.dice == pytest.approx(1 / 3)
-    assert tumour.hd95 == pytest.approx(2 * diagonal / 3)
-    assert tumour.nsd == pytest.approx(1 / 3)
-    assert result.mean.dice == pytest.approx((kidney.dice + tumour.dice) / 2)
+    assert kidney["dice"].mean == pytest.approx((5 / 6 + 2) / 3)
+    assert kidney["dice"].median == 1
+    assert kidney["dice"].std == pytest.approx(np.std([5 / 6, 1, 1]))
+    assert kidney["hd95"].mean == pytest.approx(1 / 3)
+    assert tumour["dice"].mean == pytest.approx(1 / 3)
+    assert tumour["hd95"].mean == pytest.approx(2 * diagonal / 3)
+    assert tumour["nsd"].mean == pytest.approx(1 / 3)
+    assert result.mean["dice"].mean == pytest.approx((kidney["dice"].mean + tumour["dice"].mean) / 2)
 
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["mean"]["hd95_mm"] == pytest.approx((kidney.hd95 + tumour.hd95) / 2)
+    assert summary["mean"]["hd95_mm"]["mean"] == pytest.approx((kidney["hd95"].mean + tumour["hd95"].mean) / 2)
     assert summary["labels"]["tumour"]["missed"] == 1
     assert summary["cases"] == 3
     assert summary["tolerance_mm"] == 1
@@ -111,23 +113,23 @@ def test_both_empty_is_left_out_and_counted(tmp_path):
         save(tmp_path / folder / "b.nii", label_map(4))
         save(tmp_path / folder / "c.nii", label_map(4))
     result = evaluate(tmp_path / "p", tmp_path / "l", label_names={**NAMES, "cyst": 2})
-    assert (result.labels["tumour"].dice, result.labels["tumour"].cases) == (1, 1)
+    assert (result.labels["tumour"]["dice"].mean, result.labels["tumour"].cases) == (1, 1)
     assert result.labels["tumour"].both_empty == 2
-    assert result.labels["cyst"].dice is None
-    assert result.labels["cyst"].hd95_std is None
-    assert (result.mean.dice, result.mean.hd95, result.mean.nsd) == (1, 0, 1)
+    assert result.labels["cyst"]["dice"].mean is None
+    assert result.labels["cyst"]["hd95"].std is None
+    assert (result.mean["dice"].mean, result.mean["hd95"].mean, result.mean["nsd"].mean) == (1, 0, 1)
     assert result.scores[1].status == "both_empty"
-    assert result.scores[1].dice is None
+    assert result.scores[1].values["dice"] is None
     text = format_summary(result)
-    assert text.splitlines()[2].split() == ["cyst", "-", "-", "-", "0", "0", "0", "3"]
-    assert text.splitlines()[-1].split()[:4] == ["mean", "1.0000", "0.00", "1.0000"]
+    assert text.splitlines()[2].split() == ["cyst", "-", "-", "-", "-", "0", "0", "0", "3"]
+    assert text.splitlines()[-2].split()[:5] == ["mean", "1.0000", "-", "0.00", "1.0000"]
 
 
 def test_nothing_found_anywhere_is_none_in_all_places(tmp_path):
     for folder in ("p", "l"):
         save(tmp_path / folder / "a.nii", label_map())
-    assert evaluate(tmp_path / "p", tmp_path / "l", tmp_path / "o", label_names=NAMES).mean.dice is None
-    assert json.loads((tmp_path / "o" / "summary.json").read_text())["mean"]["dice"] is None
+    assert evaluate(tmp_path / "p", tmp_path / "l", tmp_path / "o", label_names=NAMES).mean["dice"].mean is None
+    assert json.loads((tmp_path / "o" / "summary.json").read_text())["mean"]["dice"]["mean"] is None
     assert evaluate(tmp_path / "p", tmp_path / "l").labels == {}
 
 
@@ -180,7 +182,7 @@ def test_two_files_are_a_pair_whatever_their_names(folders):
     predictions, labels = folders
     result = evaluate(predictions / "a.nii.gz", labels / "d.nii.gz")
     assert (result.cases, result.scores[0].case) == (1, "a")
-    assert result.labels["kidney"].dice == pytest.approx(5 / 6)
+    assert result.labels["kidney"]["dice"].mean == pytest.approx(5 / 6)
     assert evaluate(predictions / "a.nii.gz", labels).cases_without_prediction == ("b_0001", "c.v2", "d")
 
 
@@ -189,7 +191,7 @@ def test_hippocampus_labels_against_themselves(shared_data):
     file = next(iter(sorted((root / "labelsTr").glob("*.nii.gz"))))
     result = evaluate(file, root)
     assert list(result.labels) == ["Anterior", "Posterior"]
-    assert (result.mean.dice, result.mean.hd95, result.mean.nsd) == (1, 0, 1)
+    assert (result.mean["dice"].mean, result.mean["hd95"].mean, result.mean["nsd"].mean) == (1, 0, 1)
     assert len(result.cases_without_prediction) == 206
 
 
@@ -249,7 +251,6 @@ def test_wrong_options_are_refused_before_any_work(folders, tmp_path):
     for arguments, message in (
         ({"out": tmp_path / "full"}, "not empty"),
         ({"out": tmp_path / "full" / "file" / "out"}, "cannot write"),
-        ({"tolerance": -1}, "tolerance"),
         ({"workers": 0}, "workers"),
         ({"label_names": {"a": 1, "b": 1}}, "share a value"),
         ({"label_names": {"background": 0}}, "no label but background"),
@@ -297,18 +298,20 @@ def test_2d_images_are_measured_in_pixels(tmp_path):
     for case, expected in (("a", reference), ("b", 0 * reference)):
         save(tmp_path / "predictions" / f"{case}.png", prediction)
         save(tmp_path / "labels" / f"{case}.png", expected)
-    result = evaluate(tmp_path / "predictions", tmp_path, tmp_path / "out", label_names={"nucleus": 1}, tolerance=2)
+    names = {"nucleus": 1}
+    result = evaluate(tmp_path / "predictions", tmp_path, tmp_path / "out", label_names=names, protocol=Protocol(2))
     assert (result.unit, result.labels["nucleus"].false_positive) == ("px", 1)
-    assert result.mean.dice == pytest.approx(0.7 / 2)
-    assert result.mean.hd95 == pytest.approx((3 + math.hypot(30, 40)) / 2)
+    assert result.mean["dice"].mean == pytest.approx(0.7 / 2)
+    assert result.mean["hd95"].mean == pytest.approx((3 + math.hypot(30, 40)) / 2)
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["mean"].keys() == {"dice", "hd95_px", "nsd"}
+    shares = {"dice", "iou", "precision", "recall", "nsd", "boundary_iou"}
+    assert summary["mean"].keys() == shares | {"hd95_px", "hd_px", "assd_px", "volume_error_percent"}
     assert (summary["tolerance_px"], summary["unit"]) == (2, "px")
     with (tmp_path / "out" / "cases.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
-    assert (row["hd95_px"], row["reference_voxels"]) == ("3.0", "100")
+    assert (row["hd95_px"], row["hd_px"], row["reference_voxels"]) == ("3.0", "3.0", "100")
     assert not any(key.endswith(("_mm", "_ml")) for key in row)
-    assert format_summary(result).splitlines()[0].split()[:7] == ["label", "Dice", "HD95", "px", "NSD", "2", "px"]
+    assert format_summary(result).splitlines()[0].startswith("label      Dice  95% interval  HD95 px  NSD 2 px  cases")
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     save(tmp_path / "predictions" / "c.nii.gz", label_map(4))
     save(tmp_path / "labels" / "c.nii.gz", label_map(4))

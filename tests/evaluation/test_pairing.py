@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from dlka_med.errors import InputError
-from dlka_med.evaluation.evaluate import evaluate, format_summary
+from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.evaluation.pairing import pair_labels
+from dlka_med.evaluation.tables import format_summary
 
 OURS = {"background": 0, "liver": 1, "spleen": 2}
 THEIRS = {"background": 0, "spleen": 1, "liver": 2}
@@ -48,7 +49,7 @@ def dataset(tmp_path):
 def test_labels_are_matched_by_name_each_side_by_its_own_values(dataset, caplog):
     result = evaluate(*dataset(OURS, THEIRS))
     assert list(result.labels) == ["liver", "spleen"]
-    assert (result.mean.dice, result.mean.hd95) == (1, 0)
+    assert (result.mean["dice"].mean, result.mean["hd95"].mean) == (1, 0)
     liver = result.scores[0]
     assert (liver.reference_voxels, liver.prediction_voxels) == (6 * 36, 6 * 36)
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -65,7 +66,7 @@ def test_without_names_on_one_side_its_values_are_those_of_the_other(dataset, ca
     with caplog.at_level(logging.INFO, "dlka_med"):
         result = evaluate(*dataset(**{named: OURS}, drawn=(OURS, OURS)))
     assert list(result.labels) == ["liver", "spleen"]
-    assert result.mean.dice == 1
+    assert result.mean["dice"].mean == 1
     told = {"ours": "labelsTr has no dataset.json: its values", "theirs": "predictions has no labels.json: its values"}
     assert told[named] in caplog.messages[0]
 
@@ -80,7 +81,7 @@ def test_a_name_that_one_side_lacks_is_told_and_left_out(dataset, tmp_path, capl
     predictions, references = dataset(OURS | {"gut": 3}, THEIRS | {"kidney": 7, "bone": 9})
     result = evaluate(predictions, references, tmp_path / "out")
     assert list(result.labels) == ["liver", "spleen"]
-    assert result.mean.dice == 1
+    assert result.mean["dice"].mean == 1
     assert caplog.messages[:2] == [
         "1 of 3 labels are unknown to the references and are left out: gut",
         "2 of 4 labels are unknown to the predictions and are left out: kidney, bone",
@@ -123,8 +124,8 @@ def test_regions_are_unions_of_either_side_and_ignored_voxels_are_not_scored(tmp
     (tmp_path / "r" / "dataset.json").write_text(json.dumps({"labels": theirs}))
     result = evaluate(tmp_path / "p", tmp_path / "r")
     assert list(result.labels) == ["whole", "tumour"]
-    assert result.labels["whole"].dice == pytest.approx(2 * 6 / (6 + 8))
-    assert result.labels["tumour"].dice == pytest.approx(2 * 2 / (2 + 4))
+    assert result.labels["whole"]["dice"].mean == pytest.approx(2 * 6 / (6 + 8))
+    assert result.labels["tumour"]["dice"].mean == pytest.approx(2 * 2 / (2 + 4))
     assert [(row.reference_voxels, row.prediction_voxels) for row in result.scores] == [(288, 384), (96, 192)]
 
 
@@ -135,14 +136,14 @@ def test_the_root_of_a_dataset_is_read_by_its_own_values(dataset, tmp_path):
         save(root / "imagesTr" / f"{case}_0000.nii.gz", np.ones((12, 6, 6), np.uint8))
     facts = {"channel_names": {"0": "CT"}, "labels": THEIRS, "numTraining": 2, "file_ending": ".nii.gz"}
     (root / "dataset.json").write_text(json.dumps(facts))
-    assert evaluate(predictions, root).mean.dice == 1
+    assert evaluate(predictions, root).mean["dice"].mean == 1
 
 
 def test_more_predictions_than_references_are_named_counted_and_left_out(dataset, tmp_path, caplog):
     predictions, references = dataset(OURS, THEIRS, predicted="abcde", referred="bf")
     save(predictions / "a.nii.gz", np.zeros((3, 3, 3), np.uint8))  # would count, or fail, if it were read
     result = evaluate(predictions, references, tmp_path / "out")
-    assert (result.cases, result.mean.dice) == (1, 1)
+    assert (result.cases, result.mean["dice"].mean) == (1, 1)
     assert {score.case for score in result.scores} == {"b"}
     assert caplog.messages[:2] == [
         "4 of 5 predictions have no reference and are left out: a, c, d, ...",
@@ -169,4 +170,4 @@ def test_strict_refuses_cases_of_one_side_and_writes_nothing(dataset, tmp_path, 
 
 
 def test_strict_is_content_where_all_has_a_partner(dataset):
-    assert evaluate(*dataset(OURS, THEIRS), strict=True).mean.dice == 1
+    assert evaluate(*dataset(OURS, THEIRS), strict=True).mean["dice"].mean == 1

@@ -33,6 +33,15 @@ def test_every_metric_is_its_definition():
     assert len(statuses) == 8
 
 
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_part_of_the_image_gives_what_the_whole_gives(empty):
+    for pair in PAIRS[:60]:
+        reference = pair.reference & (not empty)
+        wide = [np.pad(mask, [(1, 3)] * mask.ndim) for mask in (pair.prediction, reference)]
+        expected = compare(*wide, pair.spacing, pair.tolerance)
+        assert compare(pair.prediction, reference, pair.spacing, pair.tolerance, shape=wide[0].shape) == expected
+
+
 def test_every_metric_is_that_of_its_own_function():
     for pair in PAIRS:
         masks, spacing = (pair.prediction, pair.reference), pair.spacing

@@ -39,12 +39,14 @@ def test_the_result_is_that_of_folds_trained_predicted_and_evaluated_by_hand(cro
     for fold, run in enumerate(runs):
         predict_images(run.path, config.dataset.root, tmp_path / f"{fold}", split="validation")
         alone = plain(evaluate(tmp_path / f"{fold}", config.dataset.root))
-        assert content["folds"][fold] == {"fold": fold} | {key: alone[key] for key in ("mean", "labels", "cases")}
+        assert content["folds"][fold] == {"fold": fold} | {
+            key: alone[key] for key in ("mean", "labels", "cases", "patients")
+        }
         shutil.copytree(tmp_path / f"{fold}", tmp_path / "all", dirs_exist_ok=True)
     together = evaluate(tmp_path / "all", config.dataset.root)
     assert content["all"] == plain(together)
-    assert together.mean.dice > 0.1
-    assert [row["dice"] for row in content["scores"]] == [score.dice for score in together.scores]
+    assert together.mean["dice"].mean > 0.1
+    assert [row["dice"] for row in content["scores"]] == [score.values["dice"] for score in together.scores]
     for file in (tmp_path / "all").glob("*.nii.gz"):
         assert file.read_bytes() == (folder.predictions / file.name).read_bytes()
 
@@ -61,12 +63,12 @@ def test_the_table_has_folds_and_all(crossvalidated):
     _, _, content = crossvalidated
     lines = format_crossvalidation(content).splitlines()
     assert re.split(" {2,}", lines[0]) == ["Dice", "fold 0", "fold 1", "fold 2", "all"]
-    dice = [entry["labels"]["ball"]["dice"] for entry in (*content["folds"], content["all"])]
+    dice = [entry["labels"]["ball"]["dice"]["mean"] for entry in (*content["folds"], content["all"])]
     assert lines[1].split() == ["ball", *(f"{value:.4f}" for value in dice)]
     assert [line.split("  ")[0] for line in lines[2:]] == ["mean Dice", "mean HD95 mm", "mean NSD 1 mm", "cases"]
     assert lines[-1].split() == ["cases", "2", "2", "2", "6"]
     content = json.loads(json.dumps(content))
-    content["all"]["mean"]["hd95_mm"] = None
+    content["all"]["mean"]["hd95_mm"]["mean"] = None
     assert format_crossvalidation(content).splitlines()[3].split()[-1] == "-"
 
 

@@ -46,7 +46,7 @@ def test_train_predict_evaluate(any_config, tmp_path):
     result = evaluate(tmp_path / "out", any_config.dataset.root, tmp_path / "evaluation")
     assert result.cases == len(run.split["validation"]) == 2
     assert result.unit == ("px" if any_config.image_dims == 2 else "mm")
-    assert result.mean.dice == pytest.approx(float(run.weights_metadata["validation_dice"]), abs=1e-6)
+    assert result.mean["dice"].mean == pytest.approx(float(run.weights_metadata["validation_dice"]), abs=1e-6)
     found = predict_images(run.path, any_config.dataset.root, tmp_path / "mirrored", mirror=True)
     assert {path.name.partition(".")[2] for path in found} == {"png" if any_config.image_dims == 2 else "nii.gz"}
 

@@ -47,8 +47,8 @@ def test_regions_are_learned_beside_what_is_ignored(config, regions, tmp_path):
     for path in predict_images(run.path, regions, tmp_path / "predictions", split="validation"):
         assert set(np.unique(nib.load(path).dataobj)) <= {0, 3, 7}
     result = evaluate(tmp_path / "predictions", regions)
-    assert result.labels["ball"].dice == pytest.approx(float(last["dice ball"]), abs=1e-4)
-    assert result.labels["ball"].dice > 0.7
+    assert result.labels["ball"]["dice"].mean == pytest.approx(float(last["dice ball"]), abs=1e-4)
+    assert result.labels["ball"]["dice"].mean > 0.7
     declared = json.loads((tmp_path / "predictions" / "labels.json").read_text())
     assert declared == {"labels": {"background": 0, "ball": [3, 7], "core": 7}, "regions_class_order": [3, 7]}
 

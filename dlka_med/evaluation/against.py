@@ -1,0 +1,78 @@
+"""The same cases predicted by several: paired differences, what may be claimed, ranks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dlka_med.evaluation.measures import HEADLINES, MEASURES
+from dlka_med.evaluation.score import LabelScore
+from dlka_med.evaluation.summary import Comparison, Evaluation, table_of
+from dlka_med.statistics import Difference, Interval, claim, difference, holm, ranks
+
+Scores = Mapping[str, Mapping[str, LabelScore]]
+
+
+def compared(result: Evaluation, scores: Mapping[str, Sequence[LabelScore]], groups: Mapping[str, str]) -> Evaluation:
+    """The evaluation with a comparison for each of the others, over the cases that both predicted.
+
+    p is corrected (Holm 1979) over all claims: those of each headline against each of the others.
+
+    Args:
+        scores: of those evaluated, then of others of the same references and labels, by the names to call them.
+        groups: patient of each case.
+    """
+    labels = list(result.labels)
+    runs = {name: _by_case(rows) for name, rows in scores.items()}
+    ours, *others = runs
+    comparisons = [_compare(runs[ours], other, runs[other], labels, groups) for other in others]
+    means = {(one.other, name): one.differences[name]["mean"] for one in comparisons for name in HEADLINES}
+    tested = {key: apart.p for key, apart in means.items() if apart is not None and apart.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    claims: dict[str, list[str]] = {other: [] for other in others}
+    for (other, name), apart in means.items():
+        if apart is not None:
+            measure = MEASURES[name]
+            better, p = bool(measure.higher_is_better), corrected.get((other, name))
+            said = claim(ours, other, apart, higher_is_better=better, p=p, digits=measure.digits)
+            claims[other].append(f"{measure.title}: {said}")
+    comparisons = [replace(one, claims=tuple(claims[one.other])) for one in comparisons]
+    return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups))
+
+
+def _by_case(rows: Sequence[LabelScore]) -> Scores:
+    found: dict[str, dict[str, LabelScore]] = {}
+    for row in rows:
+        found.setdefault(row.case, {})[row.label] = row
+    return found
+
+
+def _compare(ours: Scores, other: str, theirs: Scores, labels: Sequence[str], groups: Mapping[str, str]) -> Comparison:
+    cases = sorted(ours.keys() & theirs.keys())
+    patients = [groups[case] for case in cases]
+    differences: dict[str, dict[str, Difference | None]] = {}
+    for name in HEADLINES:
+        first, second = (_table(scores, cases, name, labels) for scores in (ours, theirs))
+        differences[name] = {
+            label: difference(first[:, column], second[:, column], patients) for column, label in enumerate(labels)
+        } | {"mean": difference(first, second, patients)}
+    only = tuple(sorted(ours.keys() - theirs.keys())), tuple(sorted(theirs.keys() - ours.keys()))
+    return Comparison(other, len(cases), *only, differences)
+
+
+def _ranks(
+    runs: Mapping[str, Scores], labels: Sequence[str], groups: Mapping[str, str]
+) -> dict[str, dict[str, tuple[float, Interval]]]:
+    cases = sorted(set.intersection(*(set(scores) for scores in runs.values())))
+    placed = {}
+    for name in HEADLINES if len(runs) > 2 else ():
+        tables = [_table(scores, cases, name, labels) for scores in runs.values()]
+        better = bool(MEASURES[name].higher_is_better)
+        if found := ranks(tables, [groups[case] for case in cases], higher_is_better=better):
+            placed[name] = dict(zip(runs, found, strict=True))
+    return placed
+
+
+def _table(scores: Scores, cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
+    return table_of([scores[case][label] for case in cases for label in labels], measure, len(labels))
