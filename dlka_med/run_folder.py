@@ -320,7 +320,8 @@ def _as_trained(config: RunConfig) -> RunConfig:
             for entry in preprocessing.intensity
         ]
         preprocessing = preprocessing.model_copy(update={"intensity": tuple(kinds)})
-    network = network.model_copy(update={"offset_limit": None})
+    if "offset_limit" in type(network).model_fields:
+        network = network.model_copy(update={"offset_limit": None})
     optimizer = training.optimizer.model_copy(update={"offset_rate": 1.0})
     training = training.model_copy(update={"optimizer": optimizer})
     return config.model_copy(update={"preprocessing": preprocessing, "network": network, "training": training})

@@ -6,6 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
+from dlka_med.config.deepest_map import refuse_one_voxel, total_stride
+from dlka_med.config.other_networks import (
+    DynUNetArguments,
+    MedNeXtArguments,
+    SegResNetArguments,
+    SwinUNETRArguments,
+    TimmUNetArguments,
+    UNetArguments,
+)
 from dlka_med.config.record import Probability, Record
 
 
@@ -65,14 +74,9 @@ class DLKANet3dArguments(Record):
 
     def check_patch(self, patch: Sequence[int], batch: int) -> None:
         """A norm needs two values per channel at the deepest stage: voxels, or images where it spans a batch."""
-        total = [math.prod(steps) for steps in zip(*self.strides, strict=True)]
-        voxels = math.prod(-(-size // step) for size, step in zip(patch, total, strict=True))
-        if voxels * (batch if self.norm == "batch" else 1) < 2:
-            raise ValueError(
-                f"training.patch_size {list(patch)} leaves one voxel at the deepest stage (network.strides "
-                f"multiply to {total}), too few for network.norm {self.norm} and training.batch_size "
-                f"{batch}: make an axis of the patch larger than its stride"
-            )
+        images = batch if self.norm == "batch" else 1
+        norm = f"network.norm {self.norm} and training.batch_size {batch}"
+        refuse_one_voxel(patch, total_stride(self.strides), images, "network.strides multiply to", norm)
 
 
 class DLKANet2dArguments(Record):
@@ -107,4 +111,14 @@ class DLKANet2dArguments(Record):
             )
 
 
-Network = Annotated[DLKANet2dArguments | DLKANet3dArguments, Field(discriminator="name")]
+Network = Annotated[
+    DLKANet2dArguments
+    | DLKANet3dArguments
+    | UNetArguments
+    | DynUNetArguments
+    | SegResNetArguments
+    | SwinUNETRArguments
+    | MedNeXtArguments
+    | TimmUNetArguments,
+    Field(discriminator="name"),
+]

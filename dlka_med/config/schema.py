@@ -36,15 +36,24 @@ class RunConfig(Record):
         """3 if the cases are volumes, 2 if they are 2D images."""
         return 2 if self.network.spatial_dims == 2 and self.dataset.slices is None else 3
 
+    @property
+    def dims_key(self) -> str:
+        """The key of the network that decides whether it sees volumes."""
+        return "spatial_dims" if "spatial_dims" in type(self.network).model_fields else "name"
+
     @model_validator(mode="after")
     def _dimensions_agree(self) -> "RunConfig":
         name, dims = self.network.name, self.network.spatial_dims
+        has_choice = self.dims_key == "spatial_dims"
+        known = f"network.spatial_dims is {dims}" if has_choice else f"{name} is {dims}D"
         if self.dataset.slices is not None and dims == 3:
-            raise ValueError(f"dataset.slices is {self.dataset.slices}, but {name} sees whole volumes: set it to null")
+            other = ", or network.spatial_dims to 2" if has_choice else ""
+            raise ValueError(
+                f"dataset.slices is {self.dataset.slices}, but {name} sees whole volumes: set it to null{other}"
+            )
         if len(self.training.patch_size) != dims:
             raise ValueError(
-                f"training.patch_size has {len(self.training.patch_size)} axes, but {name} is {dims}D: "
-                f"give {dims} numbers"
+                f"training.patch_size has {len(self.training.patch_size)} axes, but {known}: give {dims} numbers"
             )
         spacing = self.preprocessing.spacing
         if spacing is not None and len(spacing) != self.image_dims:
@@ -54,7 +63,7 @@ class RunConfig(Record):
             )
         if any(axis >= dims for axis in self.inference.mirror_axes):
             raise ValueError(
-                f"inference.mirror_axes is {list(self.inference.mirror_axes)}, but {name} is {dims}D: "
+                f"inference.mirror_axes is {list(self.inference.mirror_axes)}, but {known}: "
                 f"its axes are numbered 0 to {dims - 1}"
             )
         return self

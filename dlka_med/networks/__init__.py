@@ -7,10 +7,25 @@ from torch import nn
 
 from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
+from dlka_med.networks.dynunet import DynUNet
 from dlka_med.networks.load_report import LoadReport, load_matching
+from dlka_med.networks.mednext import MedNeXt
 from dlka_med.networks.original_weights import load_original
+from dlka_med.networks.segresnet import SegResNet
+from dlka_med.networks.swin_unetr import SwinUNETR
+from dlka_med.networks.timm_unet import TimmUNet
+from dlka_med.networks.unet import UNet
 
-NETWORKS: dict[str, type[nn.Module]] = {"dlka_net_2d": DLKANet2d, "dlka_net_3d": DLKANet3d}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "dlka_net_2d": DLKANet2d,
+    "dlka_net_3d": DLKANet3d,
+    "unet": UNet,
+    "dynunet": DynUNet,
+    "segresnet": SegResNet,
+    "swin_unetr": SwinUNETR,
+    "mednext": MedNeXt,
+    "timm_unet": TimmUNet,
+}
 
 
 def build_network(name: str, **arguments: Any) -> nn.Module:
@@ -25,4 +40,18 @@ def build_network(name: str, **arguments: Any) -> nn.Module:
     return NETWORKS[name](**arguments)
 
 
-__all__ = ["NETWORKS", "DLKANet2d", "DLKANet3d", "LoadReport", "build_network", "load_matching", "load_original"]
+__all__ = [
+    "NETWORKS",
+    "DLKANet2d",
+    "DLKANet3d",
+    "DynUNet",
+    "LoadReport",
+    "MedNeXt",
+    "SegResNet",
+    "SwinUNETR",
+    "TimmUNet",
+    "UNet",
+    "build_network",
+    "load_matching",
+    "load_original",
+]

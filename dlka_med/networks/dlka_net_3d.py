@@ -1,9 +1,7 @@
 """3D D-LKA Net: a U-Net of D-LKA blocks (Azad et al., Beyond Self-Attention, WACV 2024, section 3.3)."""
 
-import operator
 from collections.abc import Sequence
 from math import prod
-from numbers import Integral
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +11,7 @@ from dlka_med.blocks.dims import check_choice
 from dlka_med.blocks.large_kernel_attention import Deformation
 from dlka_med.blocks.norm import Norm
 from dlka_med.layers.conv import Conv3d
+from dlka_med.networks.any_size import check_positive, crop, steps_per_axis
 from dlka_med.networks.checkpointing import run_checkpointed
 from dlka_med.ops.layout import channels_last
 
@@ -71,10 +70,10 @@ class DLKANet3d(nn.Module):
         offset_limit: float | None = None,
     ) -> None:
         super().__init__()
-        strides = _per_axis(strides)
+        strides = steps_per_axis(strides, 3)
         _check_stages(channels, depths, strides)
-        _check_positive(in_channels=in_channels, out_channels=out_channels)
-        _check_positive(full_resolution_channels=full_resolution_channels)
+        check_positive(in_channels=in_channels, out_channels=out_channels)
+        check_positive(full_resolution_channels=full_resolution_channels)
         check_choice("norm", norm, ("batch", "instance"))
         if len(img_size) != 3 or min(img_size) < 1:
             raise ValueError(f"img_size needs three positive sizes, got {tuple(img_size)}")
@@ -124,7 +123,7 @@ class DLKANet3d(nn.Module):
         Raises:
             ValueError: if x has another number of axes or channels.
         """
-        return _crop(self.heads[0](self._features(x)[0]), x.shape[2:])
+        return crop(self.heads[0](self._features(x)[0]), x.shape[2:])
 
     def forward_pyramid(self, x: Tensor) -> list[Tensor]:
         """Logits of the `supervised_scales` finest scales, full to coarse.
@@ -140,7 +139,7 @@ class DLKANet3d(nn.Module):
         pyramid = []
         for scale, head in enumerate(self.heads):
             size = [-(-n // s) for n, s in zip(x.shape[2:], self._stride(scale), strict=True)]
-            pyramid.append(_crop(head(features[scale]), size))
+            pyramid.append(crop(head(features[scale]), size))
         return pyramid
 
     @property
@@ -190,25 +189,6 @@ class DLKANet3d(nn.Module):
             )
 
 
-def _crop(x: Tensor, size: Sequence[int]) -> Tensor:
-    return x[..., : size[0], : size[1], : size[2]]
-
-
-def _check_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, got {size}")
-
-
-def _per_axis(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
-    """Three steps per stage; an integer stands for all axes."""
-    try:
-        stages = [(stride,) * 3 if isinstance(stride, Integral) else tuple(stride) for stride in strides]
-        return tuple(tuple(operator.index(step) for step in stage) for stage in stages)
-    except TypeError as error:
-        raise ValueError(f"strides needs one or three whole numbers for each stage, got {strides!r}") from error
-
-
 def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Sequence[Stride]) -> None:
     for name, values in (("channels", channels), ("depths", depths)):
         if not isinstance(values, Sequence):
@@ -221,6 +201,3 @@ def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Seque
     for name, values in (("channels", channels), ("depths", depths)):
         if min(values) < 1:
             raise ValueError(f"{name} must be positive, got {tuple(values)}")
-    for stride in strides:
-        if len(stride) != 3 or min(stride) < 1:
-            raise ValueError(f"each entry of strides needs three positive steps, got {tuple(stride)}")

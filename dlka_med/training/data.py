@@ -185,7 +185,7 @@ def check_labels(cache: PreparedCache, cases: Sequence[Case], labels: LabelSchem
 def _expectation(config: RunConfig) -> str:
     plane = config.dataset.slices
     if config.network.spatial_dims == 3:
-        return f"network.name is {config.network.name}, which is trained on"
+        return f"network.{config.dims_key} is {getattr(config.network, config.dims_key)}, which is trained on"
     if plane is None:
         return "dataset.slices is null (axial, coronal and sagittal cut volumes into slices), which stands for"
     return f"dataset.slices is {plane}, which needs"
