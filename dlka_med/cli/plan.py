@@ -11,11 +11,24 @@ from dlka_med.paths import could_hold_files, existing
 SUMMARY = "plan a training: a complete config for a dataset and a budget, every value with its reason"
 
 
+# Spelled out, since to import the configs takes longer than all else that a parser needs.
+NETWORKS = (
+    "dlka_net_2d",
+    "dlka_net_3d",
+    "unet",
+    "dynunet",
+    "segresnet",
+    "swin_unetr",
+    "mednext",
+    "timm_unet",
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     add("--out", "-o", type=Path, required=True, metavar="YAML", help="config to write; folds and facts lie beside it")
-    add("--network", choices=("dlka_net_2d", "dlka_net_3d"), help="which network (what suits the cases)")
+    add("--network", choices=NETWORKS, help="which network (the D-LKA net that suits the cases)")
     time = parser.add_mutually_exclusive_group()
     time.add_argument("--minutes", type=number(0.01), metavar="N", help="of training (20 on a CPU)")
     time.add_argument("--epochs", type=whole_number(1), metavar="N", help="of training, 250 steps each (1000 on a GPU)")

@@ -6,13 +6,15 @@ from functools import cached_property
 from math import ceil, prod
 
 from dlka_med.config.labels import Declared
+from dlka_med.config.loading import NETWORKS
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.sides import flip_axes
 from dlka_med.errors import InputError
 from dlka_med.planning import rules_data, rules_grid, rules_training
 from dlka_med.planning.choice import LONG, Budget, Choice, Choices, gib, nested
 from dlka_med.planning.memory import kept_free
-from dlka_med.planning.rules_network import SMALL_2D, SMALL_3D, Size, network, sizes
+from dlka_med.planning.rules_network import network, sizes
+from dlka_med.planning.size import Size
 from dlka_med.planning.summary import Summary
 
 MOST_VOXELS = {2: 512**2, 3: 160**3}  # of a window on a GPU; more only makes steps slower
@@ -46,7 +48,7 @@ class Data:
     @property
     def dims(self) -> int:
         """Of the network's window."""
-        return 3 if self.view[0].value == "dlka_net_3d" else 2
+        return 2 if self.summary.dims == 2 or self.view[1].value is not None else 3
 
     @cached_property
     def axes(self) -> tuple[int, ...]:
@@ -123,11 +125,7 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
     spacing = rules_grid.coarser_spacing(summary, data.full, axes, voxels, summary.present)
     steps_mm = [(spacing.value or (1.0,) * summary.dims)[axis] for axis in axes]
     extent = [summary.size_at(spacing.value)[axis] for axis in axes]
-    strides: tuple[tuple[int, ...], ...] = ()
-    if data.dims == 3:
-        patch, strides = rules_grid.patch_3d(extent, steps_mm, voxels)
-    else:
-        patch = rules_grid.patch_2d(extent, steps_mm, voxels)
+    patch, strides = rules_grid.patch_and_strides(extent, steps_mm, voxels, rules_grid.DOWNSAMPLING[name.value])
     seconds = prod(patch) * size.batch / per_second
     steps = max(budget.steps(seconds), 1)
     patch_mm, size_mm = ([n * mm for n, mm in zip(sizes, steps_mm, strict=True)] for sizes in (patch, extent))
@@ -137,14 +135,14 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         **rules_data.dataset(summary, data.root, plane),
         **rules_data.preprocessing(summary, spacing, axes),
         "network.name": name,
-        **network(name.value, size, strides, is_long),
+        **network(name.value, data.dims, size, strides, is_long),
         **rules_training.duration(budget, steps, seconds),
         "training.batch_size": Choice(size.batch, "patches of a step"),
         "training.patch_size": Choice(list(patch), rules_grid.patch_reason(patch, extent, strides)),
         "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
         "training.start_from": Choice(None, "a run folder to fine-tune"),
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
-        **rules_training.optimizer(data.dims, steps),
+        **rules_training.optimizer(data.dims, steps, deforms="offset_limit" in NETWORKS[name.value].model_fields),
         **rules_training.loss(),
         **rules_training.augmentation(summary, data.dims, is_long, None),
         **rules_training.hardware(budget, is_long),
@@ -164,18 +162,19 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
     """The best draft that the budget allows.
 
     Args:
-        speed: voxels per second that the small network trains on.
+        speed: voxels per second that the small D-LKA network trains on.
         estimate: bytes that a step of a config holds.
 
     Raises:
         InputError: nothing fits.
     """
     most = (MOST_VOXELS if budget.on_gpu else MOST_ON_CPU)[data.dims]
-    small = (SMALL_3D if data.dims == 3 else SMALL_2D)[0]
+    name = data.view[0].value
+    small = sizes(name, data.dims, published=False)[0]
     per_step = min(max(data.whole, SMALLEST[data.dims]), most / 4) * small.batch
-    is_long = budget.steps(5 * per_step / speed) >= LONG
+    is_long = budget.steps(5 * per_step * small.cost / speed) >= LONG
     need = 0.0
-    for size in sizes(data.dims, is_long and budget.on_gpu):
+    for size in sizes(name, data.dims, is_long and budget.on_gpu):
         per_second = speed / size.cost
         voxels = rules_grid.window_voxels(data.summary, data.whole, per_second, budget.seconds, size.batch)
         voxels = max(min(voxels, most), LEAST_IN_TIME[data.dims])

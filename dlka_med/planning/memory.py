@@ -62,7 +62,7 @@ def _smaller(config: RunConfig) -> tuple[RunConfig, float]:
     size = list(training.patch_size)
     while prod(size) * training.batch_size > WALKED and max(size) > 32:
         longest = size.index(max(size))
-        size[longest] = 16 * -(-size[longest] // 32)
+        size[longest] = 32 * -(-size[longest] // 64)  # a multiple of what the networks pad to
     smaller = training.model_copy(update={"patch_size": tuple(size)})
     return config.model_copy(update={"training": smaller}), prod(training.patch_size) / prod(size)
 

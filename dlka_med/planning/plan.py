@@ -112,7 +112,7 @@ def plan(
     Args:
         out: YAML file of the config; the facts get its name with the ending `.data.json`, the folds `.folds.json`.
             Folds that are there already stay, and cases that they do not name join them.
-        network: `dlka_net_2d` or `dlka_net_3d`; None: what suits the cases.
+        network: a name of `dlka_med.networks.NETWORKS`; None: the D-LKA net that suits the cases.
         minutes, epochs: what the training may take; None: 20 minutes on a CPU, 1000 epochs of 250 steps elsewhere.
         memory: GiB that it may take; None: most of what is free.
         device: as PyTorch names it; None: a GPU if there is one.

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from math import ceil, floor, inf, prod
+from typing import NamedTuple
 
 import numpy as np
 
+from dlka_med.config.deepest_map import total_stride
+from dlka_med.config.loading import NETWORKS
 from dlka_med.data.resample import ANISOTROPY
 from dlka_med.planning.choice import Choice, shape
 from dlka_med.planning.summary import Structure, Summary
@@ -21,32 +24,78 @@ LEAST_STEPS, WANTED_STEPS = 500, 1000
 LEAST_MAP = 4  # voxels along an axis of the deepest map
 LEAST_AXIS, LEAST_SIDE = 16, 64  # of a window, in voxels of volumes and in pixels
 COARSE_START = 128  # voxels from which on the first stage has a stride of 4, as published
-UNIT_2D = 32
+
+
+class Downsampling(NamedTuple):
+    """How a network makes its maps smaller.
+
+    Args:
+        stages: strides that it has at most.
+        by_axis: whether each axis has its own; else all are halved together.
+        starts_coarse: whether the first stride may be 4.
+        unit: of a network whose stages cannot be chosen: its total stride.
+    """
+
+    stages: int = 0
+    by_axis: bool = True
+    starts_coarse: bool = False
+    unit: int | None = None
+
+
+DOWNSAMPLING = {
+    "dlka_net_3d": Downsampling(4, starts_coarse=True),
+    "dlka_net_2d": Downsampling(unit=32),
+    "unet": Downsampling(4),
+    "dynunet": Downsampling(5),
+    "segresnet": Downsampling(3, by_axis=False),
+    "swin_unetr": Downsampling(unit=32),
+    "mednext": Downsampling(4, by_axis=False),
+    "timm_unet": Downsampling(unit=32),
+}
 
 
 def network_and_plane(summary: Summary, wanted: str | None) -> tuple[Choice, Choice]:
-    """`network.name` and `dataset.slices`."""
+    """`network.name` and `dataset.slices`.
+
+    Args:
+        wanted: a network that was asked for; on 2D images one for volumes alone is not chosen.
+    """
+    dims = None if wanted is None else own_dims(wanted)
+    plane, why = _plane(summary, dims)
     if summary.dims == 2:
-        return Choice("dlka_net_2d", "the cases are 2D images"), Choice(None, "the cases are what the network sees")
+        dims = 2
+        wanted = None if wanted is not None and own_dims(wanted) == 3 else wanted
+    else:
+        dims = 3 if plane.value is None else 2
+    return Choice(wanted or f"dlka_net_{dims}d", "asked for" if wanted else why), plane
+
+
+def own_dims(network: str) -> int | None:
+    """2 or 3 for a network of these dims alone; None for one that comes in both."""
+    return getattr(NETWORKS[network], "spatial_dims", None)
+
+
+def _plane(summary: Summary, dims: int | None) -> tuple[Choice, str]:
+    """`dataset.slices`, and what that says about the data.
+
+    Args:
+        dims: of the network that was asked for; None: what suits the cases.
+    """
+    if summary.dims == 2:
+        return Choice(None, "the cases are what the network sees"), "the cases are 2D images"
     spacing, size = summary.spacing, summary.size_at(None)
     flat, longest = flat_axis(size), longest_axis(spacing, size)
     axis = longest if flat is None else flat
-    plane = PLANES[axis]
-    if wanted == "dlka_net_2d":
-        return Choice(wanted, "asked for"), Choice(plane, _across(axis, spacing, size))
-    if wanted is None and flat is not None:
-        return (
-            Choice("dlka_net_2d", f"volumes of {shape(size)} voxels hold too little depth"),
-            Choice(plane, _across(flat, spacing, size)),
-        )
-    if wanted is None and coarse_axis(spacing) is not None and size[longest] < FEW_SLICES:
+    across = Choice(PLANES[axis], _across(axis, spacing, size))
+    if dims == 2:
+        return across, "asked for"
+    if dims is None and flat is not None:
+        return across, f"volumes of {shape(size)} voxels hold too little depth"
+    if dims is None and coarse_axis(spacing) is not None and size[longest] < FEW_SLICES:
         thicker = spacing[longest] / min(spacing)
         why = f"{size[longest]:.0f} slices, {thicker:.2g} times thicker than fine, hold too little depth"
-        return Choice("dlka_net_2d", why), Choice(plane, "the plane of the fine pixels")
-    return (
-        Choice("dlka_net_3d", "asked for" if wanted else f"volumes of {shape(size)} voxels"),
-        Choice(None, "the network sees volumes"),
-    )
+        return Choice(PLANES[axis], "the plane of the fine pixels"), why
+    return Choice(None, "the network sees volumes"), f"volumes of {shape(size)} voxels"
 
 
 def _across(axis: int, spacing: Sequence[float], size: Sequence[float]) -> str:
@@ -165,21 +214,28 @@ def window(size: Sequence[float], spacing: Sequence[float], voxels: float) -> tu
     return tuple(map(float, np.clip(low / steps, least, sizes)))
 
 
-def strides_3d(size: Sequence[float], spacing: Sequence[float], stages: int = 4) -> tuple[tuple[int, ...], ...]:
-    """Downsampling in front of each stage, at least two of them.
+def stage_strides(
+    size: Sequence[float], spacing: Sequence[float], downsampling: Downsampling
+) -> tuple[tuple[int, ...], ...]:
+    """Downsampling in front of each stage; where it goes by axes, of at least two.
 
     An axis is left alone as long as its voxels are over twice as long as the shortest, and once its map would
-    have fewer than four.
+    have fewer than four. Axes that can only be halved together are, while one of them has so many.
     """
+    if downsampling.unit is not None:
+        return ((downsampling.unit,) * len(size),)
     found: list[tuple[int, ...]] = []
     sizes, steps = list(size), list(spacing)
-    while len(found) < stages:
+    while len(found) < downsampling.stages:
         stride = []
-        for axis in range(3):
-            factor = 4 if not found and sizes[axis] >= COARSE_START else 2
-            alone = steps[axis] > 2 * min(steps) * 1.001 or sizes[axis] / factor < LEAST_MAP
+        for axis in range(len(sizes)):
+            factor = 4 if downsampling.starts_coarse and not found and sizes[axis] >= COARSE_START else 2
+            if downsampling.by_axis:
+                alone = steps[axis] > 2 * min(steps) * 1.001 or sizes[axis] / factor < LEAST_MAP
+            else:
+                alone = max(sizes) / factor < LEAST_MAP
             stride.append(1 if alone else factor)
-        if max(stride) == 1 and len(found) >= 2:
+        if max(stride) == 1 and len(found) >= (2 if downsampling.by_axis else 1):
             break
         found.append(tuple(stride))
         sizes = [n / s for n, s in zip(sizes, stride, strict=True)]
@@ -187,23 +243,23 @@ def strides_3d(size: Sequence[float], spacing: Sequence[float], stages: int = 4)
     return tuple(found)
 
 
-def patch_3d(
-    size: Sequence[float], spacing: Sequence[float], voxels: float
+def patch_and_strides(
+    size: Sequence[float], spacing: Sequence[float], voxels: float, downsampling: Downsampling
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Window and strides of the 3D network; the window is a multiple of the total strides."""
+    """Window and strides of a network; the window is a multiple of the total strides, and more than one of them."""
     # A thin margin around tiny cases costs little and leaves the network its stages.
-    padded = [max(n, LEAST_AXIS) if mm <= 2 * min(spacing) else n for n, mm in zip(size, spacing, strict=True)]
+    if len(size) == 2:
+        least, padded, voxels = LEAST_SIDE, [max(n, LEAST_SIDE) for n in size], max(voxels, LEAST_SIDE**2)
+    else:
+        fine = [mm <= 2 * min(spacing) for mm in spacing]
+        least, padded = 1, [max(n, LEAST_AXIS) if is_fine else n for n, is_fine in zip(size, fine, strict=True)]
     cut = window(padded, spacing, voxels)
-    strides = strides_3d(cut, spacing)
-    total = [prod(steps) for steps in zip(*strides, strict=True)]
-    return tuple(_multiple(c, n, unit) for c, n, unit in zip(cut, padded, total, strict=True)), strides
-
-
-def patch_2d(size: Sequence[float], spacing: Sequence[float], voxels: float) -> tuple[int, ...]:
-    """Window of the 2D network, a multiple of 32."""
-    padded = [max(n, LEAST_SIDE) for n in size]
-    cut = window(padded, spacing, max(voxels, LEAST_SIDE**2))
-    return tuple(max(_multiple(c, n, UNIT_2D), LEAST_SIDE) for c, n in zip(cut, padded, strict=True))
+    strides = stage_strides(cut, spacing, downsampling)
+    total = total_stride(strides)
+    patch = [max(_multiple(c, n, unit), least) for c, n, unit in zip(cut, padded, total, strict=True)]
+    if patch == total:
+        patch[cut.index(max(cut))] *= 2
+    return tuple(patch), strides
 
 
 def _multiple(cut: float, size: float, unit: int) -> int:
@@ -215,6 +271,5 @@ def _multiple(cut: float, size: float, unit: int) -> int:
 def patch_reason(patch: Sequence[int], size: Sequence[float], strides: Sequence[Sequence[int]]) -> str:
     """Why a window is as large as it is, for cases of this size on its grid."""
     covered = prod(min(p / n, 1) for p, n in zip(patch, size, strict=True))
-    unit = [prod(steps) for steps in zip(*strides, strict=True)] if strides else [UNIT_2D] * 2
     part = "the whole" if covered > 0.95 else f"{_percent(covered)} %"
-    return f"{part} of a median case of {shape(size)}, in multiples of {shape(unit)}"
+    return f"{part} of a median case of {shape(size)}, in multiples of {shape(total_stride(strides))}"

@@ -1,28 +1,10 @@
 """Rules for the network: how wide, how deep, and what it gives up where memory is short."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from dlka_med.planning.choice import Choice, Choices
-
-
-class Size(NamedTuple):
-    """A size of network and batch.
-
-    Args:
-        cost: time per voxel, as a multiple of that of the small network.
-        least: voxels of a window below which the next size is the better choice.
-    """
-
-    words: str
-    width: int
-    depth: int
-    batch: int
-    cost: float = 1.0
-    least: int = 0
-    encoder: str = ""
-    checkpointing: bool = False
-
+from dlka_med.planning.rules_other_networks import BY_AXIS, Settings, other_network, other_sizes
+from dlka_med.planning.size import Size, large_batches
 
 PUBLISHED_3D = Size("as published", 32, 3, 2, cost=2.5, least=2**18)
 SMALL_3D = (
@@ -38,45 +20,49 @@ SMALL_2D = (
 )
 
 
-def sizes(dims: int, published: bool) -> tuple[Size, ...]:
+def sizes(name: str, dims: int, published: bool) -> tuple[Size, ...]:
     """What may be trained, the best first; each needs less memory than the one before.
 
     Args:
-        published: whether the networks of the paper are among them.
+        published: whether the networks of the paper, and others of their weight, are among them.
     """
-    if dims == 3:
+    if name == "dlka_net_3d":
         return (PUBLISHED_3D, *SMALL_3D) if published else SMALL_3D
-    if not published:
-        return SMALL_2D
-    return (*(PUBLISHED_2D._replace(batch=batch) for batch in (16, 8, 4)), *SMALL_2D)
+    if name == "dlka_net_2d":
+        return (*large_batches(PUBLISHED_2D), *SMALL_2D) if published else SMALL_2D
+    return other_sizes(name, dims, published)
 
 
-def network(name: str, size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Choices:
-    """The section `network`.
+def network(name: str, dims: int, size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Choices:
+    """The section `network`, but for its name.
 
     Args:
-        strides: of the stages, of the 3D network alone.
+        strides: of the stages.
     """
-    special = _of_3d(size, strides, is_long) if name == "dlka_net_3d" else _of_2d(size, is_long)
+    if name in ("dlka_net_2d", "dlka_net_3d"):
+        settings = _of_3d(size, strides, is_long) if dims == 3 else _of_2d(size, is_long)
+        settings |= _of_dlka(size, is_long)
+    else:
+        settings = other_network(name, dims, size, strides, is_long)
+    return {f"network.{key}": Choice(*pair) for key, pair in settings.items()}
+
+
+def _of_dlka(size: Size, is_long: bool) -> Settings:
     early = "attention counts from the start: a short run has no time to find it"
-    shared = {
+    return {
         "offset_groups": (None, "1: all channels share their offsets"),
         "offset_limit": (8.0, "voxels of a layer's map that a kernel point moves at most, so that none is lost"),
         "layer_scale": (0.01, "small at first") if is_long else (0.1, early),
         "checkpointing": (size.checkpointing, "memory is short" if size.checkpointing else "there is memory enough"),
     }
-    return {f"network.{key}": Choice(*pair) for key, pair in (special | shared).items()}
 
 
-def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> dict[str, tuple[Any, str]]:
+def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Settings:
     stages = len(strides)
     return {
         "channels": ([size.width * 2**stage for stage in range(stages)], "doubled from stage to stage"),
         "depths": ([size.depth] * stages, size.words),
-        "strides": (
-            [list(stride) for stride in strides],
-            "an axis waits while its voxels are over twice the shortest, and ends with maps of 4 voxels",
-        ),
+        "strides": ([list(stride) for stride in strides], BY_AXIS),
         "full_resolution_channels": (min(size.width, 16), "as published" if size.width > 8 else "memory is short"),
         "deformation": ("dense", "as published; depthwise and dcnv3 take much memory in 3D"),
         "position_embedding": (False, "patches lie anywhere, so a position says little"),
@@ -86,7 +72,7 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> dict[
     }
 
 
-def _of_2d(size: Size, is_long: bool) -> dict[str, tuple[Any, str]]:
+def _of_2d(size: Size, is_long: bool) -> Settings:
     return {
         "encoder": (size.encoder, size.words),
         "pretrained": (False, "true: weights of timm, downloaded at the start; or a file of them"),

@@ -40,8 +40,12 @@ def _round(steps: float) -> int:
     return min((5, 10, 25, 50, 100, 250), key=lambda nice: max(nice / max(steps, 1), max(steps, 1) / nice))
 
 
-def optimizer(dims: int, steps: int) -> Choices:
-    """How weights move: fast where steps are few."""
+def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
+    """How weights move: fast where steps are few.
+
+    Args:
+        deforms: whether the network predicts offsets.
+    """
     at_start = 2e-3 if dims == 3 else 1e-3
     rate = max(at_start * min((2000 / max(steps, 1)) ** 0.5, 1), 3e-4)
     settings = {
@@ -50,7 +54,12 @@ def optimizer(dims: int, steps: int) -> Choices:
             float(f"{rate:.1g}"),
             f"large steps for a short run, smaller ones for a long one ({steps} steps)",
         ),
-        "offset_rate": (0.3, "factor for what predicts offsets: at the full rate they run to their limit"),
+        "offset_rate": (
+            0.3,
+            "factor for what predicts offsets: at the full rate they run to their limit"
+            if deforms
+            else "of deformable layers, which this network has none of",
+        ),
         "weight_decay": (1e-2, "usual for adamw"),
         "momentum": (0.99, "of sgd only"),
         "schedule": ("cosine", "falls to zero with the end of the run"),

@@ -4,10 +4,12 @@ import inspect
 
 import pytest
 
+from dlka_med.cli.plan import NETWORKS as PLANNED
 from dlka_med.config.loading import NETWORKS as RECORDS
 from dlka_med.config.loading import load_config, save_config
 from dlka_med.errors import InputError
 from dlka_med.networks import NETWORKS
+from dlka_med.planning.rules_grid import DOWNSAMPLING
 from dlka_med.run_folder import build_run_network
 
 ANY_DIMS = ("unet", "dynunet", "segresnet", "swin_unetr", "mednext")
@@ -31,8 +33,8 @@ def load(tmp_path):
     return _load
 
 
-def test_every_network_has_a_record():
-    assert set(RECORDS) == set(NETWORKS)
+def test_every_network_has_a_record_and_can_be_planned():
+    assert set(RECORDS) == set(NETWORKS) == set(DOWNSAMPLING) == set(PLANNED)
 
 
 @pytest.mark.parametrize("name", [*ANY_DIMS, "timm_unet"])

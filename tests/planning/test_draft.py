@@ -133,6 +133,6 @@ def test_sizes_need_less_and_less(summary, cpu, dims, is_long):
     name = "nuclei" if dims == 2 else "hippocampus"
     needs = [
         bytes_of(drafted(data_of(summary(**SETS[name])), cpu, size, is_long, 64**dims, SPEED).config)
-        for size in sizes(dims, is_long)
+        for size in sizes(f"dlka_net_{dims}d", dims, is_long)
     ]
     assert needs == sorted(set(needs), reverse=True)

@@ -6,12 +6,12 @@ import pytest
 
 from dlka_med.planning.choice import Choice
 from dlka_med.planning.rules_grid import (
+    DOWNSAMPLING,
     coarser_spacing,
     full_spacing,
     network_and_plane,
-    patch_2d,
-    patch_3d,
-    strides_3d,
+    patch_and_strides,
+    stage_strides,
     window,
     window_axes,
     window_voxels,
@@ -76,6 +76,28 @@ def test_small_volumes_are_volumes(summary, size):
 )
 def test_slices_lie_across_long_voxels_then_across_few_then_axial(summary, size, spacing, plane):
     assert network_and_plane(summary(size, spacing), "dlka_net_2d")[1].value == plane
+
+
+@pytest.mark.parametrize("wanted", ["unet", "dynunet", "segresnet", "swin_unetr", "mednext"])
+def test_networks_of_any_dims_follow_the_data(summary, wanted):
+    for data, plane in (
+        (summary(), None),
+        (summary((256, 256), (1.0, 1.0)), None),
+        (summary((200, 200, 9), (0.5, 0.5, 7.5)), "axial"),
+        (summary((1, 96, 96), (1.0, 1.0, 1.0)), "sagittal"),
+    ):
+        name, slices = network_and_plane(data, wanted)
+        assert (name.value, name.reason, slices.value) == (wanted, "asked for", plane)
+
+
+def test_a_network_of_2d_sees_slices(summary):
+    assert [choice.value for choice in network_and_plane(summary(), "timm_unet")] == ["timm_unet", "sagittal"]
+    assert [choice.value for choice in network_and_plane(summary((64, 64), (1.0, 1.0)), "timm_unet")] == [
+        "timm_unet",
+        None,
+    ]
+    # That is told, not planned.
+    assert network_and_plane(summary((64, 64), (1.0, 1.0)), "dlka_net_3d")[0].value == "dlka_net_2d"
 
 
 def test_many_thick_slices_stay_a_volume(summary):
@@ -144,7 +166,26 @@ def test_a_window_is_equally_long_in_mm_and_no_larger_than_the_case():
     ],
 )
 def test_strides_follow_spacing_and_size(size, spacing, strides):
-    assert strides_3d(size, spacing) == strides
+    assert stage_strides(size, spacing, DOWNSAMPLING["dlka_net_3d"]) == strides
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "spacing", "strides"),
+    [
+        ("unet", (128, 128, 64), (0.76, 0.76, 3.0), ((2, 2, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))),
+        ("unet", (64, 128), (1, 1), ((2, 2),) * 4),
+        ("unet", (100, 20), (0.5, 3.0), ((2, 1), (2, 1), (2, 2), (2, 2))),
+        ("dynunet", (160, 128, 96), (1, 1, 1), (*[(2, 2, 2)] * 4, (2, 2, 1))),
+        ("segresnet", (64, 64, 9), (0.5, 0.5, 7.5), ((2, 2, 2),) * 3),
+        ("segresnet", (16, 16, 16), (1, 1, 1), ((2, 2, 2),) * 2),
+        ("mednext", (64, 64, 64), (1, 1, 1), ((2, 2, 2),) * 4),
+        ("mednext", (8, 8, 8), (1, 1, 1), ((2, 2, 2),)),
+        ("swin_unetr", (20, 20, 20), (1, 1, 1), ((32, 32, 32),)),
+        ("timm_unet", (20, 20), (1, 1), ((32, 32),)),
+    ],
+)
+def test_strides_are_those_that_a_network_can_have(name, size, spacing, strides):
+    assert stage_strides(size, spacing, DOWNSAMPLING[name]) == strides
 
 
 @pytest.mark.parametrize(
@@ -158,7 +199,7 @@ def test_strides_follow_spacing_and_size(size, spacing, strides):
     ],
 )
 def test_windows_are_multiples_of_the_total_strides(size, spacing, voxels):
-    patch, strides = patch_3d(size, spacing, voxels)
+    patch, strides = patch_and_strides(size, spacing, voxels, DOWNSAMPLING["dlka_net_3d"])
     total = [prod(steps) for steps in zip(*strides, strict=True)]
     assert len(strides) >= 2
     assert all(n % unit == 0 and (n >= 4 * unit or unit == 1) for n, unit in zip(patch, total, strict=True))
@@ -166,9 +207,10 @@ def test_windows_are_multiples_of_the_total_strides(size, spacing, voxels):
 
 
 def test_the_shipped_windows_come_out():
-    assert patch_3d((35, 51, 36), (1, 1, 1), inf) == ((40, 56, 40), ((2, 2, 2),) * 3)
-    assert patch_2d((256, 320), (1, 1), 44_000) == (192, 192)
-    assert patch_2d((20, 1000), (1, 1), 10**6) == (64, 1024)
+    volumes, images = DOWNSAMPLING["dlka_net_3d"], DOWNSAMPLING["dlka_net_2d"]
+    assert patch_and_strides((35, 51, 36), (1, 1, 1), inf, volumes) == ((40, 56, 40), ((2, 2, 2),) * 3)
+    assert patch_and_strides((256, 320), (1, 1), 44_000, images)[0] == (192, 192)
+    assert patch_and_strides((20, 1000), (1, 1), 10**6, images)[0] == (64, 1024)
 
 
 def test_a_window_leaves_a_training_its_steps(summary):
