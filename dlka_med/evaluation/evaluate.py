@@ -92,10 +92,11 @@ def evaluate(
     )
     if names is None:
         protocol.check_labels(tuple(result.labels))
-    scores = {str(predictions): result.scores}
+    names_of = _short([predictions, *rivals])
+    scores = {names_of[predictions]: result.scores}
     for other, (pairs, found) in rivals.items():
         rows = _scored(found, pairs, protocol, workers, f"evaluate {other}")
-        scores[str(other)] = filled(rows, list(found), list(result.labels), protocol, unit)
+        scores[names_of[other]] = filled(rows, list(found), list(result.labels), protocol, unit)
     if rivals:
         result = compared(result, scores, patients)
     if out is not None:
@@ -127,6 +128,12 @@ def _rival(
     if names is not None and (lacking := [name for name in names.names if pairs is None or name not in pairs.names]):
         raise InputError(f"{other} has no label {lacking[0]!r} to compare: mend its labels.json")
     return pairs, pair_cases(other, labels, pairs).found
+
+
+def _short(paths: Sequence[Path]) -> dict[Path, str]:
+    """The last part of each path, if these differ."""
+    lasts = {path: path.resolve().name for path in paths}
+    return lasts if len(set(lasts.values())) == len(lasts) else {path: str(path) for path in paths}
 
 
 def _unit(predictions: Iterable[Path]) -> Unit:

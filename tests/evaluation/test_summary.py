@@ -96,13 +96,13 @@ def test_better_predictions_are_called_better(labels, good, tmp_path):
     (bad / f"{CASES[-1]}.nii.gz").unlink()
     result = evaluate(good, labels, tmp_path / "out", against=[bad])
     (comparison,) = result.comparisons
-    assert (comparison.other, comparison.cases, comparison.only_ours) == (str(bad), 23, (CASES[-1],))
+    assert (comparison.other, comparison.cases, comparison.only_ours) == ("bad", 23, (CASES[-1],))
     theirs = np.array([score.values["dice"] for score in evaluate(bad, labels).scores]).reshape(23, 2)
     expected = difference(values(result)[:23], theirs, CASES[:23])
     assert comparison.differences["dice"]["mean"] == expected
     assert comparison.differences["dice"]["organ"].mean == pytest.approx(2 * expected.mean)
     assert comparison.differences["dice"]["tumour"].mean == 0
-    assert f"{good} is better than {bad}" in comparison.claims[0]
+    assert "good is better than bad" in comparison.claims[0]
     assert "Dice: " in comparison.claims[0]
     assert "1 cases that one of them alone predicted are not compared" in format_summary(result)
     written = json.loads((tmp_path / "out" / "summary.json").read_text())["comparisons"][0]
@@ -121,13 +121,18 @@ def test_several_others_are_ranked_and_their_p_corrected(labels, good, tmp_path)
     others = [write(tmp_path / str(wrong), np.random.default_rng(3), wrong) for wrong in (0.3, 0.2)]
     result = evaluate(good, labels, against=others)
     ranks = result.ranks["dice"]
-    assert [ranks[str(name)][0] for name in (good, *others)] == [1, 3, 2]
-    assert ranks[str(good)][1] == (1, 1)
+    assert [ranks[folder.name][0] for folder in (good, *others)] == [1, 3, 2]
+    assert ranks["good"][1] == (1, 1)
     assert "rank by mean" in format_summary(result)
     (alone,) = evaluate(good, labels, against=others[1:]).comparisons
     p_of = [claim.split("p ")[-1].split(")")[0] for claim in (alone.claims[0], result.comparisons[1].claims[0])]
     assert float(p_of[1]) > float(p_of[0])
     assert result.comparisons[1].differences == alone.differences
+
+
+def test_folders_of_one_name_are_told_apart(labels, good, tmp_path):
+    other = write(tmp_path / "more" / "good", np.random.default_rng(5), 0.1)
+    assert evaluate(good, labels, against=[other]).comparisons[0].other == str(other)
 
 
 def test_others_that_cannot_be_compared_are_named(labels, good, tmp_path, capsys):
