@@ -25,6 +25,7 @@ FLOORS = [
     {"checking"},
     {"planning", "inference", "evaluation", "import_weights"},
     {"training", "export"},
+    {"comparing"},
     {"demo"},
     {"cli"},
     {"__main__"},

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from dlka_med import __version__
-from dlka_med.cli import check, demo, evaluate, import_weights, plan, predict, schema, train
+from dlka_med.cli import check, compare, demo, evaluate, import_weights, plan, predict, schema, train
 from dlka_med.cli.parser import Parser
 from dlka_med.errors import InputError
 
@@ -22,6 +22,7 @@ VERBS = {
     "train": train,
     "predict": predict,
     "evaluate": evaluate,
+    "compare": compare,
     "import-weights": import_weights,
     "schema": schema,
 }

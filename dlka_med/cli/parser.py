@@ -67,3 +67,20 @@ def device(text: str) -> str:
     if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", text):
         raise argparse.ArgumentTypeError(f"there is no device called {text!r}: name cpu, cuda or cuda:1")
     return text
+
+
+def fold_numbers(text: str) -> tuple[int, ...]:
+    """The type of an option: numbers of folds; none stands for all."""
+    if text == "all":
+        return ()
+    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected all, or numbers of folds with commas between, got {text!r}")
+    return tuple(map(int, text.split(",")))
+
+
+def shard(text: str) -> tuple[int, int]:
+    """The type of an option: number of this process, from 0, and of all of them."""
+    parts = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if parts is None or int(parts[1]) >= int(parts[2]):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/2 and 1/2, got {text!r}")
+    return int(parts[1]), int(parts[2])

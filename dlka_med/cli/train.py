@@ -1,12 +1,11 @@
 """dlka train"""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlka_med.cli.parser import OVERRIDES
+from dlka_med.cli.parser import OVERRIDES, fold_numbers, shard
 from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
 
@@ -25,14 +24,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--resume", action="store_true", help="go on with an interrupted run")
     add(
         "--folds",
-        type=_folds,
+        type=fold_numbers,
         metavar="all|0,2",
         help="train all folds, or these, one after the other into RUN/fold_0, RUN/fold_1, ...; the same command goes "
         "on after an interruption; when all folds are there, each case is predicted by the fold that did not see it",
     )
     add(
         "--shard",
-        type=_shard,
+        type=shard,
         metavar="I/N",
         help="of --folds, train only the I-th, counted from 0, and every N-th after it: for N commands at a time",
     )
@@ -85,30 +84,14 @@ def _look_at_data(config: "RunConfig", started: bool) -> None:
 def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) -> None:
     from dlka_med.training.shards import ALONE, leave_launcher
 
-    shard = options.shard
-    if shard is None:
+    mine = options.shard
+    if mine is None:
         # Several devices that train one network together are the launcher's business.
-        shard = leave_launcher() if config.training.devices * config.training.nodes == 1 else ALONE
+        mine = leave_launcher() if config.training.devices * config.training.nodes == 1 else ALONE
 
     from dlka_med.training.crossvalidation import format_crossvalidation
     from dlka_med.training.folds import train_folds
 
-    result = train_folds(config, out, options.folds or None, shard=shard)
+    result = train_folds(config, out, options.folds or None, shard=mine)
     if result is not None:
         sys.stdout.write(format_crossvalidation(result))
-
-
-def _folds(text: str) -> tuple[int, ...]:
-    """Numbers of folds; none stands for all."""
-    if text == "all":
-        return ()
-    if not re.fullmatch(r"\d+(,\d+)*", text, re.ASCII):
-        raise argparse.ArgumentTypeError(f"expected all, or numbers of folds with commas between, got {text!r}")
-    return tuple(map(int, text.split(",")))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    parts = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
-    if parts is None or int(parts[1]) >= int(parts[2]):
-        raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/2 and 1/2, got {text!r}")
-    return int(parts[1]), int(parts[2])

@@ -68,7 +68,7 @@ def format_summary(result: Evaluation) -> str:
         lines.append(f"{len(result.cases_without_reference)} predictions without a reference are not counted")
     if one_sided := (*result.labels_without_prediction, *result.labels_without_reference):
         lines.append(f"labels that one side alone names are not counted: {', '.join(one_sided)}")
-    return "\n".join([*lines, *_convention(result), *_comparisons(result)]) + "\n"
+    return "\n".join([*lines, *_convention(result), *comparison_lines(result)]) + "\n"
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
@@ -113,7 +113,8 @@ def _convention(result: Evaluation) -> list[str]:
     return ["", *aligned(table)]
 
 
-def _comparisons(result: Evaluation) -> list[str]:
+def comparison_lines(result: Evaluation) -> list[str]:
+    """What may be claimed against each of the others, and the ranks, as lines of text."""
     lines = []
     for comparison in result.comparisons:
         lines += ["", f"against {comparison.other}, {comparison.cases} cases of both:", *comparison.claims]

@@ -64,7 +64,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config that was tried, why it is so, and what led to it; the last trial is of the config itself."""
+    """A config that was tried, why it is so, and what led to it; the last trial, if any, is of the config itself."""
 
     config: RunConfig
     reasons: dict[str, str]
@@ -83,10 +83,10 @@ class Plan:
             f"of {shape(summary.spacing)} mm (medians), {len(summary.channels)} channels, {summary.labels} labels.",
             f"Planned for {self.budget}.",
             *(f"{line[:1].upper()}{line[1:]}." for line in self.outlook),
-            "",
-            "Probes, memory at the peak of a step:",
-            *(f"  {one_line(str(trial))}" for trial in self.trials),
         ]
+        if self.trials:
+            words += ["", "Probes, memory at the peak of a step:"]
+            words += [f"  {one_line(str(trial))}" for trial in self.trials]
         return "".join(f"# {line}".rstrip() + "\n" for line in words) + "\n"
 
     def save(self, path: str | Path) -> None:

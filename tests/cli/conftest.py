@@ -27,6 +27,9 @@ def folder(tmp_path_factory) -> Path:
         (folder / run / "config.yaml").write_text(CONFIG.format(name="trained"))
         (folder / run / "split.json").write_text(json.dumps({"train": [], "validation": [], "test": []}))
     (folder / "run" / "weights.safetensors").touch()
+    (folder / "compared").mkdir()
+    asked = {"dataset": str(folder / "data"), "networks": ["unet", "dynunet"], "epochs": 7, "folds": [0]}
+    (folder / "compared" / "comparison.json").write_text(json.dumps(asked))
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Networks trained, predicted and evaluated on equal terms."""

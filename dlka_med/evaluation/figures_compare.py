@@ -1,0 +1,75 @@
+"""A picture of networks that were compared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from dlka_med.evaluation.figures import GREY, INK, ON_WHITE
+from dlka_med.files import whole_file
+from dlka_med.statistics import LEVEL, Interval
+
+
+@dataclass(frozen=True)
+class Point:
+    """A network of the picture.
+
+    Args:
+        seconds: per training step.
+        dice: mean over seeds, with its interval over patients.
+        seeds: Dice of each seed.
+    """
+
+    name: str
+    seconds: float
+    dice: float
+    interval: Interval | None = None
+    seeds: Sequence[float] = ()
+
+
+def plot_comparison(points: Sequence[Point], path: str | Path) -> None:
+    """Draw Dice against seconds per training step (log axis), with interval bars, and each seed as a small dot.
+
+    Raises:
+        InputError: the PNG cannot be written.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    axes.set_xscale("log")
+    by_time = sorted(points, key=lambda point: point.seconds)
+    for place, point in enumerate(points):
+        color = ON_WHITE[place % len(ON_WHITE)]
+        if point.interval is not None:
+            axes.plot([point.seconds] * 2, point.interval, color=color, linewidth=2, alpha=0.55)
+            axes.plot([point.seconds] * 2, point.interval, "_", color=color, markersize=11, markeredgewidth=2)
+        axes.plot([point.seconds] * len(point.seeds), point.seeds, ".", color=INK, markersize=4, zorder=4)
+        axes.plot(point.seconds, point.dice, "o", color=color, markersize=9, markeredgecolor="white", zorder=3)
+        # Neighbours are named above and below in turn, where their words do not meet.
+        shown = [point.dice, *point.seeds, *(point.interval or ())]
+        above = by_time.index(point) % 2 == 0
+        axes.annotate(
+            point.name,
+            (point.seconds, max(shown) if above else min(shown)),
+            xytext=(0, 8 if above else -8),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if above else "top",
+            color=INK,
+            fontsize=10,
+        )
+    if points:
+        axes.set_xlim(by_time[0].seconds / 1.8, by_time[-1].seconds * 1.8)
+        axes.margins(y=0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("seconds per training step")
+    axes.set_ylabel("mean Dice")
+    bars = f"bars: {LEVEL:.0%} interval over patients; " if any(point.interval for point in points) else ""
+    axes.set_title(f"{bars}small dots: seeds", color=GREY, fontsize=9, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

@@ -1,0 +1,34 @@
+"""The table to read, of a real result and of parts that lack."""
+
+from dataclasses import replace
+
+from dlka_med.comparing.result import Contestant
+from dlka_med.comparing.table import format_comparison, points_of
+
+
+def test_the_table_says_all(made_once):
+    _, result = made_once
+    lines = format_comparison(result).splitlines()
+    head = ["network", "Dice", "95% interval", "spread of seeds", "HD95 mm", "NSD 1 mm", "parameters"]
+    assert [word for word in head if word not in lines[0]] == []
+    assert [line.split()[0] for line in lines[1:3]] == ["dlka_net_3d", "unet"]
+    assert "2 cases of 1 patients, 2 seeds" in lines
+    assert "no interval below 10 patients" in lines
+    assert "against unet, 2 cases of both:" in lines
+    assert sum("one patient is too few to claim anything" in line or "too few to claim" in line for line in lines) == 3
+    assert not any("of one seed" in line for line in lines)
+
+
+def test_what_is_unknown_is_said(made_once):
+    _, result = made_once
+    first = result.networks["unet"]
+    alone = Contestant(first.mean, {0: first.seeds[0]}, replace(first.costs, seconds_per_step=None))
+    assert alone.spread is None
+    lacking = replace(
+        result, networks=dict(result.networks) | {"unet": alone}, left_out={"unet, seed 1, fold 0": "loss"}, lost=("a",)
+    )
+    text = format_comparison(lacking)
+    assert "of one seed no spread is known: unet" in text
+    assert "left out: unet, seed 1, fold 0: loss" in text
+    assert "1 cases that some runs did not predict are compared for nobody" in text
+    assert [point.name for point in points_of(lacking)] == ["dlka_net_3d"]
