@@ -109,7 +109,7 @@ def _folds(file: Path, config: RunConfig) -> Folds:
     folds, dataset = read_folds(file), dataset_of(config.dataset)
     if find_folds(dataset, file) != folds:
         raise InputError(
-            f"{dataset.root} has cases that {file} does not name, so that runs from now on would learn from others than "
+            f"{dataset.root} has cases that {file} does not name, so that later runs would learn from others than "
             "those before: start a new comparison in another folder"
         )
     return folds

@@ -152,7 +152,7 @@ def test_shards_share_the_runs_and_the_last_one_compares(call, small, trained, t
 
 
 def test_a_network_that_cannot_take_the_patch_leaves_nothing_behind(call, small, trained, tmp_path):
-    with pytest.raises(InputError, match="timm_unet sees 2D images, but dlka_net_3d is planned in 3D"):
+    with pytest.raises(InputError, match=r"timm_unet sees 2D images, but dlka_net_3d is planned in 3D"):
         call(tmp_path / "out", networks=("dlka_net_3d", "timm_unet"))
     assert [child.name for child in (tmp_path / "out").iterdir()] == [".locks"]
     assert call(tmp_path / "out", seeds=1, shard=(1, 2)) is None
@@ -162,6 +162,6 @@ def test_cases_that_come_later_are_refused(made, call, trained, balls):
     file = made.folds_file(NETWORKS[0])
     first, *others = json.loads(file.read_text())
     file.write_text(json.dumps([first[1:], *others] if isinstance(first, list) else first))
-    with pytest.raises(InputError, match="has cases that .* does not name"):
+    with pytest.raises(InputError, match=r"has cases that .* does not name"):
         call(made.path)
     assert trained == []

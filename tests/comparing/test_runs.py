@@ -57,7 +57,7 @@ def test_a_fold_that_fails_is_compared_for_nobody(made, call, fail):
 
 def test_without_any_run_of_a_network_there_is_nothing_to_compare(call, small, fail, tmp_path):
     fail(("unet", 0, 0))
-    with pytest.raises(InputError, match="every run of unet was left out, .* the training loss became nan"):
+    with pytest.raises(InputError, match=r"every run of unet was left out, .* the training loss became nan"):
         call(tmp_path / "out", seeds=1)
 
 

@@ -56,7 +56,7 @@ def test_a_network_that_cannot_take_the_patch_is_named(tmp_path):
     made = planned(tmp_path, "tiny volumes", "unet")
     with pytest.raises(InputError, match=r"swin_unetr cannot be compared on patches of \[.*\] voxels: .*one voxel"):
         rival(made, "swin_unetr", light)
-    with pytest.raises(InputError, match="timm_unet sees 2D images, but unet is planned in 3D here"):
+    with pytest.raises(InputError, match=r"timm_unet sees 2D images, but unet is planned in 3D here"):
         rival(made, "timm_unet", light)
 
 
