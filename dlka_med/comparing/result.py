@@ -1,5 +1,6 @@
 """The figures of all runs of a comparison: seeds averaged case by case, then networks in pairs."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -45,6 +46,16 @@ class Contestant:
         return statistics.stdev(known) if len(known) > 1 else None
 
 
+def seed_noise(one: Contestant, other: Contestant) -> float | None:
+    """Standard error of the difference of two mean Dice that comes from their seeds alone; None if one has one seed.
+
+    The patients' interval of the difference does not hold it: the same seeds were averaged for all patients.
+    """
+    if one.spread is None or other.spread is None:
+        return None
+    return math.hypot(*(each.spread / math.sqrt(len(each.seeds)) for each in (one, other)))
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What a comparison found, over the cases that all networks predicted with all their seeds.
@@ -78,6 +89,8 @@ class Comparison:
                 "spread_of_seeds": one.spread,
                 **asdict(one.costs),
             }
+        first, *others = self.networks
+        content["seed_noise"] = {name: seed_noise(self.networks[first], self.networks[name]) for name in others}
         whole = self.first.summary()
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlka_med.comparing.result import Comparison, Contestant
+from dlka_med.comparing.result import Comparison, Contestant, seed_noise
 from dlka_med.evaluation.figures_compare import Point, plot_comparison
 from dlka_med.evaluation.tables import aligned, cell, columns, comparison_lines, records
 from dlka_med.files import whole_file
@@ -57,7 +57,21 @@ def format_comparison(result: Comparison) -> str:
     lines += [f"left out: {run}: {why}" for run, why in result.left_out.items()]
     if result.lost:
         lines.append(f"{len(result.lost)} cases that some runs did not predict are compared for nobody")
-    return "\n".join([*lines, *comparison_lines(evaluation)]) + "\n"
+    return "\n".join([*lines, *comparison_lines(evaluation), *_cautions(result)]) + "\n"
+
+
+def _cautions(result: Comparison) -> list[str]:
+    """Differences of Dice that the choice of seeds can make, whatever the patients say."""
+    first, lines = next(iter(result.networks)), []
+    for comparison in result.first.comparisons:
+        apart = comparison.differences["dice"]["mean"]
+        noise = seed_noise(result.networks[first], result.networks[comparison.other])
+        if apart is not None and noise is not None and abs(apart.mean) < 2 * noise:
+            lines.append(
+                f"caution: {first} minus {comparison.other} is {apart.mean:+.4f} Dice, but seeds alone move it by "
+                f"{noise:.4f} (standard error): claim nothing about these networks without more of them"
+            )
+    return ["", *lines] if lines else []
 
 
 def _cells(one: Contestant) -> list[str]:

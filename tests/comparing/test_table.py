@@ -1,8 +1,11 @@
 """The table to read, of a real result and of parts that lack."""
 
+import math
 from dataclasses import replace
 
-from dlka_med.comparing.result import Contestant
+import pytest
+
+from dlka_med.comparing.result import Contestant, seed_noise
 from dlka_med.comparing.table import format_comparison, points_of
 
 
@@ -32,3 +35,28 @@ def test_what_is_unknown_is_said(made_once):
     assert "left out: unet, seed 1, fold 0: loss" in text
     assert "1 cases that some runs did not predict are compared for nobody" in text
     assert [point.name for point in points_of(lacking)] == ["dlka_net_3d"]
+
+
+def test_a_difference_that_seeds_can_make_is_not_left_to_the_patients(made_once):
+    """With the seeds far apart there is a caution; with seeds that all say the same there is none."""
+    _, result = made_once
+
+    def shifted(one, apart):
+        dice = one.mean.mean["dice"].mean
+        seeds = {}
+        for seed, sign in enumerate((-1, 1)):
+            moved = replace(one.mean.mean["dice"], mean=dice + sign * apart)
+            seeds[seed] = replace(one.mean, mean=dict(one.mean.mean) | {"dice": moved})
+        return replace(one, seeds=seeds)
+
+    first, other = result.networks.values()
+    gap = abs(result.first.comparisons[0].differences["dice"]["mean"].mean)
+    wide, narrow = (
+        replace(result, networks={name: shifted(one, apart) for name, one in result.networks.items()})
+        for apart in (gap + 0.01, gap / 10)
+    )
+    assert seed_noise(*wide.networks.values()) == pytest.approx(math.sqrt(2) * (gap + 0.01))
+    assert "caution: dlka_net_3d minus unet" in format_comparison(wide)
+    assert "caution" not in format_comparison(narrow)
+    assert narrow.summary()["seed_noise"] == {"unet": pytest.approx(math.sqrt(2) * gap / 10)}
+    assert seed_noise(first, Contestant(other.mean, {0: other.seeds[0]}, other.costs)) is None
