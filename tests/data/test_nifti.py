@@ -15,6 +15,7 @@ from dlka_med.data.load import load_case
 from dlka_med.data.nifti import read_nifti
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import read_label_map
+from dlka_med.evaluation.measures import Protocol
 from dlka_med.evaluation.pairing import LabelPairs
 from dlka_med.evaluation.score import score_case
 
@@ -141,10 +142,9 @@ def test_a_missing_unit_is_that_of_the_partner(tmp_path, unit, factor, silent):
         save(tmp_path / f"{name}.nii.gz", np.multiply(spacing, factor), 0 if name == silent else unit)
     loaded = load_case(case(tmp_path), ["MRI"], {"background": 0, "a": 1})
     np.testing.assert_allclose(np.diag(loaded.affine)[:3], spacing, rtol=1e-6)
-    scores = score_case(
-        "x", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz", LabelPairs({"a": (1,)}, {"a": (1,)}), tolerance=1.0
-    )
-    assert scores[0].dice == 1
+    files = tmp_path / "image.nii.gz", tmp_path / "label.nii.gz"
+    scores = score_case("x", *files, LabelPairs({"a": (1,)}, {"a": (1,)}), Protocol())
+    assert scores[0].values["dice"] == 1
     assert scores[0].reference_ml == pytest.approx(30 * np.prod(spacing) / 1000, rel=1e-5)
 
 
