@@ -122,16 +122,20 @@ def patients_of(references: Path, cases: Sequence[str], table: str | Path | None
     """The patient of each case, by a table of cases and groups; a case without a group is a patient of its own.
 
     Args:
-        table: None: groups.csv at or beside the references, if there is one.
+        table: it names every case; None: groups.csv at or beside the references, if there is one, which need not name
+            those of `imagesTs`: a case that it lacks is a patient of its own.
 
     Raises:
-        InputError: the table is damaged, or lacks a case.
+        InputError: the table is damaged, or one that was given lacks a case.
     """
+    required = () if table is None else cases
     if table is None:
         folder = references if os.path.isdir(references) else references.parent
         places = [folder] if is_dataset(folder) else [folder, folder.resolve().parent]
         table = next((place / "groups.csv" for place in places if os.path.isfile(place / "groups.csv")), None)
-    groups = {} if table is None else read_groups(Path(table), cases, (), strangers=True)
+    groups = {} if table is None else read_groups(Path(table), required, cases, strangers=True)
+    if table is not None and (lacking := [case for case in cases if case not in groups]):
+        logger.info("%s names no group of %s: each counts as a patient", table, _first(lacking))
     return {case: f"group {groups[case]}" if groups.get(case) else f"case {case}" for case in cases}
 
 

@@ -91,6 +91,14 @@ def test_a_table_of_patients_can_be_named_and_has_to_know_the_cases(labels, good
         evaluate(good, labels, groups=tmp_path / "other.csv")
 
 
+def test_test_cases_that_the_dataset_groups_lack_are_patients_of_their_own(labels, good, caplog):
+    """As training, which asks groups.csv for the cases that train alone."""
+    (labels.parent / "groups.csv").write_text("case,group\nother,a\n" + "\n".join(f"{case},b" for case in CASES[:4]))
+    with caplog.at_level("INFO", "dlka_med"):
+        assert evaluate(good, labels).patients == 21
+    assert "groups.csv names no group of case04, case05, case06, ...: each counts as a patient" in caplog.text
+
+
 def test_better_predictions_are_called_better(labels, good, tmp_path):
     bad = write(tmp_path / "bad", np.random.default_rng(1), 0.3)
     (bad / f"{CASES[-1]}.nii.gz").unlink()
