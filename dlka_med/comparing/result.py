@@ -14,7 +14,6 @@ from dlka_med.comparing.runs import Outcome
 from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.evaluate import evaluate
-from dlka_med.evaluation.pairing import patients_of
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Evaluation, summarise
 
@@ -130,7 +129,7 @@ def joined(folder: ComparisonFolder, outcomes: Mapping[RunKey, Outcome], workers
     common = sorted(set.intersection(*predicted.values()))
     if not common:
         raise InputError("there is no case that all networks predicted: " + "; ".join(_reasons(outcomes).values()))
-    patients = patients_of(root, common, dataset.groups)
+    patients = {case: patient for result in whole.values() for case, patient in result.patient_of.items()}
     seeds: dict[str, dict[int, Evaluation]] = {name: {} for name in names}
     for (name, seed), result in whole.items():
         seeds[name][seed] = _of_cases(result, result.scores, common, patients)

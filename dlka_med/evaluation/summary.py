@@ -86,13 +86,13 @@ class Evaluation:
     """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value.
 
     What one side alone has, cases and labels, is left out of all figures and named here. Distances are in `unit`: mm
-    for volumes, px (pixels) for 2D images, whose pixels have no known size.
+    for volumes, px (pixels) for 2D images, whose pixels have no known size. `patient_of` is by case.
     """
 
     mean: Mapping[str, Statistic]
     labels: Mapping[str, LabelSummary]
     cases: int
-    patients: int
+    patient_of: Mapping[str, str]
     protocol: Protocol
     scores: tuple[LabelScore, ...]
     unit: Unit
@@ -103,6 +103,11 @@ class Evaluation:
     convention: Conventional | None = None
     comparisons: tuple[Comparison, ...] = ()
     ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
+
+    @property
+    def patients(self) -> int:
+        """How many there are."""
+        return len(set(self.patient_of.values()))
 
     @property
     def measures(self) -> dict[str, Measure]:
@@ -170,7 +175,8 @@ def summarise(
         found = {row.label for row in rows}
         labels = sorted(found, key=lambda label: int(label.removeprefix("label_")))
     scores = filled(rows, cases, labels, protocol, unit)
-    patients = [case if groups is None else groups[case] for case in sorted(cases)]
+    patient_of = {case: case if groups is None else groups[case] for case in sorted(cases)}
+    patients = list(patient_of.values())
     measures = protocol.measures(unit)
     tables = {name: table_of(scores, name, len(labels)) for name in measures}
     summaries = {
@@ -186,7 +192,7 @@ def summarise(
         known = [label[name].mean for label in summaries.values() if label[name].mean is not None]
         spread = interval(tables[name], patients, measure.within) if known else None
         means[name] = Statistic(statistics.fmean(known) if known else None, spread)
-    result = Evaluation(means, summaries, len(cases), len(set(patients)), protocol, scores, unit)
+    result = Evaluation(means, summaries, len(cases), patient_of, protocol, scores, unit)
     return result if protocol.convention is None else replace(result, convention=_conventional(result))
 
 

@@ -13,7 +13,6 @@ from dlka_med.data.folds import Folds
 from dlka_med.data.formats import label_files
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
-from dlka_med.evaluation.pairing import patients_of
 from dlka_med.evaluation.summary import Evaluation, summarise
 from dlka_med.evaluation.tables import aligned, cell, records
 from dlka_med.files import remove_unfinished, whole_file, writable_folder
@@ -65,16 +64,14 @@ def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict
             only=lacking,
         )
     names = folder.run(0).config.dataset.labels
-    groups = config.dataset.groups
     result = evaluate(
         folder.predictions,
         config.dataset.root,
         label_names=names,
-        groups=groups,
+        groups=config.dataset.groups,
         workers=max(config.training.workers, 1),
     )
-    patients = patients_of(Path(config.dataset.root), [case for cases in folds for case in cases], groups)
-    text = json.dumps(_content(result, folds, patients), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_content(result, folds), indent=2, ensure_ascii=False, allow_nan=False)
     with whole_file(folder.crossvalidation_file) as file:
         file.write_text(text + "\n", encoding="utf-8")
     return json.loads(text)
@@ -112,13 +109,13 @@ def refuse_trained(folder: FoldsFolder, folds: Folds) -> None:
             )
 
 
-def _content(result: Evaluation, folds: Folds, patients: Mapping[str, str]) -> dict[str, Any]:
+def _content(result: Evaluation, folds: Folds) -> dict[str, Any]:
     fold_of = {case: fold for fold, cases in enumerate(folds) for case in cases}
     labels = list(result.labels)
     parts = []
     for fold, cases in enumerate(folds):
         rows = [row for row in result.scores if row.case in set(cases)]
-        part = summarise(rows, cases, labels, result.protocol, result.unit, patients).summary()
+        part = summarise(rows, cases, labels, result.protocol, result.unit, result.patient_of).summary()
         parts.append({"fold": fold} | {key: part[key] for key in ("mean", "labels", "cases", "patients")})
     scores = [{"fold": fold_of[record["case"]]} | record for record in records(result)]
     return {"all": result.summary(), "folds": parts, "scores": scores}
