@@ -17,6 +17,7 @@ from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.evaluation.summary import Evaluation, filled, summarise
 from dlka_med.evaluation.tables import write
 from dlka_med.files import refuse_existing, writable_folder
+from dlka_med.metrics.centerline import thinning
 from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
 
@@ -64,6 +65,8 @@ def evaluate(
     """
     predictions, labels, others = Path(predictions), Path(labels), [Path(other) for other in against]
     protocol = protocol or Protocol()
+    if protocol.tubes:
+        thinning()  # What is not installed is told once, before any work.
     if workers < 1:
         raise InputError(f"workers is {workers}, but at least one process has to compare")
     if len({predictions, *others}) <= len(others):

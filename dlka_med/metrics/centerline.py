@@ -1,5 +1,7 @@
 """Overlap of the centre lines of tubes: vessels, nerves, airways."""
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import ndimage
 
@@ -46,13 +48,7 @@ def skeleton(mask: Mask) -> Mask:
     Raises:
         InputError: scikit-image is not installed.
     """
-    try:
-        from skimage.morphology import skeletonize
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "skimage":
-            raise
-        raise InputError('clDice takes its skeletons from scikit-image: pip install "dlka_med[metrics]"') from error
-    lines = _inner(skeletonize(np.pad(mask, 1)).astype(bool))
+    lines = _inner(thinning()(np.pad(mask, 1)).astype(bool))
     components, count = ndimage.label(mask, structure=np.ones((3,) * mask.ndim))
     boxes = ndimage.find_objects(components)
     for lost in np.setdiff1d(np.arange(1, count + 1), components[lines]):
@@ -60,6 +56,21 @@ def skeleton(mask: Mask) -> Mask:
         depth = _inner(ndimage.distance_transform_edt(np.pad(components[box] == lost, 1)))
         lines[box][np.unravel_index(depth.argmax(), depth.shape)] = True
     return lines
+
+
+def thinning() -> Callable[[Mask], Mask]:
+    """`skeletonize` of scikit-image.
+
+    Raises:
+        InputError: scikit-image is not installed.
+    """
+    try:
+        from skimage.morphology import skeletonize
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "skimage":
+            raise
+        raise InputError('clDice takes its skeletons from scikit-image: pip install "dlka_med[metrics]"') from error
+    return skeletonize
 
 
 def _inner(array: np.ndarray) -> np.ndarray:

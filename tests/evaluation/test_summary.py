@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -196,6 +197,18 @@ def test_lesions_and_tolerances_of_single_labels(labels, good, tmp_path):
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["tolerances_mm"] == {"organ": 0}
     with pytest.raises(InputError, match="did you mean 'tumour'"):
         evaluate(good, labels, protocol=Protocol(lesions=["tumor"]))
+
+
+def test_tubes_have_cldice_or_one_error_that_says_what_to_install(labels, good, monkeypatch):
+    result = evaluate(good, labels, protocol=Protocol(tubes=("organ",)))
+    assert 0 < result.labels["organ"]["cldice"].mean <= 1
+    assert result.labels["tumour"]["cldice"].mean is None
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.delitem(sys.modules, "skimage.morphology", raising=False)
+    with pytest.raises(
+        InputError, match=r'^clDice takes its skeletons from scikit-image: pip install "dlka_med.metrics."$'
+    ):
+        evaluate(good, labels, protocol=Protocol(tubes=("organ",)))
 
 
 def test_volumes_are_signed_and_in_ml(labels, good):
