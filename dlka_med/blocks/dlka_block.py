@@ -21,6 +21,7 @@ from dlka_med.layers.conv import CONV
 from dlka_med.ops.layout import channels_last
 
 FeedForward = Literal["residual_conv", "conv_mlp"]
+Attention = Literal[Deformation, "absent"]
 
 
 class DLKABlock(nn.Module):
@@ -37,7 +38,7 @@ class DLKABlock(nn.Module):
         channels: of input and output.
         spatial_dims: 2 or 3.
         deformation: which convs of the attention's gate deform, see `LargeKernelAttention`; None: "dcnv3" in 2D,
-            "dense" in 3D.
+            "dense" in 3D; "absent": the block has no attention.
         feed_forward: "residual_conv", or "conv_mlp": 1x1 conv, depthwise 3x3 conv, GELU, 1x1 conv.
         position_size: spatial shape of a learned position embedding, one vector per voxel, interpolated
             linearly for inputs of another size; None: no embedding.
@@ -56,7 +57,7 @@ class DLKABlock(nn.Module):
         self,
         channels: int,
         spatial_dims: int,
-        deformation: Deformation | None = None,
+        deformation: Attention | None = None,
         *,
         feed_forward: FeedForward = "residual_conv",
         position_size: Sequence[int] | None = None,
@@ -75,9 +76,11 @@ class DLKABlock(nn.Module):
             if len(position_size) != spatial_dims:
                 raise ValueError(f"position_size needs {spatial_dims} sizes, got {tuple(position_size)}")
             self.position = nn.Parameter(torch.zeros(*position_size, channels))
-        self.attention_norm = ChannelNorm(channels)
-        self.attention = LargeKernelAttention(channels, spatial_dims, deformation, **attention)
-        self.attention_scale = nn.Parameter(torch.full((channels,), layer_scale))
+        self.attention = None
+        if deformation != "absent":
+            self.attention_norm = ChannelNorm(channels)
+            self.attention = LargeKernelAttention(channels, spatial_dims, deformation, **attention)
+            self.attention_scale = nn.Parameter(torch.full((channels,), layer_scale))
         self.mlp_scale = None
         if feed_forward == "residual_conv":
             self.feed_forward = nn.Sequential(
@@ -104,8 +107,9 @@ class DLKABlock(nn.Module):
         if self.position is not None:
             x = x + resized(self.position.movedim(-1, 0)[None], x.shape[2:])
         dims = x.ndim - 2
-        branch = self.drop_path(self.attention(self.attention_norm(x)))
-        x = torch.addcmul(x, per_channel(self.attention_scale, dims), branch)
+        if self.attention is not None:
+            branch = self.drop_path(self.attention(self.attention_norm(x)))
+            x = torch.addcmul(x, per_channel(self.attention_scale, dims), branch)
         branch = self.drop_path(self.feed_forward(x))
         if self.mlp_scale is None:
             return x + branch

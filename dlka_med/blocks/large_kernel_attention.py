@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlka_med.blocks.dims import check_choice, check_spatial_dims
-from dlka_med.layers import DCNv3, DeformConv
+from dlka_med.layers import DCNv3, DeformConv, WideConv
 from dlka_med.layers.conv import CONV
 
-Deformation = Literal["none", "depthwise", "dcnv3", "dense"]
+Deformation = Literal["none", "depthwise", "dcnv3", "dense", "still_dense", "wide_dense", "wide_depthwise"]
 DEFORMATIONS: tuple[Deformation, ...] = get_args(Deformation)
 DEFAULT_DEFORMATION: dict[int, Deformation] = {2: "dcnv3", 3: "dense"}
 
@@ -18,7 +18,8 @@ class LargeKernelGate(nn.Module):
     """x * pointwise(large kernel(x)), the large kernel being a chain of small convolutions.
 
     The chain is a depthwise conv, a dilated depthwise conv (both DCNv3 for `deformation="dcnv3"`) and, for
-    `deformation="dense"`, a dense deformable conv. Arguments and shapes are those of `LargeKernelAttention`.
+    `deformation="dense"` and its undeformed twins, a dense conv. Arguments and shapes are those of
+    `LargeKernelAttention`.
     """
 
     def __init__(
@@ -59,20 +60,28 @@ class LargeKernelGate(nn.Module):
                     spatial_dims=spatial_dims,
                     offset_limit=offset_limit,
                 )
+            depthwise_of_step = {"dilation": step, "groups": channels, "bias": bias}
             if deformation == "depthwise":
-                return DeformConv(
-                    spatial_dims, channels, channels, size, dilation=step, groups=channels, bias=bias, **offsets
+                return DeformConv(spatial_dims, channels, channels, size, **depthwise_of_step, **offsets)
+            if deformation == "wide_depthwise":
+                return WideConv(
+                    spatial_dims, channels, channels, size, offset_groups=offset_groups, **depthwise_of_step
                 )
-            padding = step * (size // 2)
-            return CONV[spatial_dims](
-                channels, channels, size, padding=padding, dilation=step, groups=channels, bias=bias
-            )
+            return CONV[spatial_dims](channels, channels, size, padding=step * (size // 2), **depthwise_of_step)
 
         self.depthwise = depthwise(kernel_size, 1)
         self.dilated = depthwise(dilated_kernel_size, dilation)
         self.dense = nn.Identity()
         if deformation == "dense":
             self.dense = DeformConv(spatial_dims, channels, channels, dense_kernel_size, bias=bias, **offsets)
+        elif deformation == "still_dense":
+            self.dense = CONV[spatial_dims](
+                channels, channels, dense_kernel_size, padding=dense_kernel_size // 2, bias=bias
+            )
+        elif deformation == "wide_dense":
+            self.dense = WideConv(
+                spatial_dims, channels, channels, dense_kernel_size, offset_groups=offset_groups, bias=bias
+            )
         self.pointwise = CONV[spatial_dims](channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +99,9 @@ class LargeKernelAttention(nn.Module):
         deformation: which convs of the gate deform. "none": plain large kernel attention (Guo et al., Visual
             Attention Network, 2023); "depthwise": both depthwise convs (2D D-LKA Net, with `bias=False`);
             "dcnv3": both are DCNv3 layers of these kernels (see `dlka_med.layers.DCNv3`); "dense": both are plain
-            and a dense deformable conv follows (3D D-LKA Net). None: "dcnv3" in 2D, "dense" in 3D.
+            and a dense deformable conv follows (3D D-LKA Net). None: "dcnv3" in 2D, "dense" in 3D. To see what
+            deforming does: "still_dense" has the dense conv without offsets, "wide_dense" and "wide_depthwise" have
+            plain convs of as many parameters in place of the deformable ones (see `dlka_med.layers.WideConv`).
         kernel_size: of the depthwise conv.
         dilated_kernel_size: of the dilated depthwise conv.
         dilation: of the dilated depthwise conv.

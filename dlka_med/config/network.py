@@ -23,6 +23,7 @@ def all_axes(stride: Any) -> Any:
     return (stride,) * 3 if isinstance(stride, int) else stride
 
 
+Attention = Literal["none", "depthwise", "dcnv3", "dense", "still_dense", "wide_dense", "wide_depthwise", "absent"]
 OffsetGroups = Annotated[
     PositiveInt | None, Field(description="groups of channels that share offsets; null: 1, and for dcnv3 up to 4")
 ]
@@ -48,8 +49,13 @@ class DLKANet3dArguments(Record):
         description="downsampling in front of each stage, per axis or one number for all",
     )
     full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
-    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
-        "dense", description="which convs of the gate deform; depthwise and dcnv3 take much memory in 3D"
+    full_resolution: Literal["residual", "light", "none"] = Field(
+        "residual", description="blocks at full resolution: as published, a conv each, or none"
+    )
+    deformation: Attention | tuple[Attention, ...] = Field(
+        "dense",
+        description="which convs of the gate deform, for all stages or for each, fine to coarse; depthwise and dcnv3 "
+        "take much memory in 3D",
     )
     offset_groups: OffsetGroups = None
     offset_limit: OffsetLimit = 8.0
@@ -63,8 +69,10 @@ class DLKANet3dArguments(Record):
     @model_validator(mode="after")
     def _stage_lists_agree(self) -> "DLKANet3dArguments":
         lengths = {"channels": len(self.channels), "depths": len(self.depths), "strides": len(self.strides)}
+        if not isinstance(self.deformation, str):
+            lengths["deformation"] = len(self.deformation)
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"channels, depths and strides need one entry per stage each, got {lengths}")
+            raise ValueError(f"{', '.join(lengths)} need one entry per stage each, got {lengths}")
         stages = len(self.channels)
         if stages < 2:
             raise ValueError(f"channels, depths and strides need at least two stages, got {stages}")
@@ -90,8 +98,9 @@ class DLKANet2dArguments(Record):
     depths: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (2, 2, 2), description="D-LKA blocks of each decoder stage, fine to coarse"
     )
-    deformation: Literal["none", "depthwise", "dcnv3", "dense"] = Field(
-        "dcnv3", description="which convs of the gate deform; published: depthwise"
+    deformation: Attention | tuple[Attention, Attention, Attention] = Field(
+        "dcnv3",
+        description="which convs of the gate deform, for all stages or for each, fine to coarse; published: depthwise",
     )
     offset_groups: OffsetGroups = None
     offset_limit: OffsetLimit = 8.0

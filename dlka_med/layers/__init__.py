@@ -10,12 +10,14 @@ from dlka_med.layers.offsets import (
     read_offsets,
     without_offsets,
 )
+from dlka_med.layers.wide_conv import WideConv
 
 __all__ = [
     "DCNv3",
     "DCNv4",
     "DeformConv",
     "Deformation",
+    "WideConv",
     "effects_of_layers",
     "measure_deformation",
     "offset_parameters",

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlka_med.blocks import DLKABlock, PatchExpand
-from dlka_med.blocks.large_kernel_attention import Deformation
+from dlka_med.blocks.dims import per_stage
+from dlka_med.blocks.dlka_block import Attention
 from dlka_med.layers.conv import Conv2d
 from dlka_med.networks.checkpointing import run_checkpointed
 from dlka_med.networks.timm_encoder import TimmEncoder
@@ -38,7 +39,8 @@ class DLKANet2d(nn.Module):
         pretrained: weights of the encoder. True: those that timm offers, downloaded or from its cache; a path: a
             file of such weights; False: none. They are adapted to `in_channels`.
         depths: D-LKA blocks of each decoder stage, fine to coarse.
-        deformation: see `dlka_med.blocks.LargeKernelAttention`; published: "depthwise".
+        deformation: of the blocks, see `dlka_med.blocks.DLKABlock`; or one for each decoder stage, fine to coarse;
+            published: "depthwise".
         supervised_scales: outputs of `forward_pyramid`, 1 to 4; published: 1.
         mlp_ratio: hidden channels of the blocks' MLP per channel.
         dropout: probability that a value inside the blocks' MLP is left out.
@@ -62,7 +64,7 @@ class DLKANet2d(nn.Module):
         encoder: str = "maxvit_rmlp_small_rw_224",
         pretrained: bool | str | Path = False,
         depths: Sequence[int] = (2, 2, 2),
-        deformation: Deformation = "dcnv3",
+        deformation: Attention | Sequence[Attention] = "dcnv3",
         supervised_scales: int = 1,
         mlp_ratio: int = 4,
         dropout: float = 0.0,
@@ -95,13 +97,14 @@ class DLKANet2d(nn.Module):
             PatchExpand(2, *pair, step) for *pair, step in zip(inputs, outputs, steps, strict=True)
         )
         self.projections = nn.ModuleList(Conv2d(c, c, 1) for c in channels[:-1])
+        gates = per_stage("deformation", deformation, len(depths))
         self.decoder = nn.ModuleList(
             nn.Sequential(
                 *(
                     DLKABlock(
                         width,
                         2,
-                        deformation,
+                        gate,
                         feed_forward="conv_mlp",
                         layer_scale=layer_scale,
                         drop_path=drop_path,
@@ -112,7 +115,7 @@ class DLKANet2d(nn.Module):
                     for _ in range(depth)
                 )
             )
-            for width, depth in zip(channels, depths, strict=False)
+            for width, depth, gate in zip(channels[:-1], depths, gates, strict=True)
         )
         self.heads = nn.ModuleList(Conv2d(c, out_channels, 1) for c in outputs[:supervised_scales])
         self.to(memory_format=torch.channels_last)

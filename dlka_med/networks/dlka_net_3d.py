@@ -2,20 +2,22 @@
 
 from collections.abc import Sequence
 from math import prod
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dlka_med.blocks import DLKABlock, PatchDownsample, PatchUpsample, ResidualConv
-from dlka_med.blocks.dims import check_choice
-from dlka_med.blocks.large_kernel_attention import Deformation
-from dlka_med.blocks.norm import Norm
+from dlka_med.blocks.dims import check_choice, per_stage
+from dlka_med.blocks.dlka_block import Attention
+from dlka_med.blocks.norm import InstanceNorm, Norm
 from dlka_med.layers.conv import Conv3d
 from dlka_med.networks.any_size import check_positive, crop, steps_per_axis
 from dlka_med.networks.checkpointing import run_checkpointed
 from dlka_med.ops.layout import channels_last
 
 Stride = tuple[int, int, int]
+FullResolution = Literal["residual", "light", "none"]
 
 
 class DLKANet3d(nn.Module):
@@ -35,8 +37,11 @@ class DLKANet3d(nn.Module):
         channels: of each stage.
         depths: D-LKA blocks of each stage, in the encoder and again in the decoder.
         strides: downsampling in front of each stage, per axis or one number for all; the first may be (1, 1, 1).
-        full_resolution_channels: of the residual conv blocks at full resolution.
-        deformation: see `dlka_med.blocks.LargeKernelAttention`.
+        full_resolution_channels: of the blocks at full resolution.
+        full_resolution: "residual": the published blocks; "light": one conv each for the image and for the sum, with
+            instance norm and LeakyReLU: a fraction of the time; "none": the finest stage's map is brought to full
+            resolution and the image is not seen there.
+        deformation: of the blocks, see `dlka_med.blocks.DLKABlock`; or one for each stage, fine to coarse.
         position_embedding: whether each block has a learned vector per voxel.
         supervised_scales: outputs of `forward_pyramid`, at most one per stage.
         dropout: probability that a channel of the blocks' residual conv branch is left out.
@@ -59,7 +64,8 @@ class DLKANet3d(nn.Module):
         depths: Sequence[int] = (3, 3, 3, 3),
         strides: Sequence[int | Sequence[int]] = ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
         full_resolution_channels: int = 16,
-        deformation: Deformation = "dense",
+        full_resolution: FullResolution = "residual",
+        deformation: Attention | Sequence[Attention] = "dense",
         position_embedding: bool = True,
         supervised_scales: int = 3,
         dropout: float = 0.1,
@@ -75,6 +81,7 @@ class DLKANet3d(nn.Module):
         check_positive(in_channels=in_channels, out_channels=out_channels)
         check_positive(full_resolution_channels=full_resolution_channels)
         check_choice("norm", norm, ("batch", "instance"))
+        check_choice("full_resolution", full_resolution, get_args(FullResolution))
         if len(img_size) != 3 or min(img_size) < 1:
             raise ValueError(f"img_size needs three positive sizes, got {tuple(img_size)}")
         if not 1 <= supervised_scales <= len(channels):
@@ -84,6 +91,7 @@ class DLKANet3d(nn.Module):
         self.checkpointing = checkpointing
         self.strides: tuple[Stride, ...] = strides
 
+        gates = per_stage("deformation", deformation, len(channels))
         size = [n + pad for n, pad in zip(img_size, self._padding(img_size), strict=True)]
 
         def stage(index: int) -> nn.Sequential:
@@ -94,7 +102,7 @@ class DLKANet3d(nn.Module):
                 DLKABlock(
                     channels[index],
                     3,
-                    deformation,
+                    gates[index],
                     position_size=position_size,
                     layer_scale=layer_scale,
                     dropout=dropout,
@@ -113,8 +121,7 @@ class DLKANet3d(nn.Module):
         self.encoder = nn.ModuleList(stage(i) for i in stages)
         self.upsamplers = nn.ModuleList(PatchUpsample(3, channels[i], outputs[i], strides[i]) for i in stages)
         self.decoder = nn.ModuleList(stage(i) for i in stages[:-1])
-        self.image_block = ResidualConv(3, in_channels, full_resolution_channels, norm="instance")
-        self.full_block = ResidualConv(3, full_resolution_channels, full_resolution_channels, norm="instance")
+        self.image_block, self.full_block = _full_blocks(full_resolution, in_channels, full_resolution_channels)
         self.heads = nn.ModuleList(Conv3d(outputs[i], out_channels, 1) for i in range(supervised_scales))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -165,8 +172,10 @@ class DLKANet3d(nn.Module):
         ):
             x = self._run(blocks, upsample(x) + skip)
             features.append(x)
-        full = self.upsamplers[0](x) + self.image_block(image)
-        features.append(self.full_block(full))
+        full = self.upsamplers[0](x)
+        if self.image_block is not None:
+            full = self.full_block(full + self.image_block(image))
+        features.append(full)
         return features[::-1]
 
     def _run(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
@@ -187,6 +196,19 @@ class DLKANet3d(nn.Module):
                 f"expected an image of shape (batch, {self.in_channels}, x, y, z), got {tuple(image.shape)}; "
                 f"the network was built with in_channels={self.in_channels}"
             )
+
+
+def _full_blocks(kind: FullResolution, in_channels: int, channels: int) -> tuple[nn.Module | None, nn.Module | None]:
+    """The block of the image at full resolution, and that of its sum with the decoder's map."""
+    if kind == "none":
+        return None, None
+    if kind == "residual":
+        blocks = (ResidualConv(3, inputs, channels, norm="instance") for inputs in (in_channels, channels))
+        return tuple(blocks)
+    act = nn.LeakyReLU(0.01, inplace=True)
+    conv = Conv3d(channels, channels, 3, padding=1, bias=False)
+    image = Conv3d(in_channels, channels, 3, padding=1, bias=False)
+    return image, nn.Sequential(InstanceNorm(), act, conv, InstanceNorm(), act)
 
 
 def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Sequence[Stride]) -> None:

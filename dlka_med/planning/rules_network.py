@@ -64,6 +64,7 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
         "depths": ([size.depth] * stages, size.words),
         "strides": ([list(stride) for stride in strides], BY_AXIS),
         "full_resolution_channels": (min(size.width, 16), "as published" if size.width > 8 else "memory is short"),
+        "full_resolution": ("residual", "as published"),
         "deformation": ("dense", "as published; depthwise and dcnv3 take much memory in 3D"),
         "position_embedding": (False, "patches lie anywhere, so a position says little"),
         "supervised_scales": (min(3 if is_long else 2, stages), "outputs that the loss sees, full to coarse"),

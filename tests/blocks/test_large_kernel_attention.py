@@ -98,7 +98,35 @@ def test_dcnv3_has_up_to_four_groups(channels, groups):
     assert LargeKernelAttention(channels, 2, "dcnv3").gate.dilated.geometry.offset_groups == groups
 
 
-MOVING = {"none": [], "depthwise": ["depthwise", "dilated"], "dcnv3": ["depthwise", "dilated"], "dense": ["dense"]}
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize(("deformation", "twin"), [("dense", "wide_dense"), ("depthwise", "wide_depthwise")])
+def test_the_wide_twin_has_as_many_parameters(spatial_dims, deformation, twin):
+    counts = [
+        sum(p.numel() for p in attention(spatial_dims, name, offset_groups=2).parameters())
+        for name in (deformation, twin)
+    ]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_the_still_twin_is_the_deformable_gate_before_it_moves(spatial_dims):
+    still, deformable = attention(spatial_dims, "still_dense"), attention(spatial_dims, "dense")
+    keys = deformable.load_state_dict(still.state_dict(), strict=False)
+    assert not keys.unexpected_keys
+    assert all(".offset_conv." in key for key in keys.missing_keys)
+    x = image(spatial_dims)
+    torch.testing.assert_close(deformable(x), still(x), rtol=1e-12, atol=1e-12)
+
+
+MOVING = {
+    "none": [],
+    "depthwise": ["depthwise", "dilated"],
+    "dcnv3": ["depthwise", "dilated"],
+    "dense": ["dense"],
+    "still_dense": [],
+    "wide_dense": [],
+    "wide_depthwise": [],
+}
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -135,7 +163,7 @@ def test_gradients_reach_all_parameters(spatial_dims, deformation):
     ("arguments", "message"),
     [
         ({"spatial_dims": 4}, "spatial_dims must be 2 or 3, got 4"),
-        ({"deformation": "full"}, "deformation must be one of 'none', 'depthwise', 'dcnv3', 'dense', got 'full'"),
+        ({"deformation": "full"}, "deformation must be one of 'none', 'depthwise', 'dcnv3', 'dense', .* got 'full'"),
         ({"dilated_kernel_size": 4}, "dilated_kernel_size must be odd"),
         ({"deformation": "dcnv3", "offset_groups": 3}, "channels: expected a multiple of group=3, got 4; nearest: 3"),
         ({"deformation": "dense", "offset_groups": 3}, "expected a multiple of offset_groups=3, got 4"),

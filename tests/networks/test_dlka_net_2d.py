@@ -3,6 +3,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from dlka_med.layers.offsets import deformable_layers
 from dlka_med.networks import NETWORKS, DLKANet2d, build_network
 
 SMALL = {"in_channels": 1, "out_channels": 3, "img_size": 64, "encoder": "convnext_atto"}
@@ -69,6 +70,15 @@ def test_every_parameter_gets_a_gradient(encoder, deformation):
     # One number added to all logits of a softmax changes nothing: that bias of MaxViT gets rounding errors or zero.
     silent = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert [name for name in silent if not name.endswith("rel_pos.mlp.fc2.bias")] == []
+
+
+def test_each_decoder_stage_has_its_own_gate():
+    net = network(encoder="convnext_atto", depths=(1, 1, 2), deformation=("absent", "none", "depthwise"))
+    names = [f"decoder.2.{block}.attention.gate.{conv}" for block in (0, 1) for conv in ("depthwise", "dilated")]
+    assert list(deformable_layers(net)) == names
+    assert [block.attention is None for stage in net.decoder for block in stage] == [True, False, False, False]
+    with pytest.raises(ValueError, match="deformation needs one choice for all stages or 3"):
+        network(deformation=("none", "depthwise"))
 
 
 def test_forward_runs_the_finest_head_only():

@@ -4,7 +4,9 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from dlka_med.blocks import LargeKernelAttention
 from dlka_med.config.network import DLKANet3dArguments
+from dlka_med.layers.offsets import deformable_layers
 from dlka_med.networks import NETWORKS, DLKANet3d, build_network
 
 SMALL = {
@@ -58,6 +60,8 @@ def test_the_published_size_and_the_defaults_of_the_config():
             (9, 8, 17),
             [(9, 8, 17), (5, 4, 9), (3, 2, 5)],
         ),
+        ({"deformation": ("absent", "wide_dense"), "full_resolution": "light"}, (7, 5, 9), [(7, 5, 9), (4, 3, 5)]),
+        ({"deformation": ("still_dense", "dense"), "full_resolution": "none"}, (7, 5, 9), [(7, 5, 9), (4, 3, 5)]),
     ],
 )
 def test_shapes(arguments, size, scales):
@@ -81,11 +85,48 @@ def test_a_padded_image_gives_the_logits_of_the_image_with_zeros_at_the_far_end(
         torch.testing.assert_close(got, want[(..., *crop)])
 
 
-@pytest.mark.parametrize("arguments", [{}, {"deformation": "depthwise"}, {"norm": "instance"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"deformation": "depthwise"},
+        {"norm": "instance"},
+        {"full_resolution": "light", "deformation": ("absent", "dense")},
+        {"full_resolution": "none", "deformation": ("wide_dense", "still_dense")},
+    ],
+)
 def test_every_parameter_gets_a_gradient(arguments):
     net = network(**arguments)
     sum(y.square().mean() for y in net.forward_pyramid(image(16, 12, 16))).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_each_stage_has_its_own_gate_in_encoder_and_decoder():
+    net = network(
+        channels=(4, 5, 6),
+        depths=(1, 2, 1),
+        strides=(2, 2, 2),
+        deformation=("absent", "none", "dense"),
+    )
+    deforming = {"encoder.2.0.attention.gate.dense"}
+    assert set(deformable_layers(net)) == deforming
+    with_attention = {name for name, part in net.named_modules() if isinstance(part, LargeKernelAttention)}
+    assert with_attention == {f"{part}.attention" for part in ("encoder.1.0", "encoder.1.1", "encoder.2.0")} | {
+        f"decoder.1.{block}.attention" for block in (0, 1)
+    }
+    listed = network(deformation=("dense", "dense"))
+    assert str(listed) == str(network(deformation="dense"))
+
+
+@pytest.mark.parametrize(("kind", "sees"), [("residual", True), ("light", True), ("none", False)])
+def test_whether_the_image_is_seen_at_full_resolution(kind, sees):
+    """The way through the stages is closed, by weights of zero."""
+    net = network(full_resolution=kind).eval()
+    nn.init.zeros_(net.downsamplers[0].conv.weight)
+    one, other = image(8, 8, 8), image(8, 8, 8)
+    other[:, :, 3, 3, 3] += 1
+    with torch.no_grad():
+        assert torch.equal(net(one), net(other)) != sees
 
 
 def test_forward_runs_the_finest_head_only():
@@ -169,6 +210,8 @@ def test_weights_survive_safetensors():
         ({"img_size": (8, 8)}, "img_size needs three positive sizes"),
         ({"supervised_scales": 3}, "supervised_scales must be 1 to 2"),
         ({"deformation": "sparse"}, "deformation must be one of"),
+        ({"deformation": ("dense",)}, r"deformation needs one choice for all stages or 2, .* got \('dense',\)"),
+        ({"full_resolution": "heavy"}, "full_resolution must be one of 'residual', 'light', 'none', got 'heavy'"),
         ({"norm": "layer"}, "norm must be one of"),
         ({"dropout": 1.5}, "dropout"),
     ],
