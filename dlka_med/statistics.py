@@ -23,6 +23,10 @@ RULE = (
     f"{RESAMPLES} times with replacement, none below {LEAST_PATIENTS} patients. They know nothing of failures too rare "
     "to be among these patients."
 )
+SEEDS_RULE = (
+    "with_seeds holds differences of networks however they are seeded: the variance over seeds is added to that over "
+    "patients, and Student's distribution has Satterthwaite's degrees of freedom."
+)
 
 Interval = tuple[float, float]
 Values = NDArray[np.float64]
@@ -35,7 +39,8 @@ class Difference:
     Args:
         mean: over cases; of several labels, the mean of their means.
         interval: of the mean, at `LEVEL`; None below `LEAST_PATIENTS`.
-        p: Wilcoxon's signed-rank test over the patients' mean differences, two-sided.
+        p: two-sided; Wilcoxon's signed-rank test over the patients' mean differences, or Student's of
+            `seeded_difference`.
         doubt: the probability that the claim "the one with the better mean is better" is false.
         cases, patients: that have a value in both.
     """
@@ -112,24 +117,78 @@ def difference(ours: Values, theirs: Values, groups: Sequence[str]) -> Differenc
             doubt = float(stats.t.cdf(-abs(mean[0]) / error[0], len(sums) - 1))
         else:
             doubt = 0.5 if abs(mean[0]) <= _noise(apart) else 0.0
-    cases = int(np.isfinite(apart.reshape(len(apart), -1)).any(axis=1).sum())
-    return Difference(float(mean[0]), interval(apart, groups), p, doubt, cases, len(sums))
+    return Difference(float(mean[0]), interval(apart, groups), p, doubt, _cases(apart), len(sums))
 
 
-def claim(ours: str, theirs: str, found: Difference, *, higher_is_better: bool, p: float | None, digits: int) -> str:
+def seeded_difference(ours: Values, theirs: Values, groups: Sequence[str]) -> Difference | None:
+    """Compare two networks however they are seeded, by some trainings of each; None if no case has a value in both.
+
+    Patients and seeds are both a sample: what `difference` finds for averages over seeds does not know that other seeds
+    would have had other means. Here the variance of the mean difference is that over patients plus, of both networks,
+    that over seeds, less the part of the latter which comes from the patients drawn and stands in the former already.
+    Interval, p and doubt are those of Student's distribution with Satterthwaite's degrees of freedom (Satterthwaite
+    1946). Why seeds count: Bouthillier et al., Accounting for Variance in Machine Learning Benchmarks, 2021.
+
+    Args:
+        ours, theirs: (seeds, cases) or (seeds, cases, labels), two seeds or more in each; as in `difference` else.
+
+    Raises:
+        ValueError: there is a single seed, or cases or labels differ.
+    """
+    if min(len(ours), len(theirs)) < 2 or ours.shape[1:] != theirs.shape[1:]:
+        raise ValueError(f"two seeds or more of the same cases are needed, got {ours.shape} and {theirs.shape}")
+    averages = [_average(seeds) for seeds in (ours, theirs)]
+    apart = averages[0] - averages[1]
+    sums, counts = _by_group(apart, groups)
+    patients = len(sums)
+    if not patients:
+        return None
+    mean, error = (float(found[0]) for found in _mean_and_error(sums, counts, np.ones((1, patients))))
+    if patients < LEAST_PATIENTS or (counts > 0).sum(axis=0).min() < LEAST_PATIENTS:
+        return Difference(mean, None, None, None, _cases(apart), patients)
+    parts, counted_twice = [(error**2, patients - 1)], 0.0
+    known = np.where(np.isfinite(apart), 0.0, np.nan)
+    for seeds, average in zip((ours, theirs), averages, strict=True):
+        # A seed without a value where others have one counts as their average.
+        variance, of_patients = _variance_over_seeds(np.nan_to_num(seeds - average) + known, groups)
+        parts.append((variance, len(seeds) - 1))
+        counted_twice += of_patients
+    whole = error**2 + max(sum(variance for variance, _ in parts[1:]) - counted_twice, 0.0)
+    noise = _noise(np.stack(averages))
+    if math.sqrt(whole) <= noise:
+        doubt, reach = 0.5 if abs(mean) <= noise else 0.0, 0.0
+    else:
+        freedom = whole**2 / sum(variance**2 / free for variance, free in parts)
+        doubt = float(stats.t.cdf(-abs(mean) / math.sqrt(whole), freedom))
+        reach = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(whole)
+    return Difference(mean, (mean - reach, mean + reach), 2 * doubt, doubt, _cases(apart), patients)
+
+
+def claim(
+    ours: str,
+    theirs: str,
+    found: Difference,
+    *,
+    higher_is_better: bool,
+    p: float | None,
+    digits: int,
+    seeds: tuple[int, int] | None = None,
+) -> str:
     """What may be said of two runs, in one sentence.
 
     Args:
         ours, theirs: their names, first minus second.
         p: that of `found`, corrected if it is one of several.
         digits: behind the point.
+        seeds: how many of each `found` is of, if it holds their spread.
     """
     apart = f"{ours} minus {theirs} is {found.mean:+.{digits}f}"
     if found.interval is None or p is None or found.doubt is None:
         few = f"{found.patients} patients are" if found.patients > 1 else "one patient is"
         return f"{apart}; {few} too few to claim anything ({LEAST_PATIENTS} at least)"
     low, high = found.interval
-    figures = f"{LEVEL:.0%} interval {low:+.{digits}f} to {high:+.{digits}f}, {found.patients} patients, p {p:.2g}"
+    figures = f"{LEVEL:.0%} interval {low:+.{digits}f} to {high:+.{digits}f}, {found.patients} patients, "
+    figures += f"p {p:.2g}" if seeds is None else f"{seeds[0]} and {seeds[1]} seeds, p {p:.2g}"
     if p >= 1 - LEVEL or low <= 0 <= high:
         return f"{apart} ({figures}): neither may be called better"
     first, second = (ours, theirs) if (found.mean > 0) == higher_is_better else (theirs, ours)
@@ -179,6 +238,31 @@ def _by_group(values: Values, groups: Sequence[str]) -> tuple[Values, Values]:
     np.add.at(counts, member, known)
     kept = np.ix_(counts.any(axis=1), counts.any(axis=0))
     return sums[kept], counts[kept]
+
+
+def _average(seeds: Values) -> Values:
+    """Mean over the first axis of what is no NaN; NaN where nothing is."""
+    known = np.isfinite(seeds)
+    count = known.sum(axis=0)
+    return np.divide(np.where(known, seeds, 0).sum(axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _variance_over_seeds(deviations: Values, groups: Sequence[str]) -> tuple[float, float]:
+    """Of the mean over seeds: by how much their means differ, and which part of it other patients would have changed.
+
+    Args:
+        deviations: (seeds, cases) or (seeds, cases, labels) from the average over seeds.
+    """
+    tables = [_by_group(seed, groups) for seed in deviations]
+    found = [_mean_and_error(sums, counts, np.ones((1, len(sums)))) for sums, counts in tables]
+    means, errors = np.array(found)[..., 0].T
+    scale = len(means) * (len(means) - 1)
+    return float(((means - means.mean()) ** 2).sum() / scale), float((errors**2).sum() / scale)
+
+
+def _cases(apart: Values) -> int:
+    """How many have a value."""
+    return int(np.isfinite(apart.reshape(len(apart), -1)).any(axis=1).sum())
 
 
 def _draws(patients: int) -> Iterator[Values]:

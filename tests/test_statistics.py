@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dlka_med.statistics import LEAST_PATIENTS, claim, difference, holm, interval, ranks
+from dlka_med.statistics import LEAST_PATIENTS, claim, difference, holm, interval, ranks, seeded_difference
 
 STUDIES = 1000
 
@@ -159,3 +159,92 @@ def test_what_may_be_claimed(higher, winner):
     assert "one patient is too few to claim anything (10 at least)" in claim(
         "a", "b", few, higher_is_better=higher, p=few.p, digits=3
     )
+
+
+def trained_twice(rng, seeds, patients, *, of_seeds, of_network=0.02, of_both=0.02):
+    """Values (seeds, patients) of two networks that are equally good; what differs is drawn."""
+    level = rng.normal(0.8, 0.1, patients)
+    return [
+        level
+        + rng.normal(0, of_network, patients)
+        + rng.normal(0, of_seeds, (seeds, 1))
+        + rng.normal(0, of_both, (seeds, patients))
+        for _ in range(2)
+    ]
+
+
+@pytest.mark.parametrize("of_seeds", [0.0, 0.01, 0.03])
+def test_networks_that_do_not_differ_are_called_different_as_often_as_stated(of_seeds):
+    rng, studies, alarms, of_patients_alone = np.random.default_rng(9), 600, 0, 0
+    for _ in range(studies):
+        ours, theirs = trained_twice(rng, 3, 30, of_seeds=of_seeds)
+        found = seeded_difference(ours, theirs, alone(30))
+        assert (found.p < 0.05) != (found.interval[0] <= 0 <= found.interval[1])
+        alarms += found.p < 0.05
+        of_patients_alone += stats.ttest_rel(ours.mean(0), theirs.mean(0)).pvalue < 0.05
+    assert 0.02 <= alarms / studies <= 0.075
+    assert (of_patients_alone / studies > 0.2) == (of_seeds > 0)
+
+
+def test_a_seeded_difference_by_hand():
+    """The variance of patients, that of the seeds of both, less what the latter hold of the patients."""
+    ours, theirs = trained_twice(np.random.default_rng(10), 4, 20, of_seeds=0.02)
+    theirs = theirs[:3]
+    apart = ours.mean(0) - theirs.mean(0)
+    of_patients = apart.var(ddof=1) / 20
+    of_seeds = [run.mean(1).var(ddof=1) / len(run) for run in (ours, theirs)]
+    residuals = [run - run.mean(1, keepdims=True) - run.mean(0) + run.mean() for run in (ours, theirs)]
+    twice = [(left**2).sum() / (19 * (len(left) - 1) * 20 * len(left)) for left in residuals]
+    whole = of_patients + sum(of_seeds) - sum(twice)
+    freedom = whole**2 / (of_patients**2 / 19 + of_seeds[0] ** 2 / 3 + of_seeds[1] ** 2 / 2)
+    found = seeded_difference(ours, theirs, alone(20))
+    assert found.mean == pytest.approx(apart.mean())
+    assert found.interval == pytest.approx(stats.t.interval(0.95, freedom, apart.mean(), np.sqrt(whole)))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(apart.mean()) / np.sqrt(whole), freedom))
+    assert (found.doubt, found.cases, found.patients) == (found.p / 2, 20, 20)
+    swapped = seeded_difference(theirs, ours, alone(20))
+    assert (swapped.mean, swapped.p) == pytest.approx((-found.mean, found.p))
+
+
+def test_seeds_that_all_say_the_same_leave_the_patients():
+    rng = np.random.default_rng(11)
+    ours, theirs = rng.random((2, 25, 2))
+    ours[:4], theirs[4:6] = np.nan, np.nan
+    found = seeded_difference(np.stack([ours] * 2), np.stack([theirs] * 3), alone(25))
+    alike = difference(ours, theirs, alone(25))
+    assert (found.mean, found.doubt, found.cases) == pytest.approx((alike.mean, alike.doubt, alike.cases))
+    same = seeded_difference(np.stack([ours] * 2), np.stack([ours] * 2), alone(25))
+    assert (same.mean, same.interval, same.p, same.doubt) == (0, (0, 0), 1, 0.5)
+
+
+def test_cases_of_one_patient_tell_no_more_than_one():
+    ours, theirs = trained_twice(np.random.default_rng(12), 3, 15, of_seeds=0.01)
+    once = seeded_difference(ours, theirs, alone(15))
+    often = seeded_difference(*(np.repeat(run, 4, 1) for run in (ours, theirs)), np.repeat(alone(15), 4).tolist())
+    assert often.interval == pytest.approx(once.interval)
+    assert (often.cases, often.patients) == (60, 15)
+
+
+def test_a_seed_that_lacks_a_value_is_no_mistake():
+    ours, theirs = trained_twice(np.random.default_rng(13), 3, 15, of_seeds=0.01)
+    ours[1, :3], theirs[0] = np.nan, np.nan
+    found = seeded_difference(ours, theirs, alone(15))
+    assert found.mean == pytest.approx((np.nanmean(ours, 0) - np.nanmean(theirs[1:], 0)).mean())
+    assert np.isfinite(found.interval).all()
+    assert seeded_difference(ours * np.nan, theirs, alone(15)) is None
+
+
+def test_one_seed_or_too_few_patients_have_no_seeded_interval():
+    values = np.random.default_rng(14).random((2, 9))
+    few = seeded_difference(values, values[::-1], alone(9))
+    assert (few.mean, few.interval, few.p, few.doubt) == (pytest.approx(0), None, None, None)
+    with pytest.raises(ValueError, match=r"two seeds or more of the same cases are needed, got \(1, 9\) and \(2, 9\)"):
+        seeded_difference(values[:1], values, alone(9))
+
+
+def test_a_claim_counts_the_seeds():
+    ours, theirs = trained_twice(np.random.default_rng(15), 3, 30, of_seeds=0.001)
+    found = seeded_difference(ours + 0.1, theirs[:2], alone(30))
+    said = claim("a", "b", found, higher_is_better=True, p=found.p, digits=3, seeds=(3, 2))
+    assert "30 patients, 3 and 2 seeds, p " in said
+    assert "a is better than b" in said

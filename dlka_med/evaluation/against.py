@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +10,21 @@ from numpy.typing import NDArray
 from dlka_med.evaluation.measures import HEADLINES, MEASURES
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Comparison, Evaluation, table_of
-from dlka_med.statistics import Difference, Interval, claim, difference, holm, ranks
+from dlka_med.statistics import Difference, Interval, claim, difference, holm, ranks, seeded_difference
+
+ONE_SEED = "; of one seed no spread of seeds is known: other seeds may say otherwise"
 
 Scores = Mapping[str, Mapping[str, LabelScore]]
+Seeds = Mapping[str, Sequence[Sequence[LabelScore]]]
+"""Rows of each seed, by the names of what was trained with them."""
 
 
-def compared(result: Evaluation, scores: Mapping[str, Sequence[LabelScore]], groups: Mapping[str, str]) -> Evaluation:
+def compared(
+    result: Evaluation,
+    scores: Mapping[str, Sequence[LabelScore]],
+    groups: Mapping[str, str],
+    seeds: Seeds = MappingProxyType({}),
+) -> Evaluation:
     """The evaluation with a comparison for each of the others, over the cases that both predicted.
 
     p is corrected (Holm 1979) over all claims: those of each headline against each of the others.
@@ -22,21 +32,41 @@ def compared(result: Evaluation, scores: Mapping[str, Sequence[LabelScore]], gro
     Args:
         scores: of those evaluated, then of others of the same references and labels, by the names to call them.
         groups: patient of each case.
+        seeds: where `scores` are averages over seeds, what they are averages of; claims hold their spread then.
     """
     labels = list(result.labels)
     runs = {name: _by_case(rows) for name, rows in scores.items()}
     ours, *others = runs
-    comparisons = [_compare(runs[ours], other, runs[other], labels, groups) for other in others]
-    means = {(one.other, name): one.differences[name]["mean"] for one in comparisons for name in HEADLINES}
+    comparisons = []
+    for other in others:
+        found = _compare(runs[ours], other, runs[other], labels, groups)
+        if seeds and min(len(seeds[ours]), len(seeds[other])) > 1:
+            found = replace(found, with_seeds=_with_seeds(seeds[ours], seeds[other], labels, groups))
+        comparisons.append(found)
+    means = {
+        (one.other, name): one.with_seeds[name] if one.with_seeds else one.differences[name]["mean"]
+        for one in comparisons
+        for name in HEADLINES
+    }
     tested = {key: apart.p for key, apart in means.items() if apart is not None and apart.p is not None}
     corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     claims: dict[str, list[str]] = {other: [] for other in others}
-    for (other, name), apart in means.items():
-        if apart is not None:
+    for one in comparisons:
+        for name in HEADLINES:
+            if (apart := means[one.other, name]) is None:
+                continue
             measure = MEASURES[name]
-            better, p = bool(measure.higher_is_better), corrected.get((other, name))
-            said = claim(ours, other, apart, higher_is_better=better, p=p, digits=measure.digits)
-            claims[other].append(f"{measure.title}: {said}")
+            said = claim(
+                ours,
+                one.other,
+                apart,
+                higher_is_better=bool(measure.higher_is_better),
+                p=corrected.get((one.other, name)),
+                digits=measure.digits,
+                seeds=(len(seeds[ours]), len(seeds[one.other])) if one.with_seeds else None,
+            )
+            alone = ONE_SEED if seeds and not one.with_seeds else ""
+            claims[one.other].append(f"{measure.title}: {said}{alone}")
     comparisons = [replace(one, claims=tuple(claims[one.other])) for one in comparisons]
     return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups))
 
@@ -59,6 +89,23 @@ def _compare(ours: Scores, other: str, theirs: Scores, labels: Sequence[str], gr
         } | {"mean": difference(first, second, patients)}
     only = tuple(sorted(ours.keys() - theirs.keys())), tuple(sorted(theirs.keys() - ours.keys()))
     return Comparison(other, len(cases), *only, differences)
+
+
+def _with_seeds(
+    ours: Sequence[Sequence[LabelScore]],
+    theirs: Sequence[Sequence[LabelScore]],
+    labels: Sequence[str],
+    groups: Mapping[str, str],
+) -> dict[str, Difference | None]:
+    """The mean difference of each headline, seeds and patients drawn anew."""
+    sides = [[_by_case(rows) for rows in side] for side in (ours, theirs)]
+    cases = sorted(set.intersection(*(set(scores) for side in sides for scores in side)))
+    patients = [groups[case] for case in cases]
+    found = {}
+    for name in HEADLINES:
+        first, second = (np.stack([_table(scores, cases, name, labels) for scores in side]) for side in sides)
+        found[name] = seeded_difference(first, second, patients)
+    return found
 
 
 def _ranks(

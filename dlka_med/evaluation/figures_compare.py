@@ -1,4 +1,4 @@
-"""A picture of networks that were compared."""
+"""Pictures of networks that were compared, and of the variants of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,6 +67,36 @@ def plot_comparison(points: Sequence[Point], path: str | Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds per training step")
     axes.set_ylabel("mean Dice")
+    _finish(figure, points, path)
+
+
+def plot_variants(points: Sequence[Point], path: str | Path) -> None:
+    """Draw a row for each, the first on top and its Dice as a line through all, with interval bars and seeds as dots.
+
+    Raises:
+        InputError: the PNG cannot be written.
+    """
+    figure = Figure(figsize=(8, 1.4 + 0.42 * len(points)), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    for row, point in enumerate(points):
+        color = ON_WHITE[min(row, 1)]
+        if point.interval is not None:
+            axes.plot(point.interval, [row] * 2, color=color, linewidth=2, alpha=0.55)
+            axes.plot(point.interval, [row] * 2, "|", color=color, markersize=11, markeredgewidth=2)
+        axes.plot(point.seeds, [row] * len(point.seeds), ".", color=INK, markersize=4, zorder=4)
+        axes.plot(point.dice, row, "o", color=color, markersize=9, markeredgecolor="white", zorder=3)
+    for first in points[:1]:
+        axes.axvline(first.dice, color=ON_WHITE[0], linewidth=1, alpha=0.4, zorder=0)
+    axes.set_yticks(
+        range(len(points)), [f"{point.name}\n{point.seconds:.3g} s per step" for point in points], fontsize=8
+    )
+    axes.set_ylim(max(len(points), 1) - 0.5, -0.5)
+    axes.set_xlabel("mean Dice")
+    _finish(figure, points, path)
+
+
+def _finish(figure: Figure, points: Sequence[Point], path: str | Path) -> None:
+    (axes,) = figure.axes
     bars = f"bars: {LEVEL:.0%} interval over patients; " if any(point.interval for point in points) else ""
     axes.set_title(f"{bars}small dots: seeds", color=GREY, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

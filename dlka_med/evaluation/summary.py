@@ -70,6 +70,7 @@ class Comparison:
         other: how the others are called.
         cases: that both predicted; `only_ours` and `only_theirs` did not count.
         differences: ours minus theirs, by measure and label, "mean" for that of all labels; None where there is none.
+        with_seeds: the mean difference of each headline, seeds and patients drawn anew; empty where seeds are unknown.
         claims: what may be said of each headline, p corrected over all claims of this evaluation.
     """
 
@@ -78,6 +79,7 @@ class Comparison:
     only_ours: tuple[str, ...]
     only_theirs: tuple[str, ...]
     differences: Mapping[str, Mapping[str, Difference | None]]
+    with_seeds: Mapping[str, Difference | None] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
 
 
@@ -139,7 +141,8 @@ class Evaluation:
             content["convention"] = asdict(self.convention) | {"rule": known.rule, "source": known.source}
         if self.comparisons:
             content["comparisons"] = [
-                asdict(comparison) | {"differences": self.with_units(asdict(comparison)["differences"])}
+                asdict(comparison)
+                | {key: self.with_units(asdict(comparison)[key]) for key in ("differences", "with_seeds")}
                 for comparison in self.comparisons
             ]
             content["ranks"] = self.with_units(
