@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         RunFolder.open(out)
     else:
         RunFolder(could_hold_files(out)).refuse_started()
-    _look_at_data(config, started=options.resume and not many)
+    look_at_data(config, started=options.resume and not many)
     if many:
         _train_folds(config, out, options)
         return
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
     train(config, out, resume=options.resume)
 
 
-def _look_at_data(config: "RunConfig", started: bool) -> None:
+def look_at_data(config: "RunConfig", started: bool) -> None:
     """Whether what the config names is there; a run that has started needs neither its folds nor its start."""
     from dlka_med.run_folder import RunFolder
 

@@ -1,12 +1,14 @@
-"""From a dataset and the names of networks to a fair comparison of them."""
+"""From a dataset and the names of networks, or a config and the variants of its network, to a fair comparison."""
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
-from dlka_med.comparing.contest import configs_of
+from dlka_med.comparing.ablation import ablation, left_out_of, write_variants
+from dlka_med.comparing.contest import plan_configs
 from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey, absolute, keys_of
 from dlka_med.comparing.result import Comparison, joined
 from dlka_med.comparing.runs import Outcome, outcome_of, run_all
@@ -69,21 +71,78 @@ def compare(
             folder holds another comparison; before anything trains.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
-    folder = ComparisonFolder(Path(out).absolute())
     chosen = None if folds is None else tuple(folds)
     asked = absolute(Asked(str(root), tuple(networks), minutes, epochs, memory, device, seeds, chosen))
-    existing(root, "the folder of a dataset")
+    plan_all = partial(plan_configs, workers=workers, probe=probe, estimate=estimate)
+    return _compared(asked, out, plan_all, shard, workers)
+
+
+def ablate(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    by_stage: bool = False,
+    seeds: int = 3,
+    folds: Sequence[int] | None = (0,),
+    shard: Shard = ALONE,
+    device: str | None = None,
+    workers: int | None = None,
+) -> Comparison | None:
+    """Compare a D-LKA network with variants of itself, as `compare` does, to see what its deforming is worth.
+
+    The variants differ in `network.deformation` alone, and there in the stages that deform alone:
+
+        as_is   the network of the config
+        still   the same convolutions without offsets
+        plain   plain large kernel attention, where that is another network than `still`
+        wide    plain convolutions of exactly as many parameters in place of the deformable ones; not of dcnv3
+        absent  no attention
+
+    Args:
+        config: of `dlka_net_3d` or `dlka_net_2d`, with one limit of `training.minutes` and `training.epochs`.
+        out: folder of the comparison, see `ComparisonFolder`.
+        by_stage: also each variant in one stage that deforms alone, such as `wide_stage_1`, counted from 0, fine to
+            coarse.
+        seeds, folds, shard: as in `compare`; `config.seed` and `config.dataset.fold` do not matter.
+        device: as PyTorch names it; None: as `training.accelerator` says.
+        workers: processes that evaluate; None: one.
+
+    Returns:
+        As `compare`.
+
+    Raises:
+        InputError: as `compare`; or the network does not deform, or could not be trained on equal terms.
+        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+    """
+    asked = ablation(config, by_stage=by_stage, seeds=seeds, folds=folds, device=device)
+    for name, why in left_out_of(config, by_stage=by_stage).items():
+        log.info("there is no variant %s: %s", name, why)
+    return _compared(asked, out, write_variants, shard, workers)
+
+
+def _compared(
+    asked: Asked,
+    out: str | Path,
+    write_configs: Callable[[ComparisonFolder, Asked], None],
+    shard: Shard,
+    workers: int | None,
+) -> Comparison | None:
+    """Train and compare what the configs say, which are written at the first call and read again later."""
+    folder = ComparisonFolder(Path(out).absolute())
+    existing(asked.dataset, "the folder of a dataset")
     folder.agree(asked)
     with _whole_folder(folder):
         folder.agree(asked)
         with _no_half_plan(folder):
-            configs = configs_of(folder, asked, workers=workers, probe=probe, estimate=estimate)
-            folds_there = _folds(folder.folds_file(networks[0]), configs[networks[0]])
-            keys = list(keys_of(asked, len(folds_there)))
+            if not all(folder.config_file(name).is_file() for name in asked.networks):
+                write_configs(folder, asked)
+            configs = folder.read_configs(asked.networks)
+            first = asked.networks[0]
+            keys = list(keys_of(asked, len(_folds(folder.folds_file(first), configs[first]))))
         folder.keep(asked)
-    log.info("%d runs of %d networks", len(keys), len(networks))
+    log.info("%d runs: %s", len(keys), ", ".join(asked.networks))
     try:
-        run_all(folder, keys[shard[0] :: shard[1]], configs, device)
+        run_all(folder, keys[shard[0] :: shard[1]], configs, asked.device)
         return _result(folder, keys, workers or 1)
     except (KeyboardInterrupt, SystemExit):
         log.warning("the same command goes on with the comparison in %s: what is finished stays", out)
@@ -98,7 +157,7 @@ def _result(folder: ComparisonFolder, keys: Sequence[RunKey], workers: int) -> C
             if (outcome := outcome_of(folder, key)) is not None:
                 outcomes[key] = outcome
         if lacking := [str(key) for key in keys if key not in outcomes]:
-            log.info("networks are compared when all runs are there; missing: %s", "; ".join(lacking))
+            log.info("all is compared when all runs are there; missing: %s", "; ".join(lacking))
             return None
         result = joined(folder, outcomes, workers)
         write(result)
@@ -106,8 +165,8 @@ def _result(folder: ComparisonFolder, keys: Sequence[RunKey], workers: int) -> C
 
 
 def _folds(file: Path, config: RunConfig) -> Folds:
-    folds, dataset = read_folds(file), dataset_of(config.dataset)
-    if find_folds(dataset, file) != folds:
+    folds, dataset, chosen = read_folds(file), dataset_of(config.dataset), config.dataset
+    if find_folds(dataset, file, test_cases=chosen.test_cases, may_leak=chosen.folds_may_leak) != folds:
         raise InputError(
             f"{dataset.root} has cases that {file} does not name, so that later runs would learn from others than "
             "those before: start a new comparison in another folder"

@@ -1,8 +1,6 @@
 """One plan for all networks of a comparison."""
 
 from dlka_med.comparing.folder import Asked, ComparisonFolder
-from dlka_med.config.loading import load_config
-from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.planning.memory import estimated_peak
 from dlka_med.planning.plan import Estimate, Probe, plan
@@ -10,15 +8,15 @@ from dlka_med.planning.probe import probe
 from dlka_med.planning.rival import rival
 
 
-def configs_of(
+def plan_configs(
     folder: ComparisonFolder,
     asked: Asked,
     *,
     workers: int | None = None,
     probe: Probe = probe,
     estimate: Estimate = estimated_peak,
-) -> dict[str, RunConfig]:
-    """The config of each network, planned at the first call and read again later.
+) -> None:
+    """Write the config of each network into the folder.
 
     The first network is planned for the dataset and the budget; the others get its grid, patch, batch and recipe.
 
@@ -27,27 +25,19 @@ def configs_of(
             validate.
     """
     first, *others = asked.networks
-    if not all(folder.config_file(name).is_file() for name in asked.networks):
-        made = plan(
-            asked.dataset,
-            folder.config_file(first),
-            network=first,
-            minutes=asked.minutes,
-            epochs=asked.epochs,
-            memory=asked.memory,
-            device=asked.device,
-            workers=workers,
-            probe=probe,
-            estimate=estimate,
-        )
-        if made.config.dataset.fold == "all":
-            raise InputError(f"{asked.dataset} has one group of cases, so that none can validate: add cases")
-        for planned in [rival(made, name, estimate) for name in others]:
-            planned.save(folder.config_file(planned.config.network.name))
-    return {name: _here(folder, first, load_config(folder.config_file(name))) for name in asked.networks}
-
-
-def _here(folder: ComparisonFolder, first: str, config: RunConfig) -> RunConfig:
-    """With the file of folds where it lies now."""
-    dataset = config.dataset.model_copy(update={"folds": str(folder.folds_file(first).absolute())})
-    return config.model_copy(update={"dataset": dataset})
+    made = plan(
+        asked.dataset,
+        folder.config_file(first),
+        network=first,
+        minutes=asked.minutes,
+        epochs=asked.epochs,
+        memory=asked.memory,
+        device=asked.device,
+        workers=workers,
+        probe=probe,
+        estimate=estimate,
+    )
+    if made.config.dataset.fold == "all":
+        raise InputError(f"{asked.dataset} has one group of cases, so that none can validate: add cases")
+    for planned in [rival(made, name, estimate) for name in others]:
+        planned.save(folder.config_file(planned.config.network.name))

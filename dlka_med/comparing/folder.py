@@ -2,16 +2,19 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dlka_med.config.loading import load_config
+from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_file
 from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder
 from dlka_med.text_files import read_text
+from dlka_med.training.resume import flat
 
 
 class RunKey(NamedTuple):
@@ -30,8 +33,10 @@ class Asked:
     """What is compared, and on what terms; `seeds` and `folds` may grow later, nothing else may change.
 
     Args:
+        networks: their names; of an ablation those of its variants.
         seeds: how many; they are numbered from 0.
         folds: None: all.
+        ablated: the config that the variants of an ablation are of; None: networks are planned for the dataset.
 
     Raises:
         InputError: fewer than two networks, one of them twice, no seed, no fold, or not one limit of time.
@@ -45,6 +50,7 @@ class Asked:
     device: str | None = None
     seeds: int = 3
     folds: tuple[int, ...] | None = (0,)
+    ablated: RunConfig | None = None
 
     def __post_init__(self):
         if len(set(self.networks)) < max(len(self.networks), 2):
@@ -56,8 +62,9 @@ class Asked:
 
     def refuse_other(self, before: "Asked", where: Path) -> None:
         """Raise `InputError` if the comparison that is there was asked otherwise, or for more."""
-        for name in ("dataset", "networks", "minutes", "epochs", "memory", "device"):
-            there, here = getattr(before, name), getattr(self, name)
+        all_there, all_here = before._terms(), self._terms()
+        for name in all_here | all_there:
+            there, here = all_there.get(name), all_here.get(name)
             if there != here:
                 raise InputError(
                     f"{where} holds another comparison: {name} is {_words(there)} there and {_words(here)} here; ask "
@@ -69,13 +76,22 @@ class Asked:
             had = "all folds" if before.folds is None else f"the folds {_words(before.folds)}"
             raise InputError(f"{where} compares {had} already: ask for these, or for more")
 
+    def _terms(self) -> dict[str, Any]:
+        """What may not change, by the names of options and keys."""
+        names = ["dataset", "networks", "minutes", "epochs", "memory", "device"]
+        if self.ablated is None:
+            return {"ablate": None} | {name: getattr(self, name) for name in names}
+        settings = flat(self.ablated.model_dump())
+        return {"ablate": self.ablated.name, **settings, "variants": self.networks, "device": self.device}
+
 
 @dataclass(frozen=True)
 class ComparisonFolder:
     """A folder made by a comparison.
 
     comparison.json                          what was asked for
-    configs/NETWORK.yaml                     alike but for the section network; folds and facts of the data beside them
+    configs/NETWORK.yaml                     alike but for the section network; folds and facts of the data beside them;
+                                             of an ablation each variant stands for a network
     runs/NETWORK/seed_0/fold_0               a run each, beside it fold_0.json: what it predicted, in which time
     predictions/NETWORK/seed_0               label maps of the cases that validate
     compare.json, compare.csv, compare.png   the result; scores.csv has a row per network, seed, case and label
@@ -112,8 +128,18 @@ class ComparisonFolder:
         return self.configs / f"{network}.yaml"
 
     def folds_file(self, first: str) -> Path:
-        """The folds of all networks, which the plan of the first one dealt."""
+        """The folds of all networks, which were dealt for the first one."""
         return self.config_file(first).with_suffix(".folds.json")
+
+    def read_configs(self, networks: Sequence[str]) -> dict[str, RunConfig]:
+        """The config of each network, with the file of folds where it lies now."""
+        folds = str(self.folds_file(networks[0]).absolute())
+        configs = {}
+        for name in networks:
+            config = load_config(self.config_file(name))
+            dataset = config.dataset.model_copy(update={"folds": folds})
+            configs[name] = config.model_copy(update={"dataset": dataset})
+        return configs
 
     def run(self, key: RunKey) -> RunFolder:
         """The run; it need not be there."""
@@ -143,14 +169,18 @@ class ComparisonFolder:
         try:
             content: dict[str, Any] = json.loads(read_text(self.asked_file))
             lists = {key: None if content[key] is None else tuple(content[key]) for key in ("networks", "folds")}
+            if content.get("ablated") is not None:
+                content["ablated"] = RunConfig.model_validate(content["ablated"])
             return Asked(**content | lists)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{self.asked_file} is damaged ({error}): name another folder") from error
 
     def keep(self, asked: Asked) -> None:
         """Write down what is asked for."""
+        config = None if asked.ablated is None else asked.ablated.model_dump(mode="json")
+        text = json.dumps(asdict(replace(asked, ablated=None)) | {"ablated": config}, indent=2)
         with whole_file(self.asked_file) as file:
-            file.write_text(json.dumps(asdict(asked), indent=2) + "\n", encoding="utf-8")
+            file.write_text(text + "\n", encoding="utf-8")
 
 
 def keys_of(asked: Asked, folds: int) -> Iterator[RunKey]:

@@ -16,13 +16,14 @@ from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Evaluation, summarise
+from dlka_med.statistics import SEEDS_RULE
 
 Seeds = Mapping[int, Evaluation]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A network of a comparison.
+    """A network of a comparison, or a variant of one.
 
     Args:
         mean: of the scores averaged over seeds, case by case.
@@ -48,7 +49,8 @@ class Contestant:
 def seed_noise(one: Contestant, other: Contestant) -> float | None:
     """Standard error of the difference of two mean Dice that comes from their seeds alone; None if one has one seed.
 
-    The patients' interval of the difference does not hold it: the same seeds were averaged for all patients.
+    The patients' interval of the difference does not hold it: the same seeds were averaged for all patients. What is
+    claimed does, see `dlka_med.statistics.seeded_difference`.
     """
     if one.spread is None or other.spread is None:
         return None
@@ -93,6 +95,7 @@ class Comparison:
         whole = self.first.summary()
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
+        content["rule"] += f" {SEEDS_RULE}"
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 
 
@@ -128,7 +131,7 @@ def joined(folder: ComparisonFolder, outcomes: Mapping[RunKey, Outcome], workers
     }
     common = sorted(set.intersection(*predicted.values()))
     if not common:
-        raise InputError("there is no case that all networks predicted: " + "; ".join(_reasons(outcomes).values()))
+        raise InputError("there is no case that all of them predicted: " + "; ".join(_reasons(outcomes).values()))
     patients = {case: patient for result in whole.values() for case, patient in result.patient_of.items()}
     seeds: dict[str, dict[int, Evaluation]] = {name: {} for name in names}
     for (name, seed), result in whole.items():
@@ -137,7 +140,8 @@ def joined(folder: ComparisonFolder, outcomes: Mapping[RunKey, Outcome], workers
         name: _of_cases(next(iter(runs.values())), _averaged(runs), common, patients) for name, runs in seeds.items()
     }
     first = names[0]
-    means[first] = compared(means[first], {name: mean.scores for name, mean in means.items()}, patients)
+    trained = {name: [run.scores for run in runs.values()] for name, runs in seeds.items()}
+    means[first] = compared(means[first], {name: mean.scores for name, mean in means.items()}, patients, trained)
     contestants = {}
     for name in names:
         keys = [key for key in fit if key.network == name]

@@ -5,8 +5,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlka_med.comparing.result import Comparison, Contestant, seed_noise
-from dlka_med.evaluation.figures_compare import Point, plot_comparison
+from dlka_med.comparing.result import Comparison, Contestant
+from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 from dlka_med.evaluation.tables import aligned, cell, columns, comparison_lines, records
 from dlka_med.files import whole_file
 from dlka_med.statistics import LEVEL, TOO_FEW
@@ -23,7 +23,8 @@ def write(result: Comparison) -> None:
         for record in records(evaluation)
     ]
     _write_csv(files.scores_file, scores, ["network", "seed", *columns(result.first)])
-    plot_comparison(points_of(result), files.figure_file)
+    plot = plot_comparison if files.read().ablated is None else plot_variants
+    plot(points_of(result), files.figure_file)
     text = json.dumps(result.summary(), indent=2, ensure_ascii=False, allow_nan=False)
     with whole_file(files.result_file) as file:
         file.write_text(text + "\n", encoding="utf-8")
@@ -44,7 +45,7 @@ def format_comparison(result: Comparison) -> str:
     """A table to read in a terminal, what may be claimed, and what was left out."""
     evaluation, protocol = result.first, result.first.protocol
     head = ["network", "Dice", f"{LEVEL:.0%} interval", "spread of seeds", f"HD95 {evaluation.unit}"]
-    head += [f"NSD {protocol.tolerance:g} {evaluation.unit}", "parameters", "multiply-adds"]
+    head += [f"NSD {protocol.tolerance:g} {evaluation.unit}", "parameters", "multiply-adds", "estimated GiB"]
     table = [[*head, "s per step", "steps", "s per case"]]
     table += [[name, *_cells(one)] for name, one in result.networks.items()]
     seeds = sorted({seed for one in result.networks.values() for seed in one.seeds})
@@ -57,21 +58,10 @@ def format_comparison(result: Comparison) -> str:
     lines += [f"left out: {run}: {why}" for run, why in result.left_out.items()]
     if result.lost:
         lines.append(f"{len(result.lost)} cases that some runs did not predict are compared for nobody")
-    return "\n".join([*lines, *comparison_lines(evaluation), *_cautions(result)]) + "\n"
-
-
-def _cautions(result: Comparison) -> list[str]:
-    """Differences of Dice that the choice of seeds can make, whatever the patients say."""
-    first, lines = next(iter(result.networks)), []
-    for comparison in result.first.comparisons:
-        apart = comparison.differences["dice"]["mean"]
-        noise = seed_noise(result.networks[first], result.networks[comparison.other])
-        if apart is not None and noise is not None and abs(apart.mean) < 2 * noise:
-            lines.append(
-                f"caution: {first} minus {comparison.other} is {apart.mean:+.4f} Dice, but seeds alone move it by "
-                f"{noise:.4f} (standard error): claim nothing about these networks without more of them"
-            )
-    return ["", *lines] if lines else []
+    lines += comparison_lines(evaluation)
+    if evaluation.ranks:
+        lines.append("ranks are between these trainings over patients: other seeds may rank otherwise")
+    return "\n".join(lines) + "\n"
 
 
 def _cells(one: Contestant) -> list[str]:
@@ -85,6 +75,7 @@ def _cells(one: Contestant) -> list[str]:
         cell(mean["nsd"].mean, 4),
         f"{costs.parameters / 1e6:.3g} M",
         f"{costs.multiply_adds / 1e9:.3g} G",
+        f"{costs.estimated_peak_bytes / 2**30:.2f}",
         "-" if costs.seconds_per_step is None else f"{costs.seconds_per_step:.3g}",
         f"{costs.steps:.0f}",
         "-" if costs.seconds_per_case is None else f"{costs.seconds_per_case:.3g}",

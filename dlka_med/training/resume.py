@@ -44,7 +44,7 @@ def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
     Raises:
         InputError: another difference, each named with both values.
     """
-    old, new = (_flat(with_absolute_paths(config).model_dump()) for config in (run.config, asked))
+    old, new = (flat(with_absolute_paths(config).model_dump()) for config in (run.config, asked))
     differences = []
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)
@@ -73,9 +73,9 @@ def refuse_different(runs: Mapping[int, RunFolder], *, same_length: bool) -> Non
     """
     apart = CHANGEABLE - (LENGTH if same_length else set()) | {"dataset.fold", "dataset.folds"}
     first, *others = sorted(runs)
-    known = _flat(_with_kinds(runs[first].config))
+    known = flat(_with_kinds(runs[first].config))
     for fold in others:
-        found = _flat(_with_kinds(runs[fold].config))
+        found = flat(_with_kinds(runs[fold].config))
         for key in sorted((known.keys() | found.keys()) - apart):
             if known.get(key) != found.get(key):
                 raise InputError(
@@ -96,14 +96,15 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update=sections)
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings of a config's sections by their dotted keys."""
+    settings = {}
     for key, value in tree.items():
         if isinstance(value, dict) and prefix + key != "dataset.labels":
-            flat |= _flat(value, f"{prefix}{key}.")
+            settings |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            settings[prefix + key] = value
+    return settings
 
 
 def _with_kinds(config: RunConfig) -> dict[str, Any]:

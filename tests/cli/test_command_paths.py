@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlka_med.cli import build_parser
+from dlka_med.errors import InputError
 
 HEAVY = ("torch", "monai", "numpy", "nibabel", "scipy", "matplotlib", "pytorch_lightning", "timm")
 RIGHT = {
@@ -23,6 +24,8 @@ RIGHT = {
     "import-weights": ["original.model", "--config", "c.yaml", "--out", "new"],
     "schema": [],
 }
+# Of arguments that exclude each other, those that the line above has no room for.
+OTHERWISE_RIGHT = {("compare", "ablate"): ["data", "--ablate", "c.yaml", "--out", "new"]}
 FILE = "original.model"  # where a folder belongs
 WRONG = [  # verb, argument, what is typed for it, what the message says
     ("demo", "out", f"{FILE}/new", FILE),
@@ -53,6 +56,7 @@ WRONG = [  # verb, argument, what is typed for it, what the message says
     ("evaluate", "out", f"{FILE}/new", FILE),
     ("evaluate", "out", "data", "data exists already"),
     ("compare", "dataset", "dtaa", "mean data?"),
+    ("compare", "ablate", "c.yml", "mean c.yaml?"),
     ("compare", "out", f"{FILE}/new", FILE),
     ("compare", "out", "data", "data exists already"),
     ("import-weights", "file", "orignal.model", "mean original.model?"),
@@ -89,6 +93,9 @@ WRONG_VALUES = [
     ("compare", ["--seeds", "0"], "expected an integer, 1 or more, got '0'"),
     ("compare", ["--shard", "2/2"], "expected I/N"),
     ("compare", ["--out", "compared"], "epochs is 7 there and 1 here"),
+    ("compare", ["--ablate", "c.yaml"], "argument --ablate: not allowed with argument --networks"),
+    ("compare", ["--by-stage"], "--by-stage belongs to --ablate"),
+    ("compare", ["-s", "training.minutes=2"], "-s belongs to --ablate"),
     ("import-weights", ["-s", "trainin.minutes=2"], "did you mean 'training'?"),
     ("schema", ["--otu"], "unknown argument --otu"),
 ]
@@ -135,7 +142,7 @@ def typed(verb: str, argument: str, value: str) -> list[str]:
     """The right command of a verb but for one argument."""
     _, verbs = build_parser()
     action = next(action for action in verbs[verb]._actions if action.dest == argument)
-    words = list(RIGHT[verb])
+    words = list(OTHERWISE_RIGHT.get((verb, argument), RIGHT[verb]))
     positionals = [action.dest for action in verbs[verb]._actions if not action.option_strings]
     place = words.index(action.option_strings[0]) + 1 if action.option_strings else positionals.index(argument)
     words[place] = value
@@ -197,3 +204,46 @@ def test_the_right_paths_pass(places, verb, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         options.function(options)
     assert reached == [function]
+
+
+def ablated(places, monkeypatch, *words):
+    """The config that `dlka compare --ablate c.yaml` hands on, and its other arguments."""
+    reached = []
+
+    def ablate(config, out, **more):
+        reached.append((config, more))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dlka_med.comparing.compare.ablate", ablate)
+    parser, _ = build_parser()
+    options = parser.parse_args(["compare", "--ablate", "c.yaml", "--out", "new", *words])
+    with pytest.raises(KeyboardInterrupt):
+        options.function(options)
+    return reached[0]
+
+
+def test_options_replace_what_the_config_of_an_ablation_says(places, monkeypatch):
+    config, more = ablated(places, monkeypatch)
+    assert (config.dataset.root, config.training.epochs, config.training.minutes) == ("data", 1000, None)
+    assert (more["by_stage"], more["seeds"], more["folds"]) == (False, 3, (0,))
+    (places / "da: ta").mkdir()
+    words = ["--minutes", "2", "--by-stage", "--folds", "all", "-s", "training.batch_size=3"]
+    config, more = ablated(places, monkeypatch, *words, "da: ta")
+    assert (config.dataset.root, config.training.epochs, config.training.minutes) == ("da: ta", None, 2)
+    assert (config.training.batch_size, more["by_stage"], more["folds"]) == (3, True, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--ablate", "c.yaml", "--memory", "4"], "--memory belongs to --networks"),
+        (["--ablate", "c.yaml", "-s", "network.deformation=none"], "there is nothing to ablate"),
+        (["--networks", "unet,dynunet", "--epochs", "1"], "--networks are planned for a dataset: give its folder"),
+        (["data", "--networks", "unet,dynunet"], "needs one limit, --minutes or --epochs"),
+    ],
+)
+def test_options_of_a_comparison_that_do_not_fit(places, words, told):
+    parser, _ = build_parser()
+    options = parser.parse_args(["compare", "--out", "new", *words])
+    with pytest.raises(InputError, match=told):
+        options.function(options)

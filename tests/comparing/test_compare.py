@@ -13,6 +13,7 @@ import pytest
 from dlka_med.comparing.folder import RunKey
 from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
+from dlka_med.planning.memory import estimated_peak
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.callbacks import Recorder
 
@@ -62,6 +63,8 @@ def test_the_figures_are_those_of_the_label_maps(made_once, balls):
         assert found["mean"]["dice"]["mean"] == pytest.approx(np.mean(seeds))
         run = folder.run(RunKey(network, 0, 0))
         assert found["parameters"] == sum(tensor.numel() for tensor in run.load_network().parameters())
+        config = run.config
+        assert found["estimated_peak_bytes"] == pytest.approx(estimated_peak(config, "cpu"), abs=1)
         assert found["steps"] == 3
         assert found["seconds_per_step"] > 0
         assert found["seconds_per_case"] > 0
