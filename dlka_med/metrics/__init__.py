@@ -1,9 +1,10 @@
-"""Masks in, numbers out: overlap, surface distance, boundaries, centre lines, lesions.
+"""Masks in, numbers out: overlap, surface distance, boundaries, centre lines, lesions; probabilities: calibration.
 
 Lengths are in the unit of the spacing (mm, or pixels). Empty masks follow one rule everywhere, `EMPTY_MASK_RULE`.
 """
 
 from dlka_med.metrics.boundary import boundary_iou
+from dlka_med.metrics.calibration import Reliability, near_foreground
 from dlka_med.metrics.centerline import cldice
 from dlka_med.metrics.compare import Scores, compare
 from dlka_med.metrics.conventions import CONVENTIONS, Convention
@@ -26,6 +27,7 @@ __all__ = [
     "Convention",
     "LesionScores",
     "Mask",
+    "Reliability",
     "Scores",
     "Status",
     "assd",
@@ -41,6 +43,7 @@ __all__ = [
     "hd95",
     "iou",
     "lesion_scores",
+    "near_foreground",
     "nsd",
     "precision",
     "recall",
