@@ -45,3 +45,13 @@ def progress(
             log.info("%s: %d %ss in %.1f s", what, total, unit, now - started)
 
     return show
+
+
+def within(show: Callable[[float, int], None], done: int, total: int) -> Callable[[int, int], None]:
+    """A callback for the steps of the unit after `done`; its last step leaves the unit to be finished."""
+
+    def show_step(step: int, steps: int) -> None:
+        if step < steps:
+            show(done + step / steps, total)
+
+    return show_step

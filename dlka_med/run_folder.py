@@ -36,6 +36,7 @@ class RunFolder:
     checkpoint.ckpt      the latest state, to resume from
     trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
     metrics.csv, curve.png, log.txt
+    calibration.json     the temperature of its probabilities, if they were calibrated, and reliability.png
     """
 
     path: Path
@@ -67,6 +68,10 @@ class RunFolder:
     @property
     def log_file(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def calibration_file(self) -> Path:
+        return self.path / "calibration.json"
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> RunFolder:
@@ -226,6 +231,7 @@ class FoldsFolder:
     fold_0, fold_1, ...   a run each
     predictions           label maps of all cases, each by the fold that did not see it
     crossvalidation.json  how good they are
+    calibration.json      the temperature of their probabilities, which each run holds too, and reliability.png
     """
 
     path: Path
@@ -241,6 +247,10 @@ class FoldsFolder:
     @property
     def crossvalidation_file(self) -> Path:
         return self.path / "crossvalidation.json"
+
+    @property
+    def calibration_file(self) -> Path:
+        return self.path / "calibration.json"
 
     def run(self, fold: int) -> RunFolder:
         """The run of one fold; it need not be there."""

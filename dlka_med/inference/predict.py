@@ -19,11 +19,12 @@ from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.sides import mirror_axes
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
+from dlka_med.inference.device import find_device
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import label_map_ending, write_label_map
 from dlka_med.paths import could_hold_files
-from dlka_med.progress import progress
+from dlka_med.progress import progress, within
 from dlka_med.run_folder import PARTS, RunFolder
 from dlka_med.text_files import read_text
 
@@ -73,7 +74,7 @@ def predict_images(
     """
     if overwrite and skip_existing:
         raise InputError("overwrite and skip_existing contradict each other: choose one")
-    folder, out, place = RunFolder.open(run), Path(out), _device(device)
+    folder, out, place = RunFolder.open(run), Path(out), find_device(device)
     dataset = folder.config.dataset
     could_hold_files(out)
     found = find_cases(
@@ -102,7 +103,7 @@ def predict_images(
     for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
         try:
             prepared = ready.result()
-            classes = predictor.segment(prepared, partial(_show_windows, show, done, len(cases)))
+            classes = predictor.segment(prepared, within(show, done, len(cases)))
             write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], prepared.reader)
             written.append(targets[case.id])
         except WriteError:
@@ -141,12 +142,6 @@ def _predictor(
         return Predictor.of_run(network, config, **changes)
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def _show_windows(show: Callable[[float, int], None], cases_done: int, cases: int, done: int, total: int) -> None:
-    """The windows of a case count as shares of it; the last one leaves the case to be restored and written."""
-    if done < total:
-        show(cases_done + done / total, cases)
 
 
 def _prepare(run: RunFolder, case: Case) -> Prepared:
@@ -213,15 +208,3 @@ def _write_names(path: Path, dataset: Dataset, *, replace: bool) -> None:
             raise InputError(f"{path} names other labels than this run: name another folder for the output")
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise InputError(f"there is no device called {name!r}: name cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"the device {name} is not there: PyTorch finds {torch.cuda.device_count()} CUDA devices")
-    return device

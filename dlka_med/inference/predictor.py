@@ -17,7 +17,9 @@ from dlka_med.data.prepare import Prepared
 from dlka_med.data.slices import slice_axis
 from dlka_med.errors import InputError
 from dlka_med.inference.memory import free_memory
-from dlka_med.inference.restore import restore
+from dlka_med.inference.restore import check_temperature, restore, restore_probabilities
+from dlka_med.inference.temperature import temperature_of
+from dlka_med.run_folder import RunFolder
 
 Progress = Callable[[int, int], None]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -42,6 +44,8 @@ class Predictor:
         painted: the network tells regions apart (sigmoid): the class index that each paints, in this order, over the
             ones before; None: classes, of which the likeliest counts (softmax).
         precision: in which the network runs, as in training; fp16 needs a GPU, bf16 there one that has it, else fp32.
+        temperature: by which logits are divided before they become probabilities (`dlka calibrate`); label maps do
+            not depend on it.
 
     Raises:
         ValueError: arguments out of range.
@@ -59,6 +63,7 @@ class Predictor:
         slices: Plane | None = None,
         painted: Sequence[int] | None = None,
         precision: Precision = "fp32",
+        temperature: float = 1.0,
     ):
         self.patch_size = tuple(int(size) for size in patch_size)
         dims = len(self.patch_size)
@@ -70,6 +75,7 @@ class Predictor:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
+        check_temperature(temperature)
         self.mirror_axes = tuple(sorted(set(mirror_axes)))
         if any(not 0 <= axis < dims for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes must be among 0 to {dims - 1}, got {self.mirror_axes}")
@@ -77,7 +83,7 @@ class Predictor:
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
         self.network = network.to(self.device)
         self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
-        self.painted = painted
+        self.painted, self.temperature = painted, temperature
         self.dtype = _dtype(precision, self.device)
 
     @classmethod
@@ -93,6 +99,17 @@ class Predictor:
             "precision": config.training.precision,
         }
         return cls(network, **described | changes)
+
+    @classmethod
+    def of_folder(cls, run: RunFolder, **changes: Any) -> "Predictor":
+        """The predictor of a run folder: its network, config and, where it was calibrated, temperature.
+
+        Raises:
+            InputError: the weights are missing or damaged, or the run was calibrated for other weights.
+            ValueError: `changes` out of range.
+        """
+        temperature = temperature_of(run)
+        return cls.of_run(run.load_network(), run.config, **{"temperature": temperature} | changes)
 
     def logits(self, image: Tensor, progress: Progress | None = None, empty: Sequence[float] = ()) -> Tensor:
         """Logits (K, *S), float32, of an image (C, *S).
@@ -145,6 +162,30 @@ class Predictor:
         Raises:
             InputError: the network gives NaN or infinite logits.
         """
+        logits = self.prepared_logits(prepared, progress)
+        grids = prepared.affine, prepared.native_affine, prepared.native_shape
+        return restore(logits, *grids, painted=self.painted)
+
+    def probabilities(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
+        """Probabilities (K, *S) of classes, or of regions, float32, on the case's native grid.
+
+        Calibrated where `temperature` is that of the run. On a resampled grid the likeliest class can differ from
+        `segment` in single voxels between two structures: a temperature moves the border of interpolated
+        probabilities, and label maps are made without it.
+
+        Raises:
+            InputError: the network gives NaN or infinite logits.
+        """
+        logits = self.prepared_logits(prepared, progress)
+        grids = prepared.affine, prepared.native_affine, prepared.native_shape
+        return restore_probabilities(logits, *grids, regions=self.painted is not None, temperature=self.temperature)
+
+    def prepared_logits(self, prepared: Prepared, progress: Progress | None = None) -> Tensor:
+        """Logits (K, *S), float32, on the prepared grid of a case.
+
+        Raises:
+            InputError: the network gives NaN or infinite logits.
+        """
         image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
         if self.slices is None:
             logits = self.logits(image, progress, prepared.empty)
@@ -156,8 +197,7 @@ class Predictor:
                 f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "
                 "train again with a lower learning rate, or in fp32"
             )
-        grids = prepared.affine, prepared.native_affine, prepared.native_shape
-        return restore(logits, *grids, painted=self.painted)
+        return logits
 
     def _forward(
         self, flips: list[tuple[int, ...]], total: int, progress: Progress | None

@@ -84,6 +84,101 @@ def restore(
     return np.ascontiguousarray(native.transpose(np.argsort([axis.native for axis in axes])))
 
 
+def restore_probabilities(
+    logits: Tensor,
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    native_shape: Sequence[int],
+    *,
+    regions: bool = False,
+    temperature: float = 1.0,
+) -> np.ndarray:
+    """Turn logits of the prepared grid into probabilities on the native grid, interpolated as in `restore`.
+
+    Voxels outside the prepared box are surely background: class 0 has 1 there, and every region 0.
+
+    Args:
+        logits, prepared_affine, native_affine, native_shape: as in `restore`.
+        regions: whether the logits are those of regions (sigmoid) or of classes (softmax).
+        temperature: the logits are divided by it (Guo et al., ICML 2017, section 4.2).
+
+    Returns:
+        (K, *native_shape), float32.
+
+    Raises:
+        ValueError: as in `restore`, or the temperature is not positive.
+    """
+    check_temperature(temperature)
+    shape = tuple(int(size) for size in native_shape)
+    axes = _match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
+    native = np.zeros((len(logits), *(shape[axis.native] for axis in axes)), np.float32)
+    if not regions:
+        native[0] = 1
+    box = tuple(slice(axis.start, axis.stop) for axis in axes)
+    taps = [_taps(axis.coordinates, logits.device) for axis in axes]
+    normaliser = None if regions else torch.logsumexp(logits.float() / temperature, dim=0)
+    for index, logit in enumerate(logits):
+        logit = logit.float() / temperature
+        probability = logit.sigmoid() if normaliser is None else torch.exp(logit - normaliser)
+        native[index][box] = _at(probability, taps).cpu().numpy()
+    order = np.argsort([axis.native for axis in axes])
+    return np.ascontiguousarray(native.transpose(0, *(order + 1)))
+
+
+def seen_box(
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    prepared_shape: Sequence[int],
+    native_shape: Sequence[int],
+) -> tuple[slice, ...]:
+    """The native voxels inside the prepared box, axis by axis; all others never reach the network.
+
+    Raises:
+        ValueError: as in `restore`.
+    """
+    axes = _match_axes(prepared_affine, native_affine, tuple(prepared_shape), tuple(native_shape))
+    return tuple(slice(axis.start, axis.stop) for axis in sorted(axes, key=lambda axis: axis.native))
+
+
+def corners(
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    prepared_shape: Sequence[int],
+    native_shape: Sequence[int],
+    voxels: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The prepared voxels between which `restore` interpolates single native voxels.
+
+    Args:
+        voxels: indices (N, d) of native voxels, all inside `seen_box`.
+
+    Returns:
+        Indices (C, N, d) of prepared voxels and their shares (C, N), which add up to 1; C is 1 where the grids
+        coincide, and doubles with every axis along which they do not.
+
+    Raises:
+        ValueError: as in `restore`.
+    """
+    axes = _match_axes(prepared_affine, native_affine, tuple(prepared_shape), tuple(native_shape))
+    indices, shares = np.empty((1, len(voxels), 0), np.intp), np.ones((1, len(voxels)))
+    for axis in axes:
+        coordinates = axis.coordinates[voxels[:, axis.native] - axis.start]
+        lower = np.floor(coordinates)
+        weight = coordinates - lower
+        ends = [(lower, 1 - weight)] if axis.whole else [(lower, 1 - weight), (np.ceil(coordinates), weight)]
+        indices, shares = (
+            np.concatenate([np.dstack([indices, np.tile(end.astype(np.intp), (len(indices), 1))]) for end, _ in ends]),
+            np.concatenate([shares * share for _, share in ends]),
+        )
+    return indices, shares
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise `ValueError` unless it is positive and finite."""
+    if not 0 < temperature < np.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+
+
 def _match_axes(
     prepared_affine: np.ndarray,
     native_affine: np.ndarray,

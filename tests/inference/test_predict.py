@@ -121,6 +121,7 @@ def test_resampled_structures_stay_in_place(run, tmp_path, spacing, codes):
 
 def test_real_weights_predict_what_the_network_says(tmp_path):
     run = make_run(tmp_path / "run")
+    torch.manual_seed(0)
     network = build_run_network(run.config).eval()
     run.save_weights(network.state_dict())
     array = write_image(tmp_path / "scan.nii.gz", shape=(6, 6, 6))
