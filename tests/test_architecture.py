@@ -24,7 +24,7 @@ FLOORS = [
     {"data", "losses", "metrics", "statistics", "run_folder"},
     {"checking"},
     {"planning", "inference", "evaluation", "import_weights"},
-    {"training", "export"},
+    {"training", "export", "calibrating"},
     {"comparing"},
     {"demo"},
     {"cli"},

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 
 from dlka_med import __version__
-from dlka_med.cli import check, compare, demo, evaluate, import_weights, plan, predict, schema, train
+from dlka_med.cli import calibrate, check, compare, demo, evaluate, import_weights, plan, predict, schema, train
 from dlka_med.cli.parser import Parser
 from dlka_med.errors import InputError
 
@@ -20,6 +20,7 @@ VERBS = {
     "check": check,
     "plan": plan,
     "train": train,
+    "calibrate": calibrate,
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,

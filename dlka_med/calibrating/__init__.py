@@ -1,0 +1,1 @@
+"""Temperatures that make the probabilities of trained runs believable."""
