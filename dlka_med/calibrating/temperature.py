@@ -47,7 +47,7 @@ def deal_patients(samples: Sequence[Sample], parts: int = PARTS, seed: int = 0) 
     telling = sorted({sample.patient for sample in samples if sample.near})
     if len(telling) < 2:
         raise InputError(
-            f"{len(telling)} of the held-out patients has a structure, in its label or its prediction: a temperature "
+            f"only {len(telling)} of the held-out patients show a structure, in label or prediction: a temperature "
             "needs two or more, one to fit it and one to see what it is worth; hold out more cases"
         )
     others = sorted({sample.patient for sample in samples} - set(telling))

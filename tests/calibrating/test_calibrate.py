@@ -112,7 +112,7 @@ def test_the_same_voxels_are_drawn_again(run):
 
 def test_one_patient_is_too_few_and_nothing_is_written(dataset, boastful, tmp_path):
     run = make_run(tmp_path / "few", dataset, ["scan0", "scan1"])
-    with pytest.raises(InputError, match="1 of the held-out patients has a structure"):
+    with pytest.raises(InputError, match="only 1 of the held-out patients show a structure"):
         calibrate(run.path)
     assert not run.calibration_file.exists()
 
