@@ -78,6 +78,9 @@ class Training(Record):
     steps_per_epoch: PositiveInt = 250
     batch_size: PositiveInt = 2
     patch_size: Size = Field(description="voxels of a training patch and of the inference window")
+    growing: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="share of the run in which patches grow from half to their full size; 0: full from the start"
+    )
     foreground_oversampling: Probability = Field(0.33, description="share of patches centred on a labelled voxel")
     validate_every: PositiveInt = Field(
         1, description="epochs between validations; fewer where they would take over 15 % of the minutes"

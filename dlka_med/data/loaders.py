@@ -1,9 +1,10 @@
-"""Endless patches of training cases; every draw is a function of (seed, epoch, index) and nothing else."""
+"""Endless patches of training cases; every draw is a function of seed, epoch, index and size, and nothing else."""
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +23,35 @@ from dlka_med.data.transforms import Patch, TrainingTransform
 from dlka_med.errors import InputError
 
 
-class PatchSampler(Sampler[tuple[int, int]]):
-    """The (epoch, index) pairs of one rank; an index counts the patches of all ranks in the epoch.
+class PatchKey(NamedTuple):
+    """Which patch of a training is meant, and of how many voxels; None: of the full size."""
 
-    The epoch travels with the index, so that workers which outlive an epoch see it change.
+    epoch: int
+    index: int
+    size: tuple[int, ...] | None = None
+
+
+class PatchSampler(Sampler[PatchKey]):
+    """The keys of one rank's patches; an index counts the patches of all ranks in the epoch.
+
+    The epoch and the size of its patches travel with the index, so that workers which outlive an epoch see them change.
+
+    Args:
+        size_of_epoch: asked at the start of each epoch; None: patches of the full size.
     """
 
-    def __init__(self, batch_size: int, steps: int, epoch: int = 0, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        batch_size: int,
+        steps: int,
+        size_of_epoch: Callable[[], tuple[int, ...] | None],
+        epoch: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.batch_size = batch_size
         self.steps = steps
+        self.size_of_epoch = size_of_epoch
         self.epoch = epoch
         self.rank = rank
         self.world = world
@@ -42,14 +63,15 @@ class PatchSampler(Sampler[tuple[int, int]]):
     def __len__(self) -> int:
         return self.steps * self.batch_size
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[PatchKey]:
+        size = self.size_of_epoch()
         for step in range(self.steps):
             first = (step * self.world + self.rank) * self.batch_size
-            yield from ((self.epoch, index) for index in range(first, first + self.batch_size))
+            yield from (PatchKey(self.epoch, index, size) for index in range(first, first + self.batch_size))
 
 
 class PatchDataset(TorchDataset):
-    """Patches by (epoch, index): {"image" (C, *P) float32, "label" (1, *P) uint8 class indices}.
+    """Patches by `PatchKey`: {"image" (C, *P) float32, "label" (1, *P) uint8 class indices}.
 
     Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
     spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
@@ -82,12 +104,13 @@ class PatchDataset(TorchDataset):
         self.patch_size = tuple(patch_size)
         self.patches_per_epoch = patches_per_epoch
         self.oversampling = oversampling
-        self.transform = None if augmentation is None else TrainingTransform(patch_size, augmentation)
+        self.augmentation = augmentation
         self.seed = seed
         self.slices = slices
 
-    def __getitem__(self, key: tuple[int, int]) -> Patch:
-        epoch, index = key
+    def __getitem__(self, key: PatchKey | tuple[int, int]) -> Patch:
+        epoch, index, size = PatchKey(*key)
+        patch_size = size or self.patch_size
         random = np.random.default_rng((self.seed, 0, epoch, index))
         case = self._case(epoch * self.patches_per_epoch + index)
         stored = self.cache.open(case)
@@ -95,25 +118,26 @@ class PatchDataset(TorchDataset):
             raise InputError(f"case {case.id} has no label and cannot train")
         shape, spacing = stored.image.shape[1:], spacing_of(stored.affine)
         across = None if self.slices is None else slice_axis(stored.affine, self.slices)
-        window = np.array(self.patch_size if across is None else np.insert(self.patch_size, across, 1))
+        window = np.array(patch_size if across is None else np.insert(patch_size, across, 1))
         if len(window) != len(shape):
-            raise InputError(f"training.patch_size {self.patch_size} does not fit case {case.id} of {shape}")
+            raise InputError(f"training.patch_size {patch_size} does not fit case {case.id} of {shape}")
         start, size = (
             self._start(random, shape, window, self._centres(stored, index)),
             window,
         )
-        if self.transform is not None:
-            self.transform.set_random_state(int(random.integers(2**32)))
+        transform = None if self.augmentation is None else TrainingTransform(patch_size, self.augmentation)
+        if transform is not None:
+            transform.set_random_state(int(random.integers(2**32)))
             in_plane = np.arange(len(window)) != across
             size = window.copy()
-            size[in_plane] = self.transform.source_size(spacing[in_plane])
+            size[in_plane] = transform.source_size(spacing[in_plane])
             start = start - (size - window) // 2
         scale = Scale.of(self.cache.intensity, stored.measured)
         image, label = scale(cut(stored.image, start, size, scale.outside)), cut(stored.label, start, size)
         if across is not None:
             image, label = image.squeeze(across + 1), label.squeeze(across + 1)
         patch = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
-        return patch if self.transform is None else self.transform(patch)
+        return patch if transform is None else transform(patch)
 
     def _case(self, position: int) -> Case:
         lap, place = divmod(position, len(self.cases))
@@ -160,6 +184,7 @@ def patch_loader(
     rank: int = 0,
     world: int = 1,
     slices: Plane | None = None,
+    size_of_epoch: Callable[[], tuple[int, ...] | None] = lambda: None,
 ) -> DataLoader:
     """`steps` batches per epoch, for one of `world` ranks: {"image" (B, C, *P) float32, "label" (B, 1, *P) uint8}.
 
@@ -168,12 +193,14 @@ def patch_loader(
 
     Args:
         cache: filled already, or the workers compute what is missing.
+        patch_size: P.
+        size_of_epoch: is asked at the start of each epoch whether its patches are of another size.
         slices: see `PatchDataset`.
     """
     return DataLoader(
         PatchDataset(cache, cases, patch_size, steps * batch_size * world, oversampling, augmentation, seed, slices),
         batch_size=batch_size,
-        sampler=PatchSampler(batch_size, steps, epoch, rank, world),
+        sampler=PatchSampler(batch_size, steps, size_of_epoch, epoch, rank, world),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -150,6 +150,11 @@ class DLKANet2d(nn.Module):
         """Image pixels per pixel of each output of `forward_pyramid`, per axis."""
         return [(stride, stride) for stride in (1, *self.encoder.strides)][: len(self.heads)]
 
+    @property
+    def size_unit(self) -> tuple[int, int]:
+        """Sizes inside are multiples of it, per axis."""
+        return self.encoder.size_unit
+
     def _full(self, finest: Tensor, image: Tensor) -> Tensor:
         return self.expanders[0](finest, head=self.heads[0])[..., : image.shape[2], : image.shape[3]]
 
@@ -160,7 +165,7 @@ class DLKANet2d(nn.Module):
                 f"expected an image of shape (batch, {self.in_channels}, height, width), got {tuple(image.shape)}; "
                 f"the network was built with in_channels={self.in_channels}"
             )
-        bottom, right = (-n % unit for n, unit in zip(image.shape[2:], self.encoder.size_unit, strict=True))
+        bottom, right = (-n % unit for n, unit in zip(image.shape[2:], self.size_unit, strict=True))
         x = F.pad(image, (0, right, 0, bottom)) if bottom or right else image
         *skips, x = self.encoder(channels_last(x))
         features = []

@@ -154,6 +154,11 @@ class DLKANet3d(nn.Module):
         """Image voxels per voxel of each output of `forward_pyramid`, per axis."""
         return [self._stride(scale) for scale in range(len(self.heads))]
 
+    @property
+    def size_unit(self) -> Stride:
+        """Sizes inside are multiples of it, per axis."""
+        return self._stride(len(self.strides))
+
     def _features(self, image: Tensor) -> list[Tensor]:
         """Decoder maps, full to coarse."""
         self._check_image(image)
@@ -188,7 +193,7 @@ class DLKANet3d(nn.Module):
         return tuple(prod([stride[axis] for stride in self.strides[:stages]]) for axis in range(3))
 
     def _padding(self, size: Sequence[int]) -> list[int]:
-        return [-n % s for n, s in zip(size, self._stride(len(self.strides)), strict=True)]
+        return [-n % s for n, s in zip(size, self.size_unit, strict=True)]
 
     def _check_image(self, image: Tensor) -> None:
         if image.ndim != 5 or image.shape[1] != self.in_channels:

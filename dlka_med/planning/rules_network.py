@@ -6,7 +6,7 @@ from dlka_med.planning.choice import Choice, Choices
 from dlka_med.planning.rules_other_networks import BY_AXIS, Settings, other_network, other_sizes
 from dlka_med.planning.size import Size, large_batches
 
-PUBLISHED_3D = Size("as published", 32, 3, 2, cost=2.5, least=2**18)
+PUBLISHED_3D = Size("as published", 32, 3, 2, cost=6.5, least=2**18)
 SMALL_3D = (
     Size("small: what a short run or a CPU can train", 32, 1, 2, least=32**3),
     Size("half the published channels: memory is short", 16, 1, 2, cost=0.5, least=32**3),
@@ -59,13 +59,21 @@ def _of_dlka(size: Size, is_long: bool) -> Settings:
 
 def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Settings:
     stages = len(strides)
+    if size.depth > 1:
+        full_resolution, full = ("residual", "as published"), (16, "as published")
+        gates = ("dense", "as published; depthwise and dcnv3 take much memory in 3D")
+    else:
+        full_resolution = ("light", "a conv each for image and sum: a fraction of the published blocks' time")
+        full = (min(size.width, 8), "few: at full resolution they cost most")
+        why = "attention at the coarser stages, where it is cheap; at the finest it would take most of the time"
+        gates = (["absent", *["dense"] * (stages - 1)], why)
     return {
         "channels": ([size.width * 2**stage for stage in range(stages)], "doubled from stage to stage"),
         "depths": ([size.depth] * stages, size.words),
         "strides": ([list(stride) for stride in strides], BY_AXIS),
-        "full_resolution_channels": (min(size.width, 16), "as published" if size.width > 8 else "memory is short"),
-        "full_resolution": ("residual", "as published"),
-        "deformation": ("dense", "as published; depthwise and dcnv3 take much memory in 3D"),
+        "full_resolution_channels": full,
+        "full_resolution": full_resolution,
+        "deformation": gates,
         "position_embedding": (False, "patches lie anywhere, so a position says little"),
         "supervised_scales": (min(3 if is_long else 2, stages), "outputs that the loss sees, full to coarse"),
         "dropout": (0.1, "as published") if is_long else (0.0, "a short run does not overfit"),

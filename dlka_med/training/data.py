@@ -16,6 +16,7 @@ from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case, check_dims, dataset_of, with_names
+from dlka_med.data.growth import grown
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader
 from dlka_med.data.prepare import Prepared
@@ -46,7 +47,7 @@ class RunData(pl.LightningDataModule):
         super().__init__()
         self.prepare_data_per_node = False
         self.resume = resume
-        self.first_epoch = 0
+        self.first_epoch, self.first_progress = 0, 0.0
         renamed = not resume or _same_root(config, RunFolder(out))
         dataset = dataset_of(config.dataset, grouped=not resume, renamed=renamed)
         check_dims(dataset.cases, config.image_dims, _expectation(config))
@@ -129,11 +130,11 @@ class RunData(pl.LightningDataModule):
         return bool(self.cache.open(self.cases[case]).classes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"finished_epochs": self.trainer.current_epoch + 1}
+        return {"finished_epochs": self.trainer.current_epoch + 1, "progress": self.trainer.lightning_module.progress}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # Lightning tells the sampler its epoch only after the workers of a resumed run have drawn from it.
-        self.first_epoch = state["finished_epochs"]
+        self.first_epoch, self.first_progress = state["finished_epochs"], state.get("progress", 0.0)
 
     def train_dataloader(self) -> DataLoader:
         training = self.config.training
@@ -151,7 +152,14 @@ class RunData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world=self.trainer.world_size,
             slices=self.config.dataset.slices,
+            size_of_epoch=self._size_of_epoch,
         )
+
+    def _size_of_epoch(self) -> tuple[int, ...]:
+        """Of the epoch that begins; that of a resumed run's first is asked before the clock knows its progress."""
+        training, task = self.config.training, self.trainer.lightning_module
+        progress = max(task.progress, self.first_progress)
+        return grown(training.patch_size, progress, training.growing, task.network.size_unit)
 
     @staticmethod
     def _cache(config: RunConfig) -> PreparedCache:

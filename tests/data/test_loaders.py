@@ -56,6 +56,19 @@ def test_workers_do_not_change_the_batches(cache, random_cases):
     assert (batch["label"].shape, batch["label"].dtype) == ((2, 1, 6, 8, 6), torch.uint8)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_epoch_may_have_patches_of_another_size(cache, random_cases, workers):
+    """Workers that outlive the epoch follow."""
+    cases, sizes = random_cases(2), iter([(4, 4, 4), None, (2, 8, 6)])
+    cache.fill(cases)
+    augmentation = Augmentation(rotate_probability=1.0, scale_probability=1.0)
+    loader = patch_loader(
+        cache, cases, augmentation=augmentation, workers=workers, size_of_epoch=lambda: next(sizes), **OPTIONS
+    )
+    shapes = [{batch[key].shape[1:] for batch in batches(loader, epoch) for key in batch} for epoch in range(3)]
+    assert shapes == [{(1, 4, 4, 4)}, {(1, 6, 8, 6)}, {(1, 2, 8, 6)}]
+
+
 @pytest.mark.slow
 def test_spawned_workers(cache, random_cases):
     cases = random_cases(2)

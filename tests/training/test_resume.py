@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
 from dlka_med.training.callbacks import Safekeeping
+from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 
 from .runs import changed, rows_of
@@ -34,6 +35,25 @@ def test_a_resumed_run_ends_exactly_as_an_unbroken_one(any_config, tmp_path, sto
     with stop_after(epoch=2):
         train(changed(any_config, workers=1), tmp_path / "broken", resume=True)
     assert_same(whole, train(any_config, tmp_path / "broken", resume=True))
+
+
+def test_a_resumed_run_goes_on_with_patches_of_the_size_that_it_had_come_to(config, tmp_path, stop_after, monkeypatch):
+    growing, sizes = changed(config, growing=0.9, epochs=4), []
+    seen = SegmentationTask.training_step
+
+    def look(self, batch, index):
+        sizes.append(tuple(batch["image"].shape[2:]))
+        return seen(self, batch, index)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", look)
+    whole = train(growing, tmp_path / "whole")
+    unbroken = sizes.copy()
+    assert unbroken == 2 * [(8, 8, 8)] + 4 * [(8, 12, 8)] + 2 * [(12, 16, 12)]
+    sizes.clear()
+    with stop_after(epoch=1):
+        train(growing, tmp_path / "broken")
+    assert_same(whole, train(growing, tmp_path / "broken", resume=True))
+    assert sizes == unbroken
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
