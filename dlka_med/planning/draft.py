@@ -139,6 +139,7 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         **rules_training.duration(budget, steps, seconds),
         "training.batch_size": Choice(size.batch, "patches of a step"),
         "training.patch_size": Choice(list(patch), rules_grid.patch_reason(patch, extent, strides)),
+        "training.growing": rules_training.growing(data.dims, is_long),
         "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
         "training.start_from": Choice(None, "a run folder to fine-tune"),
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),

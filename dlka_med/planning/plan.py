@@ -32,7 +32,7 @@ from dlka_med.progress import progress
 
 ROUNDS = 5
 NEAR = 1.5  # times more or less work in a step than the measured time asks for
-SPEED_OF_CORE, SPEED_OF_GPU = 9e4, 5e6  # voxels per second of the small networks, until it is measured
+SPEED_OF_CORE, SPEED_OF_GPU = {2: 9e4, 3: 2e5}, 5e6  # voxels per second of the small networks, until it is measured
 MINUTES, EPOCHS = 20.0, 1000
 
 Probe = Callable[[RunConfig, str], Measured]
@@ -211,7 +211,7 @@ def tried(data: Data, budget: Budget, probe: Probe, estimate: Estimate) -> list[
     Raises:
         InputError: nothing fits, or not a step fits into the minutes.
     """
-    speed = SPEED_OF_GPU if budget.on_gpu else SPEED_OF_CORE * budget.cores
+    speed = SPEED_OF_GPU if budget.on_gpu else SPEED_OF_CORE[data.dims] * budget.cores
     known: dict[str, float] = {}
     margin, trials = 1.0, []
 

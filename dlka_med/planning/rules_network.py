@@ -86,7 +86,9 @@ def _of_2d(size: Size, is_long: bool) -> Settings:
         "encoder": (size.encoder, size.words),
         "pretrained": (False, "true: weights of timm, downloaded at the start; or a file of them"),
         "depths": ([size.depth] * 3, "as published" if size.depth > 1 else "what a short run can train"),
-        "deformation": ("depthwise", "as published"),
+        "deformation": ("depthwise", "as published")
+        if size.depth > 1
+        else (["none", "depthwise", "depthwise"], "at the finest stage deforming would take half of the time"),
         "supervised_scales": (1, "as published") if is_long else (2, "a second scale helps a short run"),
         "mlp_ratio": (4, "as published"),
         "dropout": (0.0, "as published"),

@@ -40,14 +40,21 @@ def _round(steps: float) -> int:
     return min((5, 10, 25, 50, 100, 250), key=lambda nice: max(nice / max(steps, 1), max(steps, 1) / nice))
 
 
+def growing(dims: int, is_long: bool) -> Choice:
+    """`training.growing`."""
+    if is_long or dims == 2:
+        return Choice(0.0, "patches are of their full size from the start")
+    return Choice(0.6, "share of the run in which patches grow from half their size: their steps are fast")
+
+
 def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
     """How weights move: fast where steps are few.
 
     Args:
         deforms: whether the network predicts offsets.
     """
-    at_start = 2e-3 if dims == 3 else 1e-3
-    rate = max(at_start * min((2000 / max(steps, 1)) ** 0.5, 1), 3e-4)
+    at_start, offset_rate = (6e-3, 0.3) if dims == 3 else (3e-3, 0.1)
+    rate = max(at_start * min((2000 / max(steps, 1)) ** 0.75, 1), 3e-4)
     settings = {
         "name": ("adamw", "sure in short runs and in long ones"),
         "learning_rate": (
@@ -55,7 +62,7 @@ def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
             f"large steps for a short run, smaller ones for a long one ({steps} steps)",
         ),
         "offset_rate": (
-            0.3,
+            offset_rate,
             "factor for what predicts offsets: at the full rate they run to their limit"
             if deforms
             else "of deformable layers, which this network has none of",
