@@ -15,7 +15,7 @@ MAX_LINES = 350
 
 FLOORS = [
     {"errors"},
-    {"files", "paths", "progress"},
+    {"files", "machine", "paths", "progress"},
     {"text_files"},
     {"ops", "config"},
     {"layers"},

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.data.prepare import Prepared
-from dlka_med.inference.restore import corners, restore, seen_box
+from dlka_med.inference.grids import corners, seen_box
+from dlka_med.inference.restore import restore
 from dlka_med.metrics import Reliability, near_foreground
 from dlka_med.metrics.calibration import LEAST
 

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of neighbouring windows, 0 to below 1 (as in the config)",
     )
     add(
+        "--memory",
+        type=number(0),
+        metavar="GIB",
+        help="what predicting may hold at its peak, Python included, and of a GPU as much (what is free)",
+    )
+    add(
         "--one-file-per-case",
         action="store_true",
         help="files that end in _0000, _0001 and so on are cases of their own, not channels of one",
@@ -67,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
         overlap=options.overlap,
         skip_existing=options.skip_existing,
         one_file_per_case=options.one_file_per_case,
+        memory=options.memory,
     )
 
 

@@ -43,7 +43,10 @@ class Scale:
         lower, upper, mean, std = (
             numbers.reshape(-1, *[1] * (image.ndim - 1)) for numbers in (self.lower, self.upper, self.mean, self.std)
         )
-        return (image.clip(lower, upper) - mean) / std
+        scaled = image.clip(lower, upper)
+        scaled -= mean
+        scaled /= std
+        return scaled
 
     @property
     def empty(self) -> tuple[float, ...]:

@@ -69,6 +69,22 @@ def read_nifti(path: Path, channels: int, *, as_stored: bool = False) -> tuple[n
     return volume, Grid(path, volume.shape[1:], affine, unit_in_mm(image))
 
 
+def nifti_grid(path: Path) -> Grid:
+    """Where the voxels of a file lie; its header alone is read.
+
+    Raises:
+        InputError: it is no NIfTI file of a volume.
+    """
+    check_file(path)
+    try:
+        with np.errstate(all="ignore"):
+            image = nib.load(path)
+        claimed = np.broadcast_to(np.float32(0), [int(size) for size in image.header.get_data_shape()])
+    except UNREADABLE as error:
+        raise InputError(f"{path} is no NIfTI file or has a broken header ({error})") from error
+    return Grid(path, channels_first(path, claimed).shape[1:], affine_in_mm(image), unit_in_mm(image))
+
+
 def write_nifti(path: Path, values: np.ndarray, like: Path) -> None:
     """Write label values (x, y, z) with the affines of `like`, their codes and units; whole or not at all."""
     source = nib.load(like)

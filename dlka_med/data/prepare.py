@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data import MetaTensor
@@ -17,7 +18,7 @@ from dlka_med.data.grid import spacing_of
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
 from dlka_med.data.load import load_case
 from dlka_med.data.readers import NIFTI, Reader
-from dlka_med.data.resample import resample
+from dlka_med.data.resample import keeps_spacing, new_shape, resample
 from dlka_med.errors import InputError
 
 AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
@@ -76,10 +77,12 @@ def prepare(
     start, end = foreground_box(loaded.image) if preprocessing.crop_foreground else whole_box(loaded.image)
     measured = measure(case.id, loaded.image, loaded.label, start, end)
     crop = SpatialCrop(roi_start=start, roi_end=end)
-    image = crop(MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(loaded.affine)))
-    label = None
-    if loaded.label is not None:
-        label = crop(MetaTensor(torch.from_numpy(loaded.label[None]), affine=torch.from_numpy(loaded.affine)))
+    native_affine, native_label, native_shape = loaded.affine, loaded.label, loaded.image.shape[1:]
+    image = crop(MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(native_affine)))
+    label, reader = None, loaded.reader
+    if native_label is not None:
+        label = crop(MetaTensor(torch.from_numpy(native_label[None]), affine=torch.from_numpy(native_affine)))
+    del loaded  # its image need not stay beside the turned one
     if preprocessing.orientation is not None and image.ndim == 4:
         reorient = Orientation(preprocessing.orientation, labels=AXIS_CODES)
         image, label = reorient(image), None if label is None else reorient(label)
@@ -101,13 +104,35 @@ def prepare(
         image=np.ascontiguousarray(image.numpy(), dtype=np.float32),
         label=None if label is None else np.ascontiguousarray(label[0].numpy(), dtype=np.uint8),
         affine=image.affine.numpy(),
-        native_shape=loaded.image.shape[1:],
-        native_affine=loaded.affine,
-        native_label=loaded.label,
+        native_shape=native_shape,
+        native_affine=native_affine,
+        native_label=native_label,
         empty=tuple(channel.outside for channel in measured.channels),
         measured=measured,
-        reader=loaded.reader,
+        reader=reader,
     )
+
+
+def expected_grid(
+    shape: Sequence[int], affine: np.ndarray, preprocessing: Preprocessing
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """The shape that `prepare` gives an image (*S) of which nothing is cropped, and where its axes point.
+
+    Args:
+        affine: as in `LoadedCase`.
+
+    Returns:
+        The shape, and an affine whose columns lie along the new axes; their sign, their length and the origin are those
+        of the old ones.
+    """
+    spacing, axes = spacing_of(affine), np.arange(len(shape))
+    if preprocessing.orientation is not None and len(shape) == 3:
+        worlds = nib.io_orientation(affine)[:, 0]
+        axes = np.argsort(worlds)[nib.orientations.axcodes2ornt(preprocessing.orientation)[:, 0].astype(int)]
+    sizes, steps = np.array(shape)[axes], spacing[axes]
+    wishes = np.array([wish or step for wish, step in zip(preprocessing.spacing or steps, steps, strict=True)])
+    turned = affine[:, [*axes, len(shape)]]
+    return tuple(sizes.tolist()) if keeps_spacing(steps, wishes) else new_shape(sizes, wishes / steps), turned
 
 
 def measure_case(case: Case, channels: Sequence[str], labels: Declared | LabelScheme) -> Measured:

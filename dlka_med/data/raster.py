@@ -125,6 +125,21 @@ def look_at_raster(path: Path) -> tuple[str, int]:
         return image.mode, int(image.getexif().get(ORIENTATION, 1))
 
 
+def raster_size(path: Path) -> tuple[int, int]:
+    """Rows and columns of a file, upright, by its header alone.
+
+    Raises:
+        InputError: it is no image file.
+    """
+    check_file(path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turned = int(image.getexif().get(ORIENTATION, 1)) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{path} is no PNG, TIFF or JPEG file or has a broken header ({error})") from error
+
+
 def read_pixels(path: Path, is_label: bool) -> np.ndarray:
     """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha; errors as in `read_raster`."""
     check_file(path)

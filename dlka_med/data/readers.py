@@ -8,8 +8,8 @@ import numpy as np
 
 from dlka_med.data.formats import is_volume
 from dlka_med.data.grid import Grid
-from dlka_med.data.nifti import read_nifti, write_nifti
-from dlka_med.data.raster import read_raster, read_raster_label, write_grey
+from dlka_med.data.nifti import nifti_grid, read_nifti, write_nifti
+from dlka_med.data.raster import raster_size, read_raster, read_raster_label, write_grey
 
 
 @dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Reader:
     """One family of formats; how many dimensions a file has, its grid tells. It can be sent to other processes.
 
     Args:
+        grid: path -> where its voxels lie, by its header alone; `InputError` if that cannot be told.
         image: path and names of channels -> (C, *S) float32 and its grid; `InputError` if the file cannot be used.
         label: path -> values (*S), whole numbers in the type of the file, and their grid; `InputError` likewise.
         write_label: path, whole numbers (*S), and the image that they belong to; whole or not at all.
         label_ending: of what `write_label` writes.
     """
 
+    grid: Callable[[Path], Grid]
     image: Callable[[Path, Sequence[str]], tuple[np.ndarray, Grid]]
     label: Callable[[Path], tuple[np.ndarray, Grid]]
     write_label: Callable[[Path, np.ndarray, Path], None]
@@ -41,6 +43,10 @@ def _nifti(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
 def _nifti_label(path: Path) -> tuple[np.ndarray, Grid]:
     (values,), grid = read_nifti(path, 1, as_stored=True)
     return values, grid
+
+
+def _raster_grid(path: Path) -> Grid:
+    return _pixels(path, raster_size(path))
 
 
 def _raster(path: Path, channels: Sequence[str]) -> tuple[np.ndarray, Grid]:
@@ -62,12 +68,14 @@ def _pixels(path: Path, shape: tuple[int, ...]) -> Grid:
 
 
 NIFTI = Reader(
+    grid=nifti_grid,
     image=_nifti,
     label=_nifti_label,
     write_label=write_nifti,
     label_ending=".nii.gz",
 )
 RASTER = Reader(
+    grid=_raster_grid,
     image=_raster,
     label=_raster_label,
     write_label=_write_raster_label,

@@ -58,7 +58,7 @@ def resample(image: MetaTensor, label: MetaTensor | None, spacing: np.ndarray) -
     """
     source = image.affine.numpy()
     current = spacing_of(source)
-    if np.allclose(current, spacing, rtol=0, atol=SPACING_TOLERANCE):
+    if keeps_spacing(current, spacing):
         return image, label
     coarse, scale = picked_axis(current, spacing), spacing / current
     axes = [
@@ -75,6 +75,16 @@ def resample(image: MetaTensor, label: MetaTensor | None, spacing: np.ndarray) -
     if label is not None:
         classes = MetaTensor(torch.from_numpy(_largest_share(label.numpy()[0], axes)[None]), affine=affine)
     return MetaTensor(moved, affine=affine), classes
+
+
+def keeps_spacing(current: np.ndarray, spacing: np.ndarray) -> bool:
+    """Whether `resample` leaves an image as it is."""
+    return np.allclose(current, spacing, rtol=0, atol=SPACING_TOLERANCE)
+
+
+def new_shape(shape: Sequence[int], scale: Sequence[float]) -> tuple[int, ...]:
+    """Voxels along each axis once they are `scale` times as long."""
+    return tuple(max(int(np.rint(size / factor)), 1) for size, factor in zip(shape, scale, strict=True))
 
 
 def coarse_axis(spacing: np.ndarray) -> int | None:
@@ -106,7 +116,7 @@ def nearest_voxels(positions: np.ndarray) -> np.ndarray:
 
 def _positions(size: int, scale: float) -> np.ndarray:
     """Centres of the new voxels in old ones, about the middle of the old."""
-    count = max(int(np.rint(size / scale)), 1)
+    (count,) = new_shape((size,), (scale,))
     positions = (size - 1) / 2 + scale * (np.arange(count) - (count - 1) / 2)
     nearly_all_halfway = np.abs(positions - np.rint(positions)).mean() > 3 / 8
     return positions - 0.5 if nearly_all_halfway else positions

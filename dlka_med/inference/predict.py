@@ -5,24 +5,26 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from dlka_med.config.dataset import Dataset
-from dlka_med.config.labels import IGNORE
+from dlka_med.config.labels import IGNORE, LabelScheme
 from dlka_med.data.cases import Case, check_dims, dataset_around, find_cases
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.sides import mirror_axes
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
+from dlka_med.inference.budget import GIB, Budget
 from dlka_med.inference.device import find_device
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.writing import label_map_ending, write_label_map
+from dlka_med.machine import peak_memory
 from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress, within
 from dlka_med.run_folder import PARTS, RunFolder
@@ -44,6 +46,7 @@ def predict_images(
     skip_existing: bool = False,
     one_file_per_case: bool = False,
     only: Collection[str] | None = None,
+    memory: float | None = None,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -64,6 +67,9 @@ def predict_images(
         skip_existing: leave out the cases whose label maps are there already.
         one_file_per_case: files that end in _0000, _0001 and so on are cases of their own, not channels of one.
         only: ids of cases; others are left out.
+        memory: GiB that predicting may hold at its peak, Python itself included, and of a GPU as much; None: what is
+            free. How many windows pass the network at once, where their logits are summed, and whether the next case
+            is prepared meanwhile follow from it; a case that needs more is left out, with what it needs.
 
     Returns:
         The files written, in the order of the cases.
@@ -99,12 +105,27 @@ def predict_images(
     predictor = _predictor(folder, place, mirror, overlap)
     writable_folder(out)
     _write_names(out / "labels.json", dataset, replace=overwrite)
+    if not cases:
+        return []
+    budget = Budget(predictor, folder.config, None if memory is None else memory * GIB)
+    extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
+    if extents:
+        logger.info(budget.outlook([*extents.values()]))
     written, mistakes, show = [], [], progress("predicting")
-    for done, (case, ready) in enumerate(_prepared_ahead(cases, partial(_prepare, folder))):
+
+    def load(case: Case) -> Prepared:
+        if case.id in extents:
+            budget.check_preparing(extents[case.id])
+        return _prepare(folder, case)
+
+    def ahead(case: Case, following: Case) -> bool:
+        both = [extents.get(one.id) for one in (case, following)]
+        return None in both or budget.has_room_ahead(*both)
+
+    for done, (case, ready) in enumerate(_prepared_ahead(cases, load, ahead)):
         try:
-            prepared = ready.result()
-            classes = predictor.segment(prepared, within(show, done, len(cases)))
-            write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], prepared.reader)
+            windows = within(show, done, len(cases))
+            _predict_one(predictor, budget, ready.result(), windows, targets[case.id], dataset.scheme, case.images[0])
             written.append(targets[case.id])
         except WriteError:
             raise
@@ -119,12 +140,26 @@ def predict_images(
             logger.error("case %s is left out: %s", case.id, mistake)
             mistakes.append(f"{case.id}: {mistake}")
         show(done + 1, len(cases))
+    logger.info("memory of the process at its peak: %.1f GiB", peak_memory() / GIB)
     if mistakes:
         raise InputError(
             f"{len(mistakes)} of {len(cases)} cases could not be predicted (the others are in {out}):\n"
             + "\n".join(mistakes)
         )
     return written
+
+
+def _predict_one(
+    predictor: Predictor,
+    budget: Budget,
+    prepared: Prepared,
+    windows: Callable[[int, int], None],
+    target: Path,
+    labels: LabelScheme,
+    image: Path,
+) -> None:
+    predictor.load = budget.load(budget.extent(prepared))
+    write_label_map(target, predictor.segment(prepared, windows), labels, image, prepared.reader)
 
 
 def _predictor(
@@ -151,14 +186,15 @@ def _prepare(run: RunFolder, case: Case) -> Prepared:
     return prepared.normalised(intensity)
 
 
-def _prepared_ahead(cases: Sequence[Case], load: Callable[[Case], Prepared]) -> Iterator[tuple[Case, Future[Prepared]]]:
-    """Each case with its preparation; the next one is prepared in a thread while this one is predicted."""
+def _prepared_ahead(
+    cases: Sequence[Case], load: Callable[[Case], Prepared], ahead: Callable[[Case, Case], bool]
+) -> Iterator[tuple[Case, Future[Prepared]]]:
+    """Each case with its preparation; the next one is prepared in a thread while this one is predicted, if both fit."""
     with ThreadPoolExecutor(1) as pool:
-        following = pool.submit(load, cases[0]) if cases else None
-        for index, case in enumerate(cases):
-            ready, following = following, None
-            if index + 1 < len(cases):
-                following = pool.submit(load, cases[index + 1])
+        following = None
+        for case, after in zip_longest(cases, cases[1:]):
+            ready = following or pool.submit(load, case)
+            following = pool.submit(load, after) if after is not None and ahead(case, after) else None
             yield case, ready
 
 

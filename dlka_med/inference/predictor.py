@@ -1,7 +1,8 @@
 """A network and the way it sees whole images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from itertools import chain, combinations
 from math import ceil, prod
 from typing import Any, Literal, get_args
@@ -17,13 +18,12 @@ from dlka_med.data.prepare import Prepared
 from dlka_med.data.slices import slice_axis
 from dlka_med.errors import InputError
 from dlka_med.inference.memory import free_memory
-from dlka_med.inference.restore import check_temperature, restore, restore_probabilities
+from dlka_med.inference.restore import check_temperature, restore_probabilities, restore_slabs
 from dlka_med.inference.temperature import temperature_of
+from dlka_med.inference.windows import GPU_SHARE, Layout, Load, Progress, slabs_of_logits
 from dlka_med.run_folder import RunFolder
 
-Progress = Callable[[int, int], None]
 Precision = Literal["fp32", "bf16", "fp16"]
-GPU_SHARE = 0.5  # of the free GPU memory may be taken by the logits of the whole image
 
 
 class Predictor:
@@ -32,6 +32,8 @@ class Predictor:
     Only `network.forward` is called: (B, C, *patch_size) -> logits (B, K, *patch_size). While it predicts,
     the network is in eval mode and without gradients; every module's mode is put back afterwards. An image smaller
     than the window is padded on all sides with what an empty voxel of it is, and its logits are cropped back.
+
+    `load`, which may be set, is how much `segment` does at once; where memory lacks it does less by itself.
 
     Args:
         network: any segmentation network; it is moved to `device`.
@@ -84,6 +86,7 @@ class Predictor:
         self.network = network.to(self.device)
         self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
         self.painted, self.temperature = painted, temperature
+        self.load = Load(batch_size)
         self.dtype = _dtype(precision, self.device)
 
     @classmethod
@@ -127,7 +130,6 @@ class Predictor:
         """Logits (N, K, *S) of images (N, C, *S)."""
         if images.ndim != len(self.patch_size) + 2:
             raise ValueError(f"expected images (N, C, *S) for windows of {self.patch_size}, got {tuple(images.shape)}")
-        flips = [f for n in range(len(self.mirror_axes) + 1) for f in combinations(self.mirror_axes, n)]
         images, inside = self._widened(images.float(), empty)
         # Not inference_mode: what a network caches while it predicts must stay usable in training.
         with _evaluating(self.network), torch.no_grad(), self._fast():
@@ -139,7 +141,9 @@ class Predictor:
                 sw_device=self.device,
                 device=self._sum_device(images),
             )
-            logits = inferer(images, self._forward(flips, len(images) * self._windows(images.shape[2:]), progress))
+            logits = inferer(
+                images, self._forward(self._flips, len(images) * self._windows(images.shape[2:]), progress)
+            )
             return logits[inside]
 
     def _widened(self, images: Tensor, empty: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
@@ -159,12 +163,24 @@ class Predictor:
     def segment(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
         """Class indices, uint8, on the case's native grid.
 
+        Memory holds the logits of as many rows of the image as windows overlap, not of all of it.
+
         Raises:
             InputError: the network gives NaN or infinite logits.
         """
-        logits = self.prepared_logits(prepared, progress)
-        grids = prepared.affine, prepared.native_affine, prepared.native_shape
-        return restore(logits, *grids, painted=self.painted)
+        layout = self.layout(prepared.image.shape[1:], prepared.affine)
+        with self.evaluating():
+            slabs = slabs_of_logits(
+                prepared.image,
+                layout,
+                self.window_forward(prepared.affine),
+                self.device,
+                replace(self.load),
+                empty=prepared.empty,
+                progress=progress,
+            )
+            grids = layout.shape, prepared.affine, prepared.native_affine, prepared.native_shape
+            return restore_slabs(_finite(slabs, prepared.case_id), layout.axis, *grids, painted=self.painted)
 
     def probabilities(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
         """Probabilities (K, *S) of classes, or of regions, float32, on the case's native grid.
@@ -192,12 +208,36 @@ class Predictor:
         else:
             axis = slice_axis(prepared.affine, self.slices) + 1
             logits = self._logits(image.movedim(axis, 0), progress, prepared.empty).movedim(0, axis)
-        if not logits.sum().isfinite():
-            raise InputError(
-                f"case {prepared.case_id}: the network gives NaN or infinite logits, its weights are broken: "
-                "train again with a lower learning rate, or in fp32"
-            )
+        _refuse_broken(logits, prepared.case_id)
         return logits
+
+    def layout(self, shape: Sequence[int], affine: np.ndarray) -> Layout:
+        """The windows over an image (*S); a window that sees slices is one voxel thick across them."""
+        patch = list(self.patch_size)
+        if self.slices is not None:
+            patch.insert(slice_axis(affine, self.slices), 1)
+        return Layout.of(shape, patch, self.overlap)
+
+    def window_forward(self, affine: np.ndarray) -> Callable[[Tensor], Tensor]:
+        """Windows (B, C, *patch) of the layout -> logits (B, K, *patch), float32, averaged over the mirrored ones."""
+        forward = self._forward(self._flips, 0, None)
+        axis = None if self.slices is None else slice_axis(affine, self.slices) + 2
+
+        def through_network(windows: Tensor) -> Tensor:
+            with self._fast():
+                return forward(windows) if axis is None else forward(windows.squeeze(axis)).unsqueeze(axis)
+
+        return through_network
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The network in eval mode, and no gradients."""
+        with _evaluating(self.network), torch.no_grad():
+            yield
+
+    @property
+    def _flips(self) -> list[tuple[int, ...]]:
+        return [flip for n in range(len(self.mirror_axes) + 1) for flip in combinations(self.mirror_axes, n)]
 
     def _forward(
         self, flips: list[tuple[int, ...]], total: int, progress: Progress | None
@@ -206,14 +246,16 @@ class Predictor:
 
         def forward(windows: Tensor) -> Tensor:
             nonlocal done
-            logits: Tensor | float = 0.0
+            logits = None
             for flip in flips:
                 axes = [axis + 2 for axis in flip]
-                logits = logits + self.network(windows.flip(axes)).flip(axes).float()
+                one = self.network(windows.flip(axes))  # a copy: of one window MONAI gives a view, and changes logits
+                one = (one.flip(axes) if axes else one).float()
+                logits = one if logits is None else logits + one
             done += len(windows)
             if progress is not None:
                 progress(done, total)
-            return logits / len(flips)
+            return logits / len(flips) if len(flips) > 1 else logits
 
         return forward
 
@@ -253,6 +295,20 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     if precision == "bf16" and (device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())):
         return torch.bfloat16
     return torch.float16 if precision == "fp16" and device.type == "cuda" else torch.float32
+
+
+def _finite(slabs: Iterable[tuple[int, Tensor]], case_id: str) -> Iterator[tuple[int, Tensor]]:
+    for start, logits in slabs:
+        _refuse_broken(logits, case_id)
+        yield start, logits
+
+
+def _refuse_broken(logits: Tensor, case_id: str) -> None:
+    if not logits.sum().isfinite():
+        raise InputError(
+            f"case {case_id}: the network gives NaN or infinite logits, its weights are broken: "
+            "train again with a lower learning rate, or in fp32"
+        )
 
 
 @contextmanager

@@ -1,40 +1,38 @@
 """From the network's grid back to the scanner's grid."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dlka_med.data.resample import beside_halves, nearest_voxels, picked_axis
+from dlka_med.inference.grids import Axis, match_axes
 
-SNAP = 1e-3  # voxels: coordinates this close to whole numbers are whole (affines are stored as float32)
-ROUNDING = 0.25  # voxels: a resampled grid has whole voxels and may end this much before the image
-SHEAR = 0.1  # voxels: the largest drift across the image that still counts as parallel axes
-SLAB_VOXELS = 2**21  # native voxels interpolated at a time: small slabs stay in the cache and skip absent classes
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """Where the voxels of one native axis lie on its prepared axis.
-
-    `start` and `stop` bound the native voxels inside the prepared box; `coordinates` are theirs, in prepared
-    voxels.
-    """
-
-    native: int
-    start: int
-    stop: int
-    coordinates: np.ndarray
-
-    @property
-    def whole(self) -> bool:
-        return bool(np.all(self.coordinates == np.rint(self.coordinates)))
+SLAB_NUMBERS = 2**24  # probabilities interpolated at a time: small slabs stay in the cache and skip absent classes
+IN_CACHE = 2**14  # voxels whose largest logits stay in the fastest cache
 
 
 def restore(
     logits: Tensor,
+    prepared_affine: np.ndarray,
+    native_affine: np.ndarray,
+    native_shape: Sequence[int],
+    painted: Sequence[int] | None = None,
+) -> np.ndarray:
+    """`restore_slabs` of logits (K, *S) that are all there.
+
+    Raises:
+        ValueError: as there.
+    """
+    grids = tuple(logits.shape[1:]), prepared_affine, native_affine, native_shape
+    return restore_slabs([(0, logits)], 0, *grids, painted)
+
+
+def restore_slabs(
+    slabs: Iterable[tuple[int, Tensor]],
+    along: int,
+    prepared_shape: Sequence[int],
     prepared_affine: np.ndarray,
     native_affine: np.ndarray,
     native_shape: Sequence[int],
@@ -55,7 +53,10 @@ def restore(
     Regions are decided one by one: a voxel belongs to one whose probability, the sigmoid of its logit, is over 0.5.
 
     Args:
-        logits: (K, *S), K at most 256, S of 2 or 3 axes, on any device.
+        slabs: first row and logits (K, n, ...) of n rows, `along` in front of the other axes, K at most 256, on any
+            device: consecutive, all rows of the prepared grid. Of each at most a row is held when the next comes.
+        along: the prepared axis along which they follow each other.
+        prepared_shape: voxels along each prepared axis, 2 or 3.
         prepared_affine: prepared voxel -> world (mm), 4x4; for 2D 3x3 or 4x4.
         native_affine: native voxel -> world (mm), of the same size.
         native_shape: voxels along each native axis.
@@ -68,20 +69,26 @@ def restore(
     Raises:
         ValueError: shapes that do not fit, or grids whose axes are not parallel.
     """
-    dims = logits.ndim - 1
-    shape = tuple(int(size) for size in native_shape)
+    dims, shape = len(prepared_shape), tuple(int(size) for size in native_shape)
     if dims not in (2, 3) or len(shape) != dims:
-        raise ValueError(f"expected logits (K, *S) with the axes of native_shape {shape}, got {tuple(logits.shape)}")
-    if logits.shape[0] > 256:
-        raise ValueError(f"class indices are uint8: at most 256 classes, got {logits.shape[0]}")
-    axes = _match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
-    if painted is not None and len(painted) != len(logits):
-        raise ValueError(f"{len(logits)} regions in the logits, but {len(painted)} class indices to paint")
-    whole = all(axis.whole for axis in axes)
-    inside = _pick(logits, axes, painted) if whole else _interpolate(logits, axes, painted)
-    native = np.zeros([shape[axis.native] for axis in axes], np.uint8)
-    native[tuple(slice(axis.start, axis.stop) for axis in axes)] = inside
-    return np.ascontiguousarray(native.transpose(np.argsort([axis.native for axis in axes])))
+        raise ValueError(f"expected logits with the axes of native_shape {shape}, got {tuple(prepared_shape)}")
+    axes = match_axes(prepared_affine, native_affine, tuple(prepared_shape), shape)
+    native = np.zeros(shape, np.uint8)
+    inside = native.transpose([axis.native for axis in axes])[tuple(slice(axis.start, axis.stop) for axis in axes)]
+    target = np.moveaxis(inside, along, 0)
+    decide = _pick if all(axis.whole for axis in axes) else _interpolate
+    for rows, decided in decide(_checked(slabs, painted), along, axes, painted):
+        target[rows] = decided
+    return native
+
+
+def _checked(slabs: Iterable[tuple[int, Tensor]], painted: Sequence[int] | None) -> Iterator[tuple[int, Tensor]]:
+    for start, logits in slabs:
+        if len(logits) > 256:
+            raise ValueError(f"class indices are uint8: at most 256 classes, got {len(logits)}")
+        if painted is not None and len(painted) != len(logits):
+            raise ValueError(f"{len(logits)} regions in the logits, but {len(painted)} class indices to paint")
+        yield start, logits
 
 
 def restore_probabilities(
@@ -110,7 +117,7 @@ def restore_probabilities(
     """
     check_temperature(temperature)
     shape = tuple(int(size) for size in native_shape)
-    axes = _match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
+    axes = match_axes(prepared_affine, native_affine, tuple(logits.shape[1:]), shape)
     native = np.zeros((len(logits), *(shape[axis.native] for axis in axes)), np.float32)
     if not regions:
         native[0] = 1
@@ -125,140 +132,72 @@ def restore_probabilities(
     return np.ascontiguousarray(native.transpose(0, *(order + 1)))
 
 
-def seen_box(
-    prepared_affine: np.ndarray,
-    native_affine: np.ndarray,
-    prepared_shape: Sequence[int],
-    native_shape: Sequence[int],
-) -> tuple[slice, ...]:
-    """The native voxels inside the prepared box, axis by axis; all others never reach the network.
-
-    Raises:
-        ValueError: as in `restore`.
-    """
-    axes = _match_axes(prepared_affine, native_affine, tuple(prepared_shape), tuple(native_shape))
-    return tuple(slice(axis.start, axis.stop) for axis in sorted(axes, key=lambda axis: axis.native))
-
-
-def corners(
-    prepared_affine: np.ndarray,
-    native_affine: np.ndarray,
-    prepared_shape: Sequence[int],
-    native_shape: Sequence[int],
-    voxels: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The prepared voxels between which `restore` interpolates single native voxels.
-
-    Args:
-        voxels: indices (N, d) of native voxels, all inside `seen_box`.
-
-    Returns:
-        Indices (C, N, d) of prepared voxels and their shares (C, N), which add up to 1; C is 1 where the grids
-        coincide, and doubles with every axis along which they do not.
-
-    Raises:
-        ValueError: as in `restore`.
-    """
-    axes = _match_axes(prepared_affine, native_affine, tuple(prepared_shape), tuple(native_shape))
-    indices, shares = np.empty((1, len(voxels), 0), np.intp), np.ones((1, len(voxels)))
-    for axis in axes:
-        coordinates = axis.coordinates[voxels[:, axis.native] - axis.start]
-        lower = np.floor(coordinates)
-        weight = coordinates - lower
-        ends = [(lower, 1 - weight)] if axis.whole else [(lower, 1 - weight), (np.ceil(coordinates), weight)]
-        indices, shares = (
-            np.concatenate([np.dstack([indices, np.tile(end.astype(np.intp), (len(indices), 1))]) for end, _ in ends]),
-            np.concatenate([shares * share for _, share in ends]),
-        )
-    return indices, shares
-
-
 def check_temperature(temperature: float) -> None:
     """Raise `ValueError` unless it is positive and finite."""
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature must be positive and finite, got {temperature}")
 
 
-def _match_axes(
-    prepared_affine: np.ndarray,
-    native_affine: np.ndarray,
-    prepared_shape: tuple[int, ...],
-    shape: tuple[int, ...],
-) -> list[_Axis]:
-    """One `_Axis` per prepared axis."""
-    dims = len(shape)
-    prepared_affine, native_affine = np.asarray(prepared_affine, float), np.asarray(native_affine, float)
-    for name, affine in (("prepared", prepared_affine), ("native", native_affine)):
-        if affine.shape not in {(4, 4), (dims + 1, dims + 1)} or affine.shape != prepared_affine.shape:
-            raise ValueError(f"the {name} affine has shape {affine.shape}, expected {(dims + 1, dims + 1)}")
-        if not np.isfinite(affine).all() or np.linalg.det(affine) == 0:
-            raise ValueError(f"the {name} affine cannot be inverted: {affine.tolist()}")
-    to_prepared = np.linalg.solve(prepared_affine, native_affine)
-    matrix, shift = to_prepared[:dims, :dims], to_prepared[:dims, -1]
-    natives = np.abs(matrix).argmax(axis=1)
-    scales = matrix[np.arange(dims), natives]
-    oblique = matrix.copy()
-    oblique[np.arange(dims), natives] = 0
-    drift = np.abs(oblique) @ np.array([size - 1 for size in shape])
-    if sorted(natives) != list(range(dims)) or drift.max() > SHEAR:
-        raise ValueError(
-            "the axes of the prepared and the native grid are not parallel "
-            f"(native voxel -> prepared voxel is {to_prepared.tolist()})"
-        )
-    spacings = [np.linalg.norm(affine[:-1, :dims], axis=0) for affine in (native_affine, prepared_affine)]
-    copied = picked_axis(spacings[0][natives], spacings[1])
-    axes = []
-    for index, (size, native, scale, offset) in enumerate(zip(prepared_shape, natives, scales, shift, strict=True)):
-        coordinates = scale * np.arange(shape[native]) + offset
-        rounded = np.rint(coordinates)
-        margin = 0.5 + ROUNDING + SNAP
-        if np.abs(coordinates - rounded).max() < SNAP:
-            coordinates, margin = rounded, 0.5
-        (inside,) = np.nonzero((coordinates > -margin) & (coordinates < size - 1 + margin))
-        start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
-        if index == copied and margin > 0.5:
-            coordinates = _through_copies(size, scale, offset, shape[native])
-        axes.append(_Axis(int(native), start, stop, beside_halves(coordinates[start:stop].clip(0, size - 1))))
-    return axes
+def _pick(
+    slabs: Iterable[tuple[int, Tensor]], along: int, axes: list[Axis], painted: Sequence[int] | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Native rows and their classes: the decision at whole coordinates."""
+    wanted, *others = (axis.coordinates.astype(int) for axis in (axes[along], *axes[:along], *axes[along + 1 :]))
+    for start, logits in slabs:
+        (rows,) = np.nonzero((wanted >= start) & (wanted < start + logits.shape[1]))
+        for row in rows:
+            plane = logits[:, wanted[row] - start]
+            if painted is None:
+                decided = _argmax(plane)
+            else:
+                classes = torch.zeros(plane.shape[1:], dtype=torch.uint8, device=plane.device)
+                for index, region in zip(painted, plane, strict=True):
+                    classes.masked_fill_(region > 0, index)
+                decided = classes.cpu().numpy()
+            yield row, decided[np.ix_(*others)]
 
 
-def _through_copies(size: int, scale: float, offset: float, native_size: int) -> np.ndarray:
-    """Where native slices lie among prepared ones, each of which is a copy of the native slice nearest to it."""
-    toward = np.sign(scale)
-    copied = toward * nearest_voxels(toward * (np.arange(size) - offset) / scale)
-    slices, members, counts = np.unique(copied, return_inverse=True, return_counts=True)
-    middles = np.bincount(members, np.arange(size)) / counts
-    return np.interp(np.arange(native_size), slices, middles)
+def _argmax(plane: Tensor) -> np.ndarray:
+    """Class indices, uint8, of logits (K, ...): the first of equals. On CPUs torch takes many times as long for it."""
+    if plane.device.type != "cpu" or plane.dtype not in (torch.float32, torch.float64):
+        return plane.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    logits, classes = plane.detach().flatten(1).numpy(), np.zeros(plane.shape[1:], np.uint8)
+    for start in range(0, classes.size, IN_CACHE):
+        part, target = logits[:, start : start + IN_CACHE], classes.reshape(-1)[start : start + IN_CACHE]
+        best = part[0].copy()
+        for index in range(1, len(part)):
+            np.putmask(target, part[index] > best, index)
+            np.maximum(best, part[index], out=best)
+    return classes
 
 
-def _pick(logits: Tensor, axes: list[_Axis], painted: Sequence[int] | None) -> np.ndarray:
-    """The decision at whole coordinates."""
-    if painted is None:
-        # Plane by plane: argmax gives eight bytes per voxel.
-        decided = torch.stack([plane.argmax(dim=0).to(torch.uint8) for plane in logits.unbind(1)])
-    else:
-        decided = torch.zeros(logits.shape[1:], dtype=torch.uint8, device=logits.device)
-        for index, region in zip(painted, logits, strict=True):
-            decided[region > 0] = index
-    classes = decided.cpu().numpy()
-    return classes[np.ix_(*(axis.coordinates.astype(int) for axis in axes))]
-
-
-def _interpolate(logits: Tensor, axes: list[_Axis], painted: Sequence[int] | None) -> np.ndarray:
-    """The decision by linearly interpolated probabilities, slab by slab along the first prepared axis."""
-    inside = np.zeros([len(axis.coordinates) for axis in axes], np.uint8)
-    slab = max(1, SLAB_VOXELS // max(1, inside[0].size if len(inside) else 1))
-    for start in range(0, len(inside) if inside.size else 0, slab):
-        rows = axes[0].coordinates[start : start + slab]
-        first, last = int(np.floor(rows.min())), int(np.ceil(rows.max()))
-        block = logits[:, first : last + 1].float()
-        taps = [
-            _taps(rows - first, block.device),
-            *(_taps(axis.coordinates, block.device) for axis in axes[1:]),
-        ]
-        decided = _likeliest(block, taps) if painted is None else _painted(block, taps, painted)
-        inside[start : start + slab] = decided.cpu().numpy()
-    return inside
+def _interpolate(
+    slabs: Iterable[tuple[int, Tensor]], along: int, axes: list[Axis], painted: Sequence[int] | None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Native rows and their classes: the decision by linearly interpolated probabilities."""
+    wanted = axes[along].coordinates
+    across = prod(len(axis.coordinates) for index, axis in enumerate(axes) if index != along)
+    order = np.argsort(wanted, kind="stable") if across else np.empty(0, int)
+    done, before = 0, None
+    for start, logits in slabs:
+        most = max(1, SLAB_NUMBERS // (len(logits) * max(across, prod(logits.shape[2:]))))
+        last = start + logits.shape[1] - 1
+        ready = int(np.searchsorted(np.ceil(wanted[order]), last, side="right"))
+        while done < ready:
+            rows = order[done : min(done + most, ready)]
+            done += len(rows)
+            lowest, highest = int(np.floor(wanted[rows[0]])), int(np.ceil(wanted[rows[-1]]))
+            block = logits[:, max(lowest - start, 0) : highest - start + 1].float()
+            if lowest < start:
+                block = torch.cat([before, block], dim=1)
+            block = block.movedim(1, along + 1).contiguous()
+            taps = [
+                _taps(wanted[rows] - lowest if index == along else axis.coordinates, block.device)
+                for index, axis in enumerate(axes)
+            ]
+            decided = _likeliest(block, taps) if painted is None else _painted(block, taps, painted)
+            yield rows, np.moveaxis(decided.cpu().numpy(), along, 0)
+        before = logits[:, -1:].float().clone()
 
 
 def _taps(coordinates: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -286,7 +225,7 @@ def _likeliest(block: Tensor, taps: Taps) -> Tensor:
         if probability.max() < 0.99 / len(block):
             continue
         probability = _at(probability, taps)
-        classes[probability > best] = index
+        classes.masked_fill_(probability > best, index)
         torch.maximum(best, probability, out=best)
     return classes
 
@@ -295,7 +234,7 @@ def _painted(block: Tensor, taps: Taps, painted: Sequence[int]) -> Tensor:
     classes = torch.zeros([len(weight) for _, _, weight in taps], dtype=torch.uint8, device=block.device)
     for index, logit in zip(painted, block, strict=True):
         if logit.max() > 0:
-            classes[_at(logit.sigmoid(), taps) > 0.5] = index
+            classes.masked_fill_(_at(logit.sigmoid(), taps) > 0.5, index)
     return classes
 
 

@@ -1,8 +1,8 @@
 """How much memory a training step takes, estimated by walking through it without computing anything."""
 
 import weakref
+from collections.abc import Sequence
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from dlka_med import machine
 from dlka_med.config.schema import RunConfig
 from dlka_med.losses import PyramidLoss
 from dlka_med.ops.layout import channels_last
@@ -67,16 +68,24 @@ def _smaller(config: RunConfig) -> tuple[RunConfig, float]:
     return config.model_copy(update={"training": smaller}), prod(training.patch_size) / prod(size)
 
 
-def case_bytes(voxels: float, outputs: int) -> float:
-    """Bytes that the prediction of a case takes: logits, their sum of weights, and a copy of a part of them."""
-    return voxels * 4 * (1.5 * outputs + 2)
+def case_bytes(voxels: float, outputs: int, channels: int, size: Sequence[float], patch: Sequence[int]) -> float:
+    """Bytes of a process that predicts a case: its image, twice while it is prepared, and the sums of logits in a band
+    as thick as a window, of the axis along which that is least.
+
+    Args:
+        voxels: of the case.
+        size: of a usual case, S; of a volume that is seen slice by slice, three numbers for two of the patch.
+    """
+    thickness = patch if len(patch) == len(size) else (1,) * len(size)
+    band = min(min(thick / whole, 1.0) for thick, whole in zip(thickness, size, strict=True))
+    return PROCESS + 4 * voxels * (2 * channels + band * (outputs + 1))
 
 
 def free_memory(device: str) -> float:
     """Bytes that a training may take of what is free now, with a margin."""
     if device != "cpu":
         return FREE_SHARE * torch.cuda.mem_get_info(torch.device(device))[0]
-    return FREE_SHARE * min(_available(Path("/proc/meminfo")), _left_to_container(Path("/sys/fs/cgroup")))
+    return FREE_SHARE * machine.free_memory()
 
 
 def kept_free(budget: Budget, workers: int) -> float:
@@ -144,24 +153,3 @@ def _empty(network: nn.Module, mode: FakeTensorMode) -> None:
         for name, tensor in part._buffers.items():
             if tensor is not None:
                 part._buffers[name] = mode.from_tensor(tensor)
-
-
-def _available(meminfo: Path) -> float:
-    try:
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        return 1024 * float(lines["MemAvailable"].split()[0])
-    except (OSError, KeyError, ValueError):
-        return 4 * 2**30
-
-
-def _left_to_container(folder: Path) -> float:
-    """Of control groups, version 2 and 1; infinite without a limit."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return float((folder / limit).read_text()) - float((folder / used).read_text())
-        except (OSError, ValueError):
-            continue
-    return float("inf")

@@ -273,7 +273,9 @@ def _outlook(draft: Draft, budget: Budget, waited: float) -> list[str]:
     words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
     if waited > BUSY:
         words.append("other programs took a part of the processor while this was measured, so that times are rough")
-    needed = case_bytes(summary.voxels_at(draft.config.preprocessing.spacing), summary.outputs)
+    spacing, patch = draft.config.preprocessing.spacing, draft.config.training.patch_size
+    voxels, usual = summary.voxels_at(spacing), summary.size_at(spacing)
+    needed = case_bytes(voxels, summary.outputs, len(summary.channels), usual, patch)
     if not budget.on_gpu and needed > budget.memory:
         words.append(f"to predict the largest case takes about {gib(needed)}, more than the {gib(budget.memory)} given")
     return words

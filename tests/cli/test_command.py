@@ -79,6 +79,7 @@ def test_module_is_the_command():
         (["evaluate", "a", "b", "-o", "c", "--tolerence=2"], "did you mean --tolerance?"),
         (["predict", "a", "b", "-o", "c", "--split", "tst"], "did you mean test?"),
         (["predict", "a", "b", "-o", "c", "--overlap", "half"], "expected a number, from 0 to below 1"),
+        (["predict", "a", "b", "-o", "c", "--memory", "-1"], "expected a number, 0 or more"),
         (["demo", "-o", "a", "--seed", "-1"], "--seed: expected an integer, 0 or more, got '-1'"),
         (["predict", "a"], "IMAGES"),
         ([], "VERB"),
@@ -169,8 +170,10 @@ def test_predict_calls(library):
     assert keywords["overlap"] == 0.25
     assert keywords["split"] is None
     assert keywords["one_file_per_case"] is False
-    assert cli.main(["predict", "run", "images", "-o", "out", "--one-file-per-case"]) == 0
+    assert keywords["memory"] is None
+    assert cli.main(["predict", "run", "images", "-o", "out", "--one-file-per-case", "--memory", "3.5"]) == 0
     assert library.calls[1][2]["one_file_per_case"] is True
+    assert library.calls[1][2]["memory"] == 3.5
 
 
 @pytest.mark.parametrize(

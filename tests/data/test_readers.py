@@ -43,6 +43,9 @@ def test_what_is_written_for_an_image_is_read_on_its_grid(tmp_path, ending, shap
     path, grey = source(tmp_path, ending, shape)
     reader = reader_of(path)
     image, grid = reader.image(path, ["grey"])
+    by_header = reader.grid(path)
+    assert by_header.shape == grid.shape
+    np.testing.assert_array_equal(by_header.affine, grid.affine)
     np.testing.assert_array_equal(image, grey.reshape(1, *kept).astype(np.float32))
     assert (image.dtype, grid.shape, len(grid.affine)) == (np.float32, kept, len(kept) + 1)
     values = np.random.default_rng(1).integers(0, 300 if kind == np.int16 else 3, kept).astype(kind)
@@ -52,6 +55,20 @@ def test_what_is_written_for_an_image_is_read_on_its_grid(tmp_path, ending, shap
     np.testing.assert_array_equal(again, values)
     assert again.dtype.itemsize == values.dtype.itemsize
     check_same_grid(grid, label_grid)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "a.jpg"])
+def test_a_damaged_header_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not an image")
+    with pytest.raises(InputError, match=f"{name} is no .* file"):
+        reader_of(tmp_path / name).grid(tmp_path / name)
+
+
+def test_the_grid_of_a_turned_photograph_is_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("L", (5, 3)).save(tmp_path / "a.png", exif=exif)
+    assert RASTER.grid(tmp_path / "a.png").shape == RASTER.image(tmp_path / "a.png", ["grey"])[1].shape == (5, 3)
 
 
 @pytest.mark.parametrize("reader", [NIFTI, RASTER])

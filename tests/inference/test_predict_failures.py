@@ -1,6 +1,9 @@
 """What happens to the other cases when memory or the disk runs out under one."""
 
+import gzip
+import logging
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -88,6 +91,80 @@ def test_a_case_that_runs_out_of_memory_is_reported_and_the_others_are_predicted
     image = nib.load("images/scan3.nii.gz").get_fdata()
     np.testing.assert_array_equal(np.asarray(nib.load("out/scan3.nii.gz").dataobj), image > 0)
     assert "case scan1 is left out: there is not enough memory" in caplog.text
+
+
+def test_what_it_will_take_is_told_before_and_what_it_took_after(run, caplog):
+    with caplog.at_level(logging.INFO, "dlka_med"), pytest.raises(InputError):
+        predict_images(run, "images", "out", memory=30)
+    before, *_, after = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    told = re.fullmatch(
+        r"expected per case: 0\.\d s of the network and ([\d.]+) GiB of memory, with 1 window of 8 x 8 x 8 voxels at "
+        "once, summed on cpu",
+        before,
+    )
+    measured = re.fullmatch(r"memory of the process at its peak: ([\d.]+) GiB", after)
+    assert float(told[1]) > 0.1
+    assert float(measured[1]) > 0.1
+
+
+def test_a_limit_that_is_too_small_leaves_cases_out_with_what_they_need(run, monkeypatch, capsys):
+    with pytest.raises(InputError, match=r"4 of 4 cases .*\nscan0: it needs about [\d.]+ GiB .*: give --memory [\d.]+"):
+        predict_images(run, "images", "out", memory=0.01)
+    assert written() == ["labels.json"]
+    assert cli.main(["predict", str(run), "images", "-o", "out", "--device", "cpu", "--memory", "0.01"]) == 2
+    assert "give --memory" in capsys.readouterr().err
+
+
+def test_a_large_case_is_left_out_before_it_is_read_and_the_others_are_predicted(run, monkeypatch):
+    """Its header claims what nobody could hold."""
+    huge = nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), np.eye(4))
+    nib.save(huge, "images/scan1.nii.gz")
+    raw = bytearray(gzip.decompress(Path("images/scan1.nii.gz").read_bytes()))
+    raw[42:48] = np.array([30000] * 3, "<i2").tobytes()
+    Path("images/scan1.nii.gz").write_bytes(gzip.compress(bytes(raw)))
+    with pytest.raises(InputError, match=r"1 of 4 cases could not.*\nscan1: it needs about 2\d{5}\.\d\d GiB of memory"):
+        predict_images(run, "images", "out")
+    assert written() == ALL_BUT_ONE
+
+
+def test_the_next_case_is_prepared_ahead_only_where_both_fit(run, monkeypatch):
+    events = []
+    prepare, write = predict_module.prepare, predict_module.write_label_map
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
+
+    def noting(what, function):
+        def call(first, *others, **options):
+            answer = function(first, *others, **options)
+            events.append(what)
+            return answer
+
+        return call
+
+    monkeypatch.setattr(predict_module, "prepare", noting("prepared", prepare))
+    monkeypatch.setattr(predict_module, "write_label_map", noting("written", write))
+    monkeypatch.setattr(predict_module.Budget, "has_room_ahead", lambda *_: False)
+    predict_images(run, "images", "out")
+    assert events == ["prepared", "written"] * 4
+
+
+def test_a_lack_of_memory_for_many_windows_is_answered_with_fewer(run, monkeypatch, caplog):
+    class Small(Hungry):
+        def forward(self, x):
+            if len(x) > 1:
+                cuda_lacks_memory()
+            return super().forward(x)
+
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Small(lambda: None))
+    config = RunFolder.open(run).config
+    training = config.training.model_copy(update={"patch_size": (4, 4, 4)})
+    inference = config.inference.model_copy(update={"batch_size": 4})
+    changed = config.model_copy(update={"training": training, "inference": inference})
+    other = RunFolder.create(run.parent / "other", changed, {"train": [], "validation": [], "test": []})
+    predict_images(other.path, "images", "out")
+    for number in range(4):
+        image = nib.load(f"images/scan{number}.nii.gz").get_fdata()
+        np.testing.assert_array_equal(np.asarray(nib.load(f"out/scan{number}.nii.gz").dataobj), image > 0)
+    assert "fewer windows pass the network at once (1) from here on" in caplog.text
 
 
 def test_so_is_one_that_runs_out_of_memory_while_it_is_prepared_ahead(run, monkeypatch):

@@ -9,6 +9,7 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.data.prepare import Prepared
 from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.restore import restore
 
 SIZES = {2: (13, 10), 3: (9, 12, 7)}
 
@@ -173,6 +174,62 @@ def test_segment_returns_classes_on_the_native_grid():
     network.weight.data[0] = torch.nan
     with pytest.raises(InputError, match=r"case a.*NaN"):
         Predictor(network, patch_size=(4, 4, 4)).segment(prepared)
+
+
+GRIDS = {
+    "the image's own": (np.diag([1.2, 0.9, 1.1, 1]), np.eye(4)),
+    "turned and cropped": (
+        np.diag([1, 1.0, 1, 1]),
+        np.array([[0, -1, 0, 8], [0, 0, 1, -1], [1, 0, 0, -2], [0, 0, 0, 1.0]]),
+    ),
+    "resampled": (np.eye(4), np.array([[0.6, 0, 0, 0.1], [0, 1.4, 0, 0.3], [0, 0, 0.8, 0.2], [0, 0, 0, 1]])),
+    "thick slices": (np.diag([0.5, 0.5, 2.5, 1]), np.diag([0.9, 0.9, 0.7, 1])),
+}
+
+
+def test_a_network_that_returns_its_input_leaves_the_image_alone():
+    image = torch.randn(2, 9, 12, 7)
+    before = image.clone()
+    found = Predictor(nn.Identity(), patch_size=(4, 4, 4)).logits(image)
+    torch.testing.assert_close(found, before)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("mirror", [(), (0, 2)])
+@pytest.mark.parametrize("classes", [3, 118])
+def test_segment_gives_the_labels_of_all_logits_at_once(grid, mirror, classes):
+    torch.manual_seed(0)
+    network, image = nn.Conv3d(2, classes, 3, padding=1), torch.randn(2, 9, 21, 12)
+    affine, to_prepared = GRIDS[grid]
+    native_affine, native_shape = affine @ to_prepared, (14, 12, 15)
+    predictor = Predictor(network, patch_size=(6, 6, 6), mirror_axes=mirror, batch_size=3)
+    expected = restore(predictor.logits(image), affine, native_affine, native_shape)
+    found = predictor.segment(Prepared("a", image.numpy(), None, affine, native_shape, native_affine))
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found)) > min(classes, 50) - 1
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
+@pytest.mark.parametrize("mirror", [(), (0, 1)])
+@pytest.mark.parametrize("grid", GRIDS)
+def test_segment_gives_the_labels_of_all_logits_of_slices(plane, mirror, grid):
+    torch.manual_seed(0)
+    affine, to_prepared = GRIDS[grid]
+    image, native_shape = torch.randn(2, 9, 17, 12).numpy(), (14, 12, 15)
+    prepared = Prepared("a", image, None, affine, native_shape, affine @ to_prepared, empty=(1.0, -2.0))
+    network = nn.Conv2d(2, 5, 3, padding=1)
+    predictor = Predictor(network, patch_size=(10, 6), slices=plane, mirror_axes=mirror, batch_size=4, overlap=0.75)
+    expected = restore(predictor.prepared_logits(prepared), affine, affine @ to_prepared, native_shape)
+    np.testing.assert_array_equal(predictor.segment(prepared), expected)
+
+
+def test_a_prepared_image_that_cannot_be_written_is_predicted_and_left_alone():
+    image = np.random.default_rng(0).normal(size=(2, 6, 5, 4)).astype(np.float32)
+    image.flags.writeable = False
+    before = image.copy()
+    Predictor(pointwise(3), patch_size=(4, 4, 4)).segment(Prepared("a", image, None, np.eye(4), (6, 5, 4), np.eye(4)))
+    np.testing.assert_array_equal(image, before)
 
 
 @pytest.mark.parametrize(

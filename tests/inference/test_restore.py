@@ -15,7 +15,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.prepare import prepare
 from dlka_med.data.resample import resample
 from dlka_med.inference import restore as module
-from dlka_med.inference.restore import restore
+from dlka_med.inference.restore import restore, restore_slabs
 
 ORIENTATIONS = ["RAS", "LPS", "PIR", "SLA", "ASR"]
 NATIVE = (9, 7, 11)
@@ -61,6 +61,14 @@ def test_whole_grid_comes_back_as_it_was():
     np.testing.assert_array_equal(restore(one_hot(classes, 200), affine, affine, NATIVE), classes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_logits_the_first_class_counts(dtype):
+    logits = np.random.default_rng(0).integers(-2, 3, (6, 3, 300, 70))
+    given = torch.from_numpy(logits).to(dtype).requires_grad_()
+    found = restore(given, np.eye(4), np.eye(4), (3, 300, 70))
+    np.testing.assert_array_equal(found, logits.argmax(0))
+
+
 def reference(logits: torch.Tensor, to_prepared: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Classes and the margin of the likeliest, by scipy and with all classes at once."""
     dims = len(shape)
@@ -83,7 +91,7 @@ CASES = [(dims, codes) for dims, codes in itertools.product((2, 3), ("plain", "p
 @pytest.mark.parametrize("zoom", [(1.7, 0.6, 1.0), (0.45, 2.3, 3.1)])
 @pytest.mark.parametrize("slab", [2**24, 50])
 def test_resampled_grids_agree_with_scipy(dims, change, zoom, slab, monkeypatch):
-    monkeypatch.setattr(module, "SLAB_VOXELS", slab)
+    monkeypatch.setattr(module, "SLAB_NUMBERS", slab)
     prepared_shape, native_shape = (8, 11, 6)[:dims], (13, 9, 15)[:dims]
     matrix, shift = np.diag(zoom[:dims]), np.array([0.3, -1.2, 0.8])[:dims]
     if change == "permuted":
@@ -240,6 +248,37 @@ def test_caller_keeps_the_logits():
 def test_what_does_not_fit_is_refused(logits, affine, shape, message):
     with pytest.raises(ValueError, match=message):
         restore(torch.zeros(logits), np.eye(4), affine, shape)
+
+
+@pytest.mark.parametrize("along", [0, 1, 2])
+@pytest.mark.parametrize("steps", [(1,), (2, 3, 1), (100,)])
+@pytest.mark.parametrize("painted", [None, (3, 1, 4, 2)])
+@pytest.mark.parametrize("grid", ["whole", "finer", "coarser", "thick", "flipped"])
+def test_slabs_along_any_axis_give_what_the_whole_gives(along, steps, painted, grid, monkeypatch):
+    """Each slab is overwritten before the next comes, as those of windows are."""
+    prepared_shape, affine = (8, 11, 6), oblique_affine("PIR", spacing=(1.0, 1.3, 0.9))
+    if grid == "thick":
+        affine = oblique_affine(spacing=(0.5, 0.6, 2.5))
+    scale = {"whole": (1, 1, 1), "finer": (0.4, 0.7, 0.55), "coarser": (1.7, 2.4, 1.2)}.get(grid, (0.8, 0.9, 0.6))
+    to_prepared = np.diag([*scale, 1.0])
+    to_prepared[:3, 3] = (1, -1, 0) if grid == "whole" else (0.4, -0.3, 0.2)
+    if grid == "flipped":
+        to_prepared[:3] = [[0, -0.9, 0, 7.1], [0.8, 0, 0, 0.1], [0, 0, -0.7, 5.2]]
+    logits = 3 * torch.randn(4, *prepared_shape, generator=torch.Generator().manual_seed(0))
+    grids = affine, affine @ to_prepared, (10, 13, 9)
+    monkeypatch.setattr(module, "SLAB_NUMBERS", 2000)
+
+    def slabs():
+        start, sizes = 0, itertools.cycle(steps)
+        while start < prepared_shape[along]:
+            part = logits.movedim(along + 1, 1)[:, start : start + next(sizes)].clone()
+            yield start, part
+            start += part.shape[1]
+            part.fill_(torch.nan)
+
+    found = restore_slabs(slabs(), along, prepared_shape, *grids, painted)
+    np.testing.assert_array_equal(found, restore(logits, *grids, painted))
+    assert len(np.unique(found)) == 4 + (painted is not None)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])

@@ -6,7 +6,8 @@ import torch
 from scipy.ndimage import map_coordinates
 from scipy.special import expit, softmax
 
-from dlka_med.inference.restore import corners, restore, restore_probabilities, seen_box
+from dlka_med.inference.grids import corners, seen_box
+from dlka_med.inference.restore import restore, restore_probabilities
 
 SHAPE = (6, 8, 7)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dlka_med.planning.memory import Ledger, estimated_peak, free_memory
+from dlka_med.planning.memory import PROCESS, Ledger, case_bytes, estimated_peak, free_memory
 from dlka_med.planning.probe import probe
 
 from .configs import config_of, volumes
@@ -65,6 +65,15 @@ def test_regions_and_ignored_voxels_hold_little_more():
     dataset = other.dataset.model_copy(update={"labels": regions, "regions_class_order": (1, 2)})
     one, two = (estimated_peak(each, "cpu") for each in (plain, other.model_copy(update={"dataset": dataset})))
     assert one == pytest.approx(two, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("patch", "share"), [((32, 32, 32), 32 / 256), ((96, 512, 512), 96 / 128), ((64, 64), 1 / 256)]
+)
+def test_a_case_takes_its_image_twice_and_a_band_of_logits(patch, share):
+    size, voxels = (128, 200, 256), 2 * 128 * 200 * 256
+    expected = PROCESS + 4 * voxels * (2 * 3 + share * (20 + 1))
+    assert case_bytes(voxels, 20, 3, size, patch) == pytest.approx(expected)
 
 
 def test_free_memory_is_some():

@@ -1,0 +1,246 @@
+"""What predicting a case takes, before it is begun, and how it is kept within a limit."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, prod
+
+import numpy as np
+import torch
+
+from dlka_med import machine
+from dlka_med.config.schema import RunConfig
+from dlka_med.data.cases import Case
+from dlka_med.data.prepare import Prepared, expected_grid
+from dlka_med.data.readers import reader_of
+from dlka_med.errors import InputError
+from dlka_med.inference.memory import free_memory, is_out_of_memory, lacking_memory
+from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.restore import SLAB_NUMBERS
+from dlka_med.inference.windows import GPU_SHARE, Layout, Load
+
+GIB = 2**30
+QUICK = 2  # seconds
+MARGIN = 1.05  # what was measured of one window, and of a process, is a little more in another
+FALLOW = 2**26  # bytes that the process comes to hold between its tensors
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The sizes of a case: voxels of its files, and what the network sees.
+
+    Args:
+        prepared: voxels on the network's grid.
+        layout: the windows over them.
+        resampled: whether they have another spacing than the files.
+    """
+
+    channels: int
+    native: int
+    prepared: int
+    layout: Layout
+    resampled: bool
+
+    @property
+    def preparing(self) -> int:
+        """Bytes at the peak of reading, turning, resampling and normalising, each of which makes new images."""
+        native, prepared = 4 * self.channels * self.native, 4 * self.channels * self.prepared
+        between = native + prepared + 8 * max(self.native, self.prepared) if self.resampled else 0
+        return max(2 * native, between, 2 * prepared)
+
+    @property
+    def image(self) -> int:
+        """Bytes of the prepared image."""
+        return 4 * self.channels * self.prepared
+
+    def deciding(self, outputs: int) -> int:
+        """Bytes of the label map, which is written in a number type of its own, and of what it is decided from."""
+        at_once = min(SLAB_NUMBERS, outputs * max(self.native, self.prepared))
+        return 3 * self.native + (16 * at_once if self.resampled else 0)
+
+
+@dataclass(frozen=True)
+class WindowCost:
+    """What the forward pass of one window takes, and the process when none is running.
+
+    Args:
+        bytes: of the device that the network is on.
+        outputs: of the network.
+        process: bytes of the machine's memory, those of a GPU left out.
+    """
+
+    bytes: float
+    seconds: float
+    outputs: int
+    process: float
+
+
+def measure_window(predictor: Predictor, channels: int) -> WindowCost:
+    """A forward pass of an empty window; a quick one is repeated, since the first one also prepares its kernels.
+
+    Raises:
+        InputError: there is no room for it.
+    """
+    dims, device = len(predictor.patch_size) + (predictor.slices is not None), predictor.device
+    affine = np.eye(dims + 1)
+    patch = predictor.layout((1,) * dims, affine).patch
+    forward, took, outputs = predictor.window_forward(affine), 0.0, 0
+
+    def pass_through() -> None:
+        nonlocal took, outputs
+        started = time.perf_counter()
+        outputs = forward(torch.zeros(1, channels, *patch, device=device)).shape[1]
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        took = time.perf_counter() - started
+
+    try:
+        with predictor.evaluating():
+            needed = _held_by(pass_through, device)
+            if took < QUICK:
+                needed = _held_by(pass_through, device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(f"a window of {_shape(patch)} voxels: {lacking_memory(error, device)}") from error
+    least = 4 * prod(patch) * (channels + 2 * outputs)  # its logits may be transposed when they are summed
+    return WindowCost(max(needed, least), took, outputs, machine.held_memory())
+
+
+def _held_by(work: Callable[[], None], device: torch.device) -> float:
+    """Bytes that `work` holds at its peak, and not afterwards."""
+    if device.type != "cuda":
+        _, peak = machine.peak_while(work)
+        return peak - machine.held_memory()
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - held
+
+
+class Budget:
+    """Keeps predictions within a limit of memory.
+
+    Args:
+        predictor: of a run; one of its windows is measured.
+        config: of that run.
+        limit: bytes that predicting may hold at its peak, of the machine and of a GPU each; None: what is free.
+
+    Raises:
+        InputError: there is no room for a window.
+    """
+
+    def __init__(self, predictor: Predictor, config: RunConfig, limit: float | None = None):
+        self._predictor, self._preprocessing = predictor, config.preprocessing
+        self._channels = len(config.dataset.channels or ())
+        self.window = measure_window(predictor, self._channels)
+        self.limit = self.window.process + machine.free_memory() if limit is None else limit
+        self._gpu = None
+        if predictor.device.type == "cuda":
+            free = free_memory(predictor.device)
+            self._gpu = free if limit is None else min(limit, free)
+
+    def expected(self, case: Case) -> Extent | None:
+        """The extent of a case by the header of its first file, as if nothing were cropped; None: it has no usable
+        header, which whoever reads the file will tell.
+        """
+        try:
+            grid = reader_of(case.images[0]).grid(case.images[0])
+            shape, affine = expected_grid(grid.shape, grid.affine, self._preprocessing)
+        except (InputError, ValueError, np.linalg.LinAlgError):
+            return None
+        return self._extent(grid.shape, shape, affine)
+
+    def extent(self, prepared: Prepared) -> Extent:
+        """The extent of a case that is prepared."""
+        return self._extent(prepared.native_shape, prepared.image.shape[1:], prepared.affine)
+
+    def _extent(self, native: Sequence[int], shape: Sequence[int], affine: np.ndarray) -> Extent:
+        layout = self._predictor.layout(shape, affine)
+        return Extent(self._channels, prod(native), prod(shape), layout, self._preprocessing.spacing is not None)
+
+    def peak(self, extent: Extent, load: Load) -> float:
+        """Bytes of the machine's memory at the peak of predicting a prepared case."""
+        on_gpu = self._gpu is not None
+        band = 0 if on_gpu and not load.sums_on_cpu else extent.layout.band_bytes(self.window.outputs)
+        windows = 0 if on_gpu else load.windows * self.window.bytes
+        return (
+            MARGIN * (self.window.process + extent.image + band + windows + extent.deciding(self.window.outputs))
+            + FALLOW
+        )
+
+    def load(self, extent: Extent) -> Load:
+        """How much of a case is done at once.
+
+        Raises:
+            InputError: one window at a time is too much.
+        """
+        band = extent.layout.band_bytes(self.window.outputs)
+        most = min(self._predictor.batch_size, extent.layout.count)
+        window = MARGIN * self.window.bytes
+        if self._gpu is None:
+            load = Load(1)
+            left = self.limit - self.peak(extent, load)
+        else:
+            load = Load(1, sums_on_cpu=band > min(GPU_SHARE * self._gpu, self._gpu - window))
+            left = self._gpu - window - (0 if load.sums_on_cpu else band)
+            if left < 0:
+                self._refuse(window, self._gpu)
+        if (needed := self.peak(extent, load)) > self.limit:
+            self._refuse(needed, self.limit)
+        load.windows = max(1, min(most, 1 + int(left / window)))
+        return load
+
+    def check_preparing(self, extent: Extent) -> None:
+        """Raise `InputError` if there is no room to read and prepare a case."""
+        preparing = self._at_peak(extent.preparing)
+        if preparing > self.limit:
+            self._refuse(max(preparing, self.peak(extent, Load())), self.limit)
+
+    def has_room_ahead(self, extent: Extent, following: Extent) -> bool:
+        """Whether a case may be prepared while another one is predicted."""
+        try:
+            load = self.load(extent)
+        except InputError:
+            return True  # it will be refused
+        return self.peak(extent, load) + MARGIN * following.preparing <= self.limit
+
+    def seconds(self, extent: Extent) -> float:
+        """How long the network takes for a case."""
+        return extent.layout.count * self.window.seconds
+
+    def outlook(self, extents: Sequence[Extent]) -> str:
+        """A sentence about cases to come."""
+        times, peaks, loads = [self.seconds(extent) for extent in extents], [], []
+        for extent in extents:
+            try:
+                loads.append(self.load(extent))
+                peaks.append(max(self.peak(extent, loads[-1]), self._at_peak(extent.preparing)))
+            except InputError:
+                peaks.append(self.peak(extent, Load(1)))
+        at_once = max((load.windows for load in loads), default=1)
+        place = self._predictor.device if self._gpu is not None and not any(x.sums_on_cpu for x in loads) else "cpu"
+        windows = f"{at_once} window{'s' * (at_once > 1)} of {_shape(extents[0].layout.patch)} voxels"
+        return (
+            f"expected per case: {_span(times)} s of the network and {_span([peak / GIB for peak in peaks])} GiB of "
+            f"memory, with {windows} at once, summed on {place}"
+        )
+
+    def _at_peak(self, held: float) -> float:
+        return MARGIN * (self.window.process + held) + FALLOW
+
+    def _refuse(self, needed: float, room: float) -> None:
+        enough = ceil(10 * needed / GIB + 0.5) / 10
+        raise InputError(
+            f"it needs about {needed / GIB:.2f} GiB of memory, but may take {room / GIB:.2f}: give --memory {enough:g} "
+            "where there is as much, or cut the image to what matters"
+        )
+
+
+def _span(values: Sequence[float]) -> str:
+    least, most = (f"{value:.0f}" if value >= 10 else f"{value:.1f}" for value in (min(values), max(values)))
+    return least if least == most else f"{least} to {most}"
+
+
+def _shape(sizes: Sequence[int]) -> str:
+    return " x ".join(map(str, sizes))

@@ -1,0 +1,53 @@
+"""Memory of the machine and of this process."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dlka_med import machine
+
+MIB = 2**20
+
+
+def test_some_memory_is_free():
+    assert MIB < machine.free_memory() < math.inf
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({"memory.max": "900", "memory.current": "300"}, 600),
+        ({"memory.max": "max", "memory.current": "300"}, math.inf),
+        ({"memory/memory.limit_in_bytes": "70", "memory/memory.usage_in_bytes": "30"}, 40),
+        ({}, math.inf),
+    ],
+)
+def test_the_limit_of_a_container_counts(tmp_path, files, left):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert machine._left_to_container(tmp_path) == left
+
+
+def test_what_the_system_says_is_available(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 100 kB\nMemAvailable:    64 kB\n")
+    assert machine._available(tmp_path / "meminfo") == 64 * 1024
+    assert machine._available(tmp_path / "absent") == machine.UNKNOWN
+
+
+def test_what_is_held_for_a_while_only_is_seen():
+    def hold():
+        return float(np.ones(64 * MIB, np.uint8).sum())
+
+    before = machine.held_memory()
+    answer, peak = machine.peak_while(hold)
+    assert answer == 64 * MIB
+    assert peak - before > 50 * MIB
+    assert machine.held_memory() - before < 50 * MIB
+    assert machine.peak_memory() >= peak - MIB
+
+
+def test_an_error_ends_the_watch():
+    with pytest.raises(ZeroDivisionError):
+        machine.peak_while(lambda: 1 / 0)
