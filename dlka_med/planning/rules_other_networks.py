@@ -38,9 +38,11 @@ def other_sizes(name: str, dims: int, large: bool) -> tuple[Size, ...]:
         widest, others = TIMM_LARGE, (TIMM_SMALL, TIMM_SMALL._replace(words=SHORT, batch=1, least=0))
     else:
         widest, *others = (
-            Size(words, width, 0, batch, LEAN[dims] * cost, least, checkpointing=name == "swin_unetr" and words == SHORT)
+            Size(words, width, 0, batch, LEAN[dims] * cost, least)
             for words, (width, cost), batch, least in zip(WORDS, WIDTHS[name], BATCHES[dims], LEAST[dims], strict=True)
         )
+        if name == "swin_unetr":
+            others = [size._replace(checkpointing=size.words == SHORT) for size in others]
     if not large:
         return tuple(others)
     return (*(large_batches(widest) if dims == 2 else [widest]), *others)
