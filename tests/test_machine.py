@@ -1,6 +1,7 @@
 """Memory of the machine and of this process."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -36,16 +37,29 @@ def test_what_the_system_says_is_available(tmp_path):
     assert machine._available(tmp_path / "absent") == machine.UNKNOWN
 
 
-def test_what_is_held_for_a_while_only_is_seen():
+@pytest.mark.parametrize("sampled", [False, True])
+def test_what_is_held_for_a_while_only_is_seen(sampled, monkeypatch):
     def hold():
-        return float(np.ones(64 * MIB, np.uint8).sum())
+        block = np.ones(64 * MIB, np.uint8)
+        time.sleep(0.2 if sampled else 0)
+        return float(block.sum())
 
+    if sampled:
+        monkeypatch.setattr(machine, "_start_new_peak", lambda: False)
     before = machine.held_memory()
     answer, peak = machine.peak_while(hold)
     assert answer == 64 * MIB
     assert peak - before > 50 * MIB
     assert machine.held_memory() - before < 50 * MIB
     assert machine.peak_memory() >= peak - MIB
+
+
+def test_an_earlier_peak_is_not_forgotten():
+    np.ones(256 * MIB, np.uint8).sum()
+    highest = machine.peak_memory()
+    _, peak = machine.peak_while(lambda: None)
+    assert peak < highest - 100 * MIB
+    assert machine.peak_memory() >= highest
 
 
 def test_an_error_ends_the_watch():
