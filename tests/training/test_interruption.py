@@ -19,14 +19,19 @@ def test_a_signal_leaves_a_folder_that_resumes(config_file, tmp_path, number, co
     endless = ["-s", "training.epochs=100000", "-s", "training.validate_every=1000"]
     workers = ["-s", "training.workers=1"]
     arguments = command(config_file, out, *endless, *workers)
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not RunFolder(out).metrics_file.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    # What runs in the background of a script is born deaf to Ctrl-C.
+    hearing = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), "start_new_session": True}
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, **hearing) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not RunFolder(out).metrics_file.exists():
+                assert process.poll() is None, process.stderr.read()
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            os.killpg(process.pid, number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code, errors
     assert "--resume goes on" in errors
     assert "Traceback" not in errors
