@@ -208,12 +208,10 @@ def _full_blocks(kind: FullResolution, in_channels: int, channels: int) -> tuple
     if kind == "none":
         return None, None
     if kind == "residual":
-        blocks = (ResidualConv(3, inputs, channels, norm="instance") for inputs in (in_channels, channels))
-        return tuple(blocks)
-    act = nn.LeakyReLU(0.01, inplace=True)
-    conv = Conv3d(channels, channels, 3, padding=1, bias=False)
-    image = Conv3d(in_channels, channels, 3, padding=1, bias=False)
-    return image, nn.Sequential(InstanceNorm(), act, conv, InstanceNorm(), act)
+        return tuple(ResidualConv(3, inputs, channels, norm="instance") for inputs in (in_channels, channels))
+    both, image = (Conv3d(inputs, channels, 3, padding=1, bias=False) for inputs in (channels, in_channels))
+    normed = [(InstanceNorm(), nn.LeakyReLU(0.01, inplace=True)) for _ in range(2)]
+    return image, nn.Sequential(*normed[0], both, *normed[1])
 
 
 def _check_stages(channels: Sequence[int], depths: Sequence[int], strides: Sequence[Stride]) -> None:

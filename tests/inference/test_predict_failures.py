@@ -17,6 +17,7 @@ from dlka_med import cli
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError, WriteError
 from dlka_med.inference import predict as predict_module
+from dlka_med.inference.budget import Budget
 from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import RunFolder
 
@@ -145,6 +146,13 @@ def test_the_next_case_is_prepared_ahead_only_where_both_fit(run, monkeypatch):
     monkeypatch.setattr(predict_module.Budget, "has_room_ahead", lambda *_: False)
     predict_images(run, "images", "out")
     assert events == ["prepared", "written"] * 4
+
+
+def test_what_no_header_tells_is_refused_once_it_is_prepared(run, monkeypatch):
+    monkeypatch.setattr(Budget, "expected", lambda self, case: None)
+    with pytest.raises(InputError, match=r"4 of 4 cases .*\nscan0: it needs about [\d.]+ GiB .*: give --memory [\d.]+"):
+        predict_images(run, "images", "out", memory=0.01)
+    assert not list(Path("out").glob("*.nii.gz"))
 
 
 def test_a_lack_of_memory_for_many_windows_is_answered_with_fewer(run, monkeypatch, caplog):
