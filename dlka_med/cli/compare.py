@@ -57,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--memory", type=number(0.01), metavar="GIB", help=told)
     told = "cpu, cuda or cuda:1 (a GPU if there is one; with --ablate as the config says)"
     add("--device", type=device, metavar="NAME", help=told)
+    told = "what the minutes are of; processor: of work, where other programs run beside (wall)"
+    add("--clock", choices=("wall", "processor"), default="wall", help=told)
     add("--workers", type=whole_number(1), metavar="N", help="processes that read the cases and evaluate")
 
 
@@ -82,6 +84,7 @@ def run(options: argparse.Namespace) -> None:
 
     if options.ablate is None:
         limits = {"minutes": options.minutes, "epochs": options.epochs, "memory": options.memory}
+        limits["clock"] = options.clock
         result = compare(options.dataset, options.out, networks=options.networks, **limits, **shared)
     else:
         result = ablate(config, options.out, by_stage=options.by_stage, **shared)
@@ -99,13 +102,16 @@ def _contest(options: argparse.Namespace) -> "Asked":
         raise InputError(f"{'--by-stage' if options.by_stage else '-s'} belongs to --ablate, --networks has no config")
     existing(options.dataset, "the folder of a dataset")
     limits = (options.minutes, options.epochs, options.memory, options.device)
-    return absolute(Asked(str(options.dataset), options.networks, *limits, options.seeds, options.folds or None))
+    chosen = options.folds or None
+    return absolute(Asked(str(options.dataset), options.networks, *limits, options.seeds, chosen, clock=options.clock))
 
 
 def _config(options: argparse.Namespace) -> "RunConfig":
     """The config of --ablate with what other options replace."""
     from dlka_med.config.loading import load_config
 
+    if options.clock != "wall":
+        raise InputError("--clock belongs to --networks: with --ablate say -s training.clock=processor")
     if options.memory is not None:
         raise InputError("--memory belongs to --networks: with --ablate the config is planned already")
     replaced = list(options.overrides)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from dlka_med.comparing.ablation import ablation, left_out_of, write_variants
 from dlka_med.comparing.contest import plan_configs
@@ -39,6 +40,7 @@ def compare(
     shard: Shard = ALONE,
     memory: float | None = None,
     device: str | None = None,
+    clock: Literal["wall", "processor"] = "wall",
     workers: int | None = None,
     probe: Probe = probe,
     estimate: Estimate = estimated_peak,
@@ -60,6 +62,7 @@ def compare(
         shard: (i, n): of the runs only the i-th, counted from 0, and every n-th after it.
         memory: GiB that a training may take; None: most of what is free.
         device: as PyTorch names it; None: a GPU if there is one.
+        clock: what the minutes are of, as `training.clock`: of a busy machine better of the processor's work.
         workers: processes that read the cases and evaluate; None: one per core, and one.
         probe, estimate: what measures and what estimates a step of the plan.
 
@@ -72,7 +75,7 @@ def compare(
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     chosen = None if folds is None else tuple(folds)
-    asked = absolute(Asked(str(root), tuple(networks), minutes, epochs, memory, device, seeds, chosen))
+    asked = absolute(Asked(str(root), tuple(networks), minutes, epochs, memory, device, seeds, chosen, clock=clock))
     plan_all = partial(plan_configs, workers=workers, probe=probe, estimate=estimate)
     return _compared(asked, out, plan_all, shard, workers)
 

@@ -1,9 +1,12 @@
 """One plan for all networks of a comparison."""
 
+from dataclasses import replace
+
 from dlka_med.comparing.folder import Asked, ComparisonFolder
+from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.planning.memory import estimated_peak
-from dlka_med.planning.plan import Estimate, Probe, plan
+from dlka_med.planning.plan import Estimate, Plan, Probe, plan
 from dlka_med.planning.probe import probe
 from dlka_med.planning.rival import rival
 
@@ -37,7 +40,25 @@ def plan_configs(
         probe=probe,
         estimate=estimate,
     )
+    made = _timed(made, asked)
     if made.config.dataset.fold == "all":
         raise InputError(f"{asked.dataset} has one group of cases, so that none can validate: add cases")
-    for planned in [rival(made, name, estimate) for name in others]:
+    rivals = [rival(made, name, estimate) for name in others]
+    for planned in [made, *rivals]:
         planned.save(folder.config_file(planned.config.network.name))
+
+
+def _timed(made: Plan, asked: Asked) -> Plan:
+    """The plan by the clock that is asked for.
+
+    Raises:
+        InputError: the training is on a GPU, of which the processor's work tells nothing.
+    """
+    if asked.clock == "wall":
+        return made
+    training = made.config.training.model_dump() | {"clock": asked.clock}
+    try:
+        config = RunConfig.model_validate(made.config.model_dump() | {"training": training})
+    except ValueError as error:
+        raise InputError(f"--clock {asked.clock} cannot be used on {made.budget.device}: {error}") from error
+    return replace(made, config=config, reasons=made.reasons | {"training.clock": "asked for"})

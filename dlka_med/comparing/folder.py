@@ -37,9 +37,11 @@ class Asked:
         seeds: how many; they are numbered from 0.
         folds: None: all.
         ablated: the config that the variants of an ablation are of; None: networks are planned for the dataset.
+        clock: what the minutes are of, as `training.clock`.
 
     Raises:
-        InputError: fewer than two networks, one of them twice, no seed, no fold, or not one limit of time.
+        InputError: fewer than two networks, one of them twice, no seed, no fold, not one limit of time, or a
+            clock without minutes.
     """
 
     dataset: str
@@ -51,12 +53,15 @@ class Asked:
     seeds: int = 3
     folds: tuple[int, ...] | None = (0,)
     ablated: RunConfig | None = None
+    clock: str = "wall"
 
     def __post_init__(self):
         if len(set(self.networks)) < max(len(self.networks), 2):
             raise InputError(f"a comparison needs two different networks or more, got {', '.join(self.networks)}")
         if (self.minutes is None) == (self.epochs is None):
             raise InputError("a comparison needs one limit, --minutes or --epochs: all networks get the same")
+        if self.clock == "processor" and self.minutes is None:
+            raise InputError("--clock processor is of --minutes: leave it away with --epochs")
         if self.seeds < 1 or self.folds == ():
             raise InputError("a comparison needs a seed and a fold at least")
 
@@ -78,7 +83,7 @@ class Asked:
 
     def _terms(self) -> dict[str, Any]:
         """What may not change, by the names of options and keys."""
-        names = ["dataset", "networks", "minutes", "epochs", "memory", "device"]
+        names = ["dataset", "networks", "minutes", "epochs", "memory", "device", "clock"]
         if self.ablated is None:
             return {"ablate": None} | {name: getattr(self, name) for name in names}
         settings = flat(self.ablated.model_dump())

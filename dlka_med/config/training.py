@@ -75,6 +75,11 @@ class Training(Record):
     minutes: PositiveFloat | None = Field(
         None, description="wall-clock limit, validation included; the learning rate follows it"
     )
+    clock: Literal["wall", "processor"] = Field(
+        "wall",
+        description="what the minutes are of; processor: of work on all threads of this process, so that other "
+        "programs take no time from it; CPU only",
+    )
     steps_per_epoch: PositiveInt = 250
     batch_size: PositiveInt = 2
     patch_size: Size = Field(description="voxels of a training patch and of the inference window")
@@ -111,4 +116,9 @@ class Training(Record):
     def _ends(self) -> "Training":
         if self.epochs is None and self.minutes is None:
             raise ValueError("epochs and minutes are both null: one of them has to end the training")
+        if self.clock == "processor" and (self.accelerator != "cpu" or self.devices * self.nodes > 1):
+            raise ValueError(
+                "clock: processor measures the work of one process on a CPU: set accelerator: cpu, devices: 1 and "
+                "nodes: 1, or clock: wall"
+            )
         return self

@@ -76,8 +76,8 @@ class Draft:
         size: of the network.
         is_long: whether it is the recipe of a long training.
         voxels: that the window was allowed to have.
-        steps, seconds: of the training, as they are expected.
-        seen: share of a median case that a step sees.
+        steps, seconds: of the training, and of one of them, as they are expected on average.
+        seen: share of a median case that a step sees on average.
     """
 
     data: Data
@@ -127,7 +127,9 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
     extent = [summary.size_at(spacing.value)[axis] for axis in axes]
     patch, strides = rules_grid.patch_and_strides(extent, steps_mm, voxels, rules_grid.DOWNSAMPLING[name.value])
     seconds = prod(patch) * size.batch / per_second
-    steps = max(budget.steps(seconds), 1)
+    growing = rules_training.growing(data.dims, is_long)
+    pace = rules_training.pace(data.dims, growing.value, ends_by_time=budget.minutes is not None)
+    full_steps, steps = max(budget.steps(seconds), 1), max(budget.steps(seconds / pace), 1)
     patch_mm, size_mm = ([n * mm for n, mm in zip(sizes, steps_mm, strict=True)] for sizes in (patch, extent))
     choices = {
         "name": rules_data.run_name(summary, name.value),
@@ -136,14 +138,14 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         **rules_data.preprocessing(summary, spacing, axes),
         "network.name": name,
         **network(name.value, data.dims, size, strides, is_long),
-        **rules_training.duration(budget, steps, seconds),
+        **rules_training.duration(budget, steps, seconds / pace),
         "training.batch_size": Choice(size.batch, "patches of a step"),
         "training.patch_size": Choice(list(patch), rules_grid.patch_reason(patch, extent, strides)),
-        "training.growing": rules_training.growing(data.dims, is_long),
+        "training.growing": growing,
         "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
         "training.start_from": Choice(None, "a run folder to fine-tune"),
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
-        **rules_training.optimizer(data.dims, steps, deforms="offset_limit" in NETWORKS[name.value].model_fields),
+        **rules_training.optimizer(data.dims, full_steps, deforms="offset_limit" in NETWORKS[name.value].model_fields),
         **rules_training.loss(),
         **rules_training.augmentation(summary, data.dims, is_long, None),
         **rules_training.hardware(budget, is_long),
@@ -152,9 +154,8 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
     inside = [min(n, whole) for n, whole in zip(patch, extent, strict=True)]
     # Of slices a step sees a part of one; a case has as many as the third axis is long.
     depth = prod(n for axis, n in enumerate(summary.size_at(spacing.value)) if axis not in axes)
-    draft = Draft(
-        data, choices, size, is_long, voxels, steps, seconds, prod(inside) * size.batch / (prod(extent) * depth)
-    )
+    seen = prod(inside) * size.batch / (prod(extent) * depth * pace)
+    draft = Draft(data, choices, size, is_long, voxels, steps, seconds / pace, seen)
     changes = rules_training.augmentation(summary, data.dims, is_long, flip_axes(draft.resolved))
     return replace(draft, choices=choices | changes)
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from math import ceil, prod
+from statistics import fmean
 
+from dlka_med.data.growth import SMALLEST
 from dlka_med.planning.choice import STEPS_PER_EPOCH, Budget, Choice, Choices, span
 from dlka_med.planning.rules_grid import LEAST_STEPS, MANY_PIECES
 from dlka_med.planning.summary import Summary
 
 EPOCHS = 15  # of a run that minutes end
 VALIDATIONS = 4
+FIXED_COST = 0.1  # share of a step that does not shrink with its patch
 FEW_VIEWS = 5  # of each case in a training
 
 
@@ -29,6 +32,7 @@ def duration(budget: Budget, steps: int, seconds: float) -> Choices:
             "minutes": Choice(budget.minutes, f"asked for; about {steps} steps of {span(seconds)}"),
             "steps_per_epoch": Choice(per_epoch, f"about {epochs} epochs"),
         }
+    choices["clock"] = Choice("wall", "minutes as they pass")
     every = max(round(epochs / VALIDATIONS), 1) if epochs <= 100 else 10
     choices["validate_every"] = Choice(every, f"about {max(epochs // every, 1)} validations in all")
     choices["validation_cases"] = Choice(None, "all of the fold, as far as the time of a validation reaches")
@@ -47,10 +51,20 @@ def growing(dims: int, is_long: bool) -> Choice:
     return Choice(0.6, "share of the run in which patches grow from half their size: their steps are fast")
 
 
+def pace(dims: int, growing: float, ends_by_time: bool) -> float:
+    """How many steps are made in the time of one of full size, over a training whose patches grow."""
+    grown = [SMALLEST + (1 - SMALLEST) * (n + 0.5) / 100 for n in range(100)]
+    costs = [FIXED_COST + (1 - FIXED_COST) * size**dims for size in grown]
+    if ends_by_time:  # they grow with the time, so that most steps are small ones
+        return 1 - growing + growing * fmean(1 / cost for cost in costs)
+    return 1 / (1 - growing + growing * fmean(costs))
+
+
 def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
     """How weights move: fast where steps are few.
 
     Args:
+        steps: in how many of full size the time would go.
         deforms: whether the network predicts offsets.
     """
     at_start, offset_rate = (6e-3, 0.3) if dims == 3 else (3e-3, 0.1)
@@ -59,7 +73,7 @@ def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
         "name": ("adamw", "sure in short runs and in long ones"),
         "learning_rate": (
             float(f"{rate:.1g}"),
-            f"large steps for a short run, smaller ones for a long one ({steps} steps)",
+            f"large steps for a short run, smaller ones for a long one ({steps} steps at full size)",
         ),
         "offset_rate": (
             offset_rate,

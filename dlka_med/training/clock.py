@@ -1,9 +1,11 @@
 """How long a run has trained and validated, and how far it has come."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from dlka_med.training.devices import agree
 from dlka_med.training.schedule import Budget
@@ -12,8 +14,19 @@ from dlka_med.training.task import SegmentationTask
 LOOK_EVERY = 1.0  # seconds between two looks at the clock where devices have to agree on it
 
 
+def work_time() -> float:
+    """Seconds of work of this process as if all its threads always worked, whatever other programs take."""
+    return time.process_time() / torch.get_num_threads()
+
+
+TIME_OF = {"wall": time.monotonic, "processor": work_time}
+
+
 class Clock(pl.Callback):
     """Measures the time, tells the task its progress and ends the run; all devices agree on it.
+
+    Args:
+        now: tells the time, in seconds.
 
     Attributes:
         seconds: of training and validation so far, over all resumed parts.
@@ -21,8 +34,8 @@ class Clock(pl.Callback):
         estimate: seconds of one validation, as measured last; None before the first.
     """
 
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
+    def __init__(self, budget: Budget, now: Callable[[], float] = time.monotonic) -> None:
+        self.budget, self.now = budget, now
         self.seconds = self.validating = 0.0
         self.estimate: float | None = None
         self._zero = self._started_with = 0.0
@@ -45,7 +58,7 @@ class Clock(pl.Callback):
 
     def look(self, task: SegmentationTask) -> None:
         """Read the time; the other devices take that of the first."""
-        self.seconds = self._looked_at = agree([time.monotonic() - self._zero], task.device)[0]
+        self.seconds = self._looked_at = agree([self.now() - self._zero], task.device)[0]
         self._steps = 0
 
     def validated(self, task: SegmentationTask, seconds: float) -> None:
@@ -58,7 +71,7 @@ class Clock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         self._started_with = self.seconds
-        self._zero = time.monotonic() - self.seconds
+        self._zero = self.now() - self.seconds
         self._first_step = True
         task.progress = self.progress(trainer.global_step)
         trainer.should_stop = task.progress >= 1
@@ -73,7 +86,7 @@ class Clock(pl.Callback):
         if self._first_step:
             # The first step compiles kernels and starts workers: preparation, like the filling of the cache.
             self._first_step = False
-            self._zero = time.monotonic() - self._started_with
+            self._zero = self.now() - self._started_with
             self.look(task)
         elif self._steps < self._blind_steps:
             # To agree takes a word of the first device, for which a GPU has to finish all that it was given.

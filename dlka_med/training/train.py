@@ -21,7 +21,7 @@ from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder, build_run_network
 from dlka_med.training.callbacks import Recorder, Safekeeping
 from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint
-from dlka_med.training.clock import Clock
+from dlka_med.training.clock import TIME_OF, Clock
 from dlka_med.training.data import RunData
 from dlka_med.training.deformation import DeformationMonitor
 from dlka_med.training.interruption import Interruption
@@ -92,7 +92,8 @@ def _claimed(run: RunFolder) -> Iterator[None]:
 
 def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None:
     config, training, run = data.config, data.config.training, data.run
-    clock = Clock(Budget(training.epochs, training.minutes, training.steps_per_epoch))
+    budget = Budget(training.epochs, training.minutes, training.steps_per_epoch)
+    clock = Clock(budget, TIME_OF[training.clock])
     validation = Validation(
         _scorer(data),
         data.split["validation"][: training.validation_cases],

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -89,7 +88,7 @@ class Validation(pl.Callback):
 
     def validate(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         """Score the shipped network, keep it if it is the best, and write the figures into the task's row."""
-        started = time.monotonic()
+        started = self.clock.now()
         share_buffers(task.shipped_network)
         known, better = {"epoch": int(task.row["epoch"])}, True
         if self.cases:
@@ -102,7 +101,7 @@ class Validation(pl.Callback):
         if better and trainer.is_global_zero:
             self.run.save_weights(task.shipped_network.state_dict(), known)
         self.due = False
-        self.clock.validated(task, time.monotonic() - started)
+        self.clock.validated(task, self.clock.now() - started)
         task.row["validation_seconds"] = self.clock.estimate
 
     def state_dict(self) -> dict[str, Any]:
@@ -121,14 +120,14 @@ class Validation(pl.Callback):
         """Mean Dice, and that of each label, over `scored`, which is chosen here if it is empty."""
         limit = math.inf if self.scored else self.clock.budget.longest_validation
         found: dict[str, Scores] = {}
-        shortest, started = math.inf, time.monotonic()
+        shortest, started = math.inf, self.clock.now()
         with trainer.precision_plugin.forward_context():
             for case in (self.scored or self.cases)[trainer.global_rank :: trainer.world_size]:
-                before = time.monotonic()
+                before = self.clock.now()
                 if found and before - started + shortest > limit:
                     break
                 found[case] = list(self.score(network, case))
-                shortest = min(shortest, time.monotonic() - before)
+                shortest = min(shortest, self.clock.now() - before)
         found = merge(found)
         if not self.scored:
             self.scored = [case for case in self.cases if case in found]
@@ -146,7 +145,7 @@ class Validation(pl.Callback):
 
     def _score_best_again(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         """The score of the best weights was measured on other cases; later ones must be compared on the same."""
-        started = time.monotonic()
+        started = self.clock.now()
         self.best, self.scored = -1.0, []
         if not self.run.weights_file.is_file():
             return
@@ -157,7 +156,7 @@ class Validation(pl.Callback):
         if trainer.is_global_zero:
             log.info("other cases validate than before: the best weights so far have Dice %.4f on them", self.best)
             self.run.save_weights(network.state_dict(), known)
-        self.clock.validated(task, time.monotonic() - started)
+        self.clock.validated(task, self.clock.now() - started)
 
 
 def _mean_per_label(scores: Sequence[Scores], labels: Sequence[str]) -> dict[str, float | None]:

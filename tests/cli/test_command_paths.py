@@ -100,6 +100,7 @@ WRONG_VALUES = [
     ("compare", ["--shard", "2/2"], "expected I/N"),
     ("compare", ["--out", "compared"], "epochs is 7 there and 1 here"),
     ("compare", ["--ablate", "c.yaml"], "argument --ablate: not allowed with argument --networks"),
+    ("compare", ["--clock", "processor"], "--clock processor is of --minutes"),
     ("compare", ["--by-stage"], "--by-stage belongs to --ablate"),
     ("compare", ["-s", "training.minutes=2"], "-s belongs to --ablate"),
     ("import-weights", ["-s", "trainin.minutes=2"], "did you mean 'training'?"),

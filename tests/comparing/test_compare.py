@@ -10,14 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dlka_med.comparing.folder import RunKey
+from dlka_med.comparing.contest import plan_configs
+from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey
 from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
 from dlka_med.planning.memory import estimated_peak
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.callbacks import Recorder
 
-from .conftest import NETWORKS
+from .conftest import NETWORKS, light, quick
 
 RUNS = [RunKey(network, seed, 0) for seed in (0, 1) for network in NETWORKS]
 
@@ -111,6 +112,16 @@ def test_other_arguments_are_refused_by_name(made, call, trained, balls, tmp_pat
     with pytest.raises(InputError, match="exists already and is not empty"):
         call(tmp_path / "full")
     assert trained == []
+
+
+def test_all_are_timed_by_the_clock_that_is_asked_for(balls, small, tmp_path):
+    asked = Asked(str(balls), NETWORKS, minutes=1.0, memory=4, device="cpu", clock="processor")
+    folder = ComparisonFolder(tmp_path / "out")
+    plan_configs(folder, asked, workers=1, probe=quick, estimate=light)
+    for config in folder.read_configs(NETWORKS).values():
+        assert (config.training.clock, config.training.minutes) == ("processor", 1.0)
+    with pytest.raises(InputError, match="--clock processor is of --minutes: leave it away with --epochs"):
+        Asked(str(balls), NETWORKS, epochs=1, clock="processor")
 
 
 def test_an_interrupted_run_goes_on(made, call, trained, monkeypatch):

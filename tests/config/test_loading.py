@@ -106,6 +106,7 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("training.minuts=3", ["-s training.minuts", "did you mean 'minutes'"]),
         ("training.minutes", ["expected key=value"]),
         ("name.first=3", ["name is a value"]),
+        ("training.clock=processor", ["training", "clock: processor measures the work of one process on a CPU"]),
         ("training.minutes=-1", ["-s training.minutes", "greater than 0"]),
         ("training.precision=fp23", ["-s training.precision", "fp32"]),
         ("dataset.root={{data}}", ["-s dataset.root", "not a YAML value"]),

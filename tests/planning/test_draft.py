@@ -9,6 +9,7 @@ from dlka_med.errors import InputError
 from dlka_med.planning.choice import Budget
 from dlka_med.planning.draft import Data, drafted, fitted
 from dlka_med.planning.rules_network import sizes
+from dlka_med.planning.rules_training import pace
 from dlka_med.planning.summary import Structure
 
 GIB = 2**30
@@ -105,7 +106,7 @@ def test_what_was_probed_stays_when_its_time_is_known(summary, cpu):
         timed = draft.timed(cpu, seconds)
         assert timed.config.network == draft.config.network
         assert timed.config.training.patch_size == draft.config.training.patch_size
-        assert timed.seconds == pytest.approx(seconds)
+        assert timed.seconds == pytest.approx(seconds / pace(3, timed.config.training.growing, ends_by_time=True))
 
 
 @pytest.mark.parametrize("name", SETS)

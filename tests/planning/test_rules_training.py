@@ -3,7 +3,7 @@
 import pytest
 
 from dlka_med.planning.choice import Budget
-from dlka_med.planning.rules_training import augmentation, duration, optimizer, outlook, oversampling
+from dlka_med.planning.rules_training import augmentation, duration, optimizer, outlook, oversampling, pace
 from dlka_med.planning.summary import Structure
 
 
@@ -27,6 +27,24 @@ def test_epochs_are_those_of_nnu_net(gpu):
     choices = duration(gpu, 250_000, 0.2)
     assert [choices[f"training.{key}"].value for key in ("epochs", "minutes", "steps_per_epoch")] == [1000, None, 250]
     assert "14 hours" in choices["training.epochs"].reason
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("growing", [0.0, 0.6, 1.0])
+def test_small_patches_make_more_steps(dims, growing):
+    """Step by step, of which one of full size takes a second."""
+
+    def cost(progress):
+        side = 1 if progress >= growing else 0.5 + 0.5 * progress / growing
+        return 0.1 + 0.9 * side**dims
+
+    total, now, made = 2000.0, 0.0, 0
+    while now < total:
+        now += cost(now / total)
+        made += 1
+    assert pace(dims, growing, ends_by_time=True) == pytest.approx(made / total, rel=0.01)
+    seconds = sum(cost(step / 2000) for step in range(2000))
+    assert pace(dims, growing, ends_by_time=False) == pytest.approx(2000 / seconds, rel=0.01)
 
 
 def test_steps_are_large_where_they_are_few():

@@ -23,12 +23,10 @@ class Network(nn.Module):
 
 
 @pytest.fixture
-def now(monkeypatch):
+def now():
     """A clock that stands still unless it is told how many seconds pass."""
     time = SimpleNamespace(seconds=0.0)
-    time.monotonic = lambda: time.seconds
-    for module in ("clock", "validation"):
-        monkeypatch.setattr(f"dlka_med.training.{module}.time", time)
+    time.tell = lambda: time.seconds
     return time
 
 
@@ -131,7 +129,7 @@ def test_a_checkpoint_of_an_earlier_version_is_scored_again(tmp_path, trainer):
 
 def simulate(now, trainer, run, *, minutes, every, cases, case_seconds, step_seconds=1.0, slow_start=0.0):
     """A run of 60 steps per epoch; which share of it was over before each step, and its clock and validation."""
-    clock = Clock(Budget(None, minutes, 60))
+    clock = Clock(Budget(None, minutes, 60), now.tell)
     shares, taken = [], iter([slow_start])
 
     def score(network, case):
@@ -203,7 +201,7 @@ def test_a_case_that_takes_longer_than_all_may_is_still_validated(now, trainer, 
 
 
 def test_without_a_limit_of_minutes_all_cases_validate_each_time(now, trainer, tmp_path):
-    clock = Clock(Budget(5, None, 60))
+    clock = Clock(Budget(5, None, 60), now.tell)
     seen = []
 
     def score(network, case):
@@ -228,7 +226,7 @@ def test_more_minutes_on_resume_let_more_cases_validate(now, trainer, tmp_path):
         now.seconds += 1
         return [0.5]
 
-    longer = Validation(score, short.cases, labelled, ["ball"], 1, run, Clock(Budget(None, 20, 60)))
+    longer = Validation(score, short.cases, labelled, ["ball"], 1, run, Clock(Budget(None, 20, 60), now.tell))
     longer.load_state_dict(short.state_dict())
     longer.on_train_start(trainer, task_of(1))
     assert len(longer.scored) == 30
