@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=whole_number(1), metavar="N", help="the same in epochs; planned ones of 250 steps"
     )
     add("--seeds", type=whole_number(1), default=3, metavar="N", help="trainings of each network and fold (3)")
+    told = "lr: search for the learning rate of each network first, in short trainings on cases that are not compared"
+    add("--tune", choices=("lr",), help=told)
     add("--folds", type=fold_numbers, default=(0,), metavar="all|0,1", help="folds that validate in turn (0)")
     told = "train only the I-th run, counted from 0, and every N-th after it: for N commands at a time"
     add("--shard", type=shard, metavar="I/N", help=told)
@@ -66,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
     from dlka_med.comparing.folder import ComparisonFolder
 
     shared = {"seeds": options.seeds, "folds": options.folds or None, "device": options.device}
+    shared["tune"] = options.tune
     if options.ablate is None:
         asked = _contest(options)
     else:
@@ -103,7 +106,17 @@ def _contest(options: argparse.Namespace) -> "Asked":
     existing(options.dataset, "the folder of a dataset")
     limits = (options.minutes, options.epochs, options.memory, options.device)
     chosen = options.folds or None
-    return absolute(Asked(str(options.dataset), options.networks, *limits, options.seeds, chosen, clock=options.clock))
+    return absolute(
+        Asked(
+            str(options.dataset),
+            options.networks,
+            *limits,
+            options.seeds,
+            chosen,
+            clock=options.clock,
+            tune=options.tune,
+        )
+    )
 
 
 def _config(options: argparse.Namespace) -> "RunConfig":

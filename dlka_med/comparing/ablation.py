@@ -30,12 +30,13 @@ def ablation(
     seeds: int = 3,
     folds: Sequence[int] | None = (0,),
     device: str | None = None,
+    tune: str | None = None,
 ) -> Asked:
     """What is compared if the deformable convolutions of a config's network are taken away.
 
     Args:
         config: of a D-LKA network; its fold and seed do not matter.
-        by_stage, seeds, folds, device: as in `dlka_med.comparing.compare.ablate`.
+        by_stage, seeds, folds, device, tune: as in `dlka_med.comparing.compare.ablate`.
 
     Raises:
         InputError: the network does not deform, not one limit ends its training, or variants could not be trained on
@@ -76,7 +77,7 @@ def ablation(
     names = tuple(variants_of(config, by_stage=by_stage))
     chosen = None if folds is None else tuple(folds)
     limits = (training.minutes, training.epochs)
-    return Asked(dataset.root, names, *limits, device=device, seeds=seeds, folds=chosen, ablated=config)
+    return Asked(dataset.root, names, *limits, device=device, seeds=seeds, folds=chosen, ablated=config, tune=tune)
 
 
 def variants_of(config: RunConfig, *, by_stage: bool = False) -> dict[str, RunConfig]:

@@ -14,6 +14,7 @@ from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey, absolute,
 from dlka_med.comparing.result import Comparison, joined
 from dlka_med.comparing.runs import Outcome, outcome_of, run_all
 from dlka_med.comparing.table import write
+from dlka_med.comparing.tuning import tuned
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import dataset_of
 from dlka_med.data.folds import Folds, read_folds
@@ -41,6 +42,7 @@ def compare(
     memory: float | None = None,
     device: str | None = None,
     clock: Literal["wall", "processor"] = "wall",
+    tune: Literal["lr"] | None = None,
     workers: int | None = None,
     probe: Probe = probe,
     estimate: Estimate = estimated_peak,
@@ -63,6 +65,7 @@ def compare(
         memory: GiB that a training may take; None: most of what is free.
         device: as PyTorch names it; None: a GPU if there is one.
         clock: what the minutes are of, as `training.clock`: of a busy machine better of the processor's work.
+        tune: lr: the same small search for the learning rate of each network, see `comparing.tuning`.
         workers: processes that read the cases and evaluate; None: one per core, and one.
         probe, estimate: what measures and what estimates a step of the plan.
 
@@ -75,7 +78,9 @@ def compare(
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
     chosen = None if folds is None else tuple(folds)
-    asked = absolute(Asked(str(root), tuple(networks), minutes, epochs, memory, device, seeds, chosen, clock=clock))
+    asked = absolute(
+        Asked(str(root), tuple(networks), minutes, epochs, memory, device, seeds, chosen, clock=clock, tune=tune)
+    )
     plan_all = partial(plan_configs, workers=workers, probe=probe, estimate=estimate)
     return _compared(asked, out, plan_all, shard, workers)
 
@@ -89,6 +94,7 @@ def ablate(
     folds: Sequence[int] | None = (0,),
     shard: Shard = ALONE,
     device: str | None = None,
+    tune: Literal["lr"] | None = None,
     workers: int | None = None,
 ) -> Comparison | None:
     """Compare a D-LKA network with variants of itself, as `compare` does, to see what its deforming is worth.
@@ -108,6 +114,7 @@ def ablate(
             coarse.
         seeds, folds, shard: as in `compare`; `config.seed` and `config.dataset.fold` do not matter.
         device: as PyTorch names it; None: as `training.accelerator` says.
+        tune: as in `compare`.
         workers: processes that evaluate; None: one.
 
     Returns:
@@ -117,7 +124,7 @@ def ablate(
         InputError: as `compare`; or the network does not deform, or could not be trained on equal terms.
         KeyboardInterrupt: after Ctrl-C; the same call goes on.
     """
-    asked = ablation(config, by_stage=by_stage, seeds=seeds, folds=folds, device=device)
+    asked = ablation(config, by_stage=by_stage, seeds=seeds, folds=folds, device=device, tune=tune)
     for name, why in left_out_of(config, by_stage=by_stage).items():
         log.info("there is no variant %s: %s", name, why)
     return _compared(asked, out, write_variants, shard, workers)
@@ -145,6 +152,8 @@ def _compared(
         folder.keep(asked)
     log.info("%d runs: %s", len(keys), ", ".join(asked.networks))
     try:
+        if asked.tune is not None:
+            configs = tuned(folder, asked, configs)
         run_all(folder, keys[shard[0] :: shard[1]], configs, asked.device)
         return _result(folder, keys, workers or 1)
     except (KeyboardInterrupt, SystemExit):

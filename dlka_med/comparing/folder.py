@@ -38,6 +38,7 @@ class Asked:
         folds: None: all.
         ablated: the config that the variants of an ablation are of; None: networks are planned for the dataset.
         clock: what the minutes are of, as `training.clock`.
+        tune: "lr": the learning rate of each is searched for, see `dlka_med.comparing.tuning`.
 
     Raises:
         InputError: fewer than two networks, one of them twice, no seed, no fold, not one limit of time, or a
@@ -54,6 +55,7 @@ class Asked:
     folds: tuple[int, ...] | None = (0,)
     ablated: RunConfig | None = None
     clock: str = "wall"
+    tune: str | None = None
 
     def __post_init__(self):
         if len(set(self.networks)) < max(len(self.networks), 2):
@@ -84,10 +86,17 @@ class Asked:
     def _terms(self) -> dict[str, Any]:
         """What may not change, by the names of options and keys."""
         names = ["dataset", "networks", "minutes", "epochs", "memory", "device", "clock"]
+        names.append("tune")
         if self.ablated is None:
             return {"ablate": None} | {name: getattr(self, name) for name in names}
         settings = flat(self.ablated.model_dump())
-        return {"ablate": self.ablated.name, **settings, "variants": self.networks, "device": self.device}
+        return {
+            "ablate": self.ablated.name,
+            **settings,
+            "variants": self.networks,
+            "device": self.device,
+            "tune": self.tune,
+        }
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ class ComparisonFolder:
     comparison.json                          what was asked for
     configs/NETWORK.yaml                     alike but for the section network; folds and facts of the data beside them;
                                              of an ablation each variant stands for a network
+    tuning/NETWORK/rate_0.006                short trainings of a search for the rate; tuning.json: what it found
     runs/NETWORK/seed_0/fold_0               a run each, beside it fold_0.json: what it predicted, in which time
     predictions/NETWORK/seed_0               label maps of the cases that validate
     compare.json, compare.csv, compare.png   the result; scores.csv has a row per network, seed, case and label
@@ -107,6 +117,10 @@ class ComparisonFolder:
     @property
     def asked_file(self) -> Path:
         return self.path / "comparison.json"
+
+    @property
+    def tuning_file(self) -> Path:
+        return self.path / "tuning.json"
 
     @property
     def result_file(self) -> Path:
@@ -149,6 +163,10 @@ class ComparisonFolder:
     def run(self, key: RunKey) -> RunFolder:
         """The run; it need not be there."""
         return RunFolder(self.path / "runs" / key.network / f"seed_{key.seed}" / f"fold_{key.fold}")
+
+    def trial(self, network: str, rate: float) -> RunFolder:
+        """The short training with a learning rate; it need not be there."""
+        return RunFolder(self.path / "tuning" / network / f"rate_{rate:g}")
 
     def outcome_file(self, key: RunKey) -> Path:
         """What became of a run when it was trained."""

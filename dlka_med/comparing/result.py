@@ -11,6 +11,7 @@ from typing import Any
 from dlka_med.comparing.costs import Costs, costs_of
 from dlka_med.comparing.folder import ComparisonFolder, RunKey
 from dlka_med.comparing.runs import Outcome
+from dlka_med.comparing.tuning import read_searches
 from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.evaluate import evaluate
@@ -96,6 +97,7 @@ class Comparison:
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
         content["rule"] += f" {SEEDS_RULE}"
+        content["tuning"] = {name: asdict(one) for name, one in read_searches(self.files).items()} or None
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 
 

@@ -58,7 +58,7 @@ def run_all(
                 log.info("%s: another process is training it", key)
                 continue
             try:
-                run = _trained(folder.run(key), config_of(folder, key, configs), key)
+                run = trained(folder.run(key), config_of(folder, key, configs), str(key))
                 outcome = _predicted(folder, key, run, device)
             except WriteError:
                 raise
@@ -85,12 +85,20 @@ def outcome_of(folder: ComparisonFolder, key: RunKey) -> Outcome | None:
     return outcome if outcome.failed is not None or folder.run(key).weights_file.is_file() else None
 
 
-def _trained(run: RunFolder, config: RunConfig, key: RunKey) -> RunFolder:
+def trained(run: RunFolder, config: RunConfig, name: str) -> RunFolder:
+    """The run, trained to its end; one that has begun goes on.
+
+    Args:
+        name: of the run, for the log.
+
+    Raises:
+        InputError: as in `train`.
+    """
     training = config.training
     if has_finished(run, Budget(training.epochs, training.minutes, training.steps_per_epoch)):
-        log.info("%s is finished", key)
+        log.info("%s is finished", name)
         return RunFolder.open(run.path)
-    log.info("%s %s, into %s", key, "goes on" if run.started else "is trained", run.path)
+    log.info("%s %s, into %s", name, "goes on" if run.started else "is trained", run.path)
     return train(config, run.path, resume=run.started, is_claimed=True)
 
 
