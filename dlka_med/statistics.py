@@ -205,11 +205,18 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def ranks(values: Sequence[Values], groups: Sequence[str], higher_is_better: bool) -> list[tuple[float, Interval]]:
+def ranks(
+    values: Sequence[Values],
+    groups: Sequence[str],
+    higher_is_better: bool,
+    seeds: Sequence[Sequence[Values]] | None = None,
+) -> list[tuple[float, Interval]]:
     """Rank of each run by its mean, 1 for the best, and between which ranks it lies in 95 % of resamples of patients.
 
     Args:
         values: of each run, as in `interval`; only cases with a value in all runs count.
+        seeds: where `values` are averages over seeds, two or more, what they are averages of: the means are drawn with
+            the error that other seeds would have brought (of Student's t, independent of the patients) as well.
 
     Returns:
         Nothing if there is no such case.
@@ -221,6 +228,11 @@ def ranks(values: Sequence[Values], groups: Sequence[str], higher_is_better: boo
         return []
     drawn = [np.ones((1, patients)), *_draws(patients)]
     means = np.stack([np.hstack([_mean_and_error(*table, some)[0] for some in drawn]) for table in tables], axis=1)
+    if seeds is not None:
+        draw = np.random.default_rng(0)
+        for run, trained in enumerate(seeds):
+            variance, _ = _variance_over_seeds(np.stack([np.where(known, seed, np.nan) for seed in trained]), groups)
+            means[1:, run] += math.sqrt(variance) * draw.standard_t(len(trained) - 1, len(means) - 1)
     placed = stats.rankdata(-means if higher_is_better else means, axis=1)
     low, high = np.quantile(placed[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return [(float(placed[0, run]), (float(low[run]), float(high[run]))) for run in range(len(values))]

@@ -248,3 +248,24 @@ def test_a_claim_counts_the_seeds():
     said = claim("a", "b", found, higher_is_better=True, p=found.p, digits=3, seeds=(3, 2))
     assert "30 patients, 3 and 2 seeds, p " in said
     assert "a is better than b" in said
+
+
+def test_ranks_hold_what_other_seeds_would_have_brought():
+    """Three equally good networks whose seeds move the mean: patients alone would be sure of a rank again and again."""
+    draw = np.random.default_rng(5)
+    sure = {"patients": 0, "seeds": 0}
+    for _ in range(60):
+        patients = draw.normal(0.8, 0.1, 30)
+        seeds = [[patients + draw.normal(0, 0.01) + draw.normal(0, 0.005, 30) for _ in range(3)] for _ in range(3)]
+        means = [np.mean(each, axis=0) for each in seeds]
+        for name, known in (("patients", None), ("seeds", seeds)):
+            placed = ranks(means, alone(30), True, known)
+            sure[name] += sum(low == high for _, (low, high) in placed)
+    assert sure["patients"] > 40
+    assert sure["seeds"] < 18  # of 180
+    apart = [[patients + 0.2 * network + draw.normal(0, 0.01, 30) for _ in range(3)] for network in range(3)]
+    assert [span for _, span in ranks([np.mean(each, axis=0) for each in apart], alone(30), True, apart)] == [
+        (3, 3),
+        (2, 2),
+        (1, 1),
+    ]

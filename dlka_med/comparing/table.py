@@ -62,7 +62,7 @@ def format_comparison(result: Comparison) -> str:
     if result.lost:
         lines.append(f"{len(result.lost)} cases that some runs did not predict are compared for nobody")
     lines += comparison_lines(evaluation)
-    if evaluation.ranks:
+    if evaluation.ranks and any(one.spread is None for one in result.networks.values()):
         lines.append("ranks are between these trainings over patients: other seeds may rank otherwise")
     return "\n".join(lines) + "\n"
 

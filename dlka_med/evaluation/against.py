@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from types import MappingProxyType
 
 import numpy as np
@@ -68,7 +69,7 @@ def compared(
             alone = ONE_SEED if seeds and not one.with_seeds else ""
             claims[one.other].append(f"{measure.title}: {said}{alone}")
     comparisons = [replace(one, claims=tuple(claims[one.other])) for one in comparisons]
-    return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups))
+    return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups, seeds))
 
 
 def _by_case(rows: Sequence[LabelScore]) -> Scores:
@@ -109,14 +110,17 @@ def _with_seeds(
 
 
 def _ranks(
-    runs: Mapping[str, Scores], labels: Sequence[str], groups: Mapping[str, str]
+    runs: Mapping[str, Scores], labels: Sequence[str], groups: Mapping[str, str], seeds: Seeds
 ) -> dict[str, dict[str, tuple[float, Interval]]]:
-    cases = sorted(set.intersection(*(set(scores) for scores in runs.values())))
+    held = [[_by_case(rows) for rows in seeds[name]] for name in runs] if seeds else []
+    cases = sorted(set.intersection(*(set(scores) for scores in (*runs.values(), *chain(*held)))))
     placed = {}
     for name in HEADLINES if len(runs) > 2 else ():
         tables = [_table(scores, cases, name, labels) for scores in runs.values()]
         better = bool(MEASURES[name].higher_is_better)
-        if found := ranks(tables, [groups[case] for case in cases], higher_is_better=better):
+        trained = [[_table(scores, cases, name, labels) for scores in side] for side in held]
+        spread = trained if held and min(map(len, held)) > 1 else None
+        if found := ranks(tables, [groups[case] for case in cases], better, spread):
             placed[name] = dict(zip(runs, found, strict=True))
     return placed
 

@@ -61,4 +61,7 @@ def test_ranks_say_what_they_do_not_know(made_once):
     networks = dict(result.networks)
     ranks = {"dice": {"dlka_net_3d": (1.0, (1.0, 2.0)), "unet": (2.0, (1.0, 2.0))}}
     networks["dlka_net_3d"] = replace(networks["dlka_net_3d"], mean=replace(result.first, ranks=ranks))
+    assert told not in format_comparison(replace(result, networks=networks)), "they hold the spread of two seeds"
+    other = networks["unet"]
+    networks["unet"] = Contestant(other.mean, {0: other.seeds[0]}, other.costs)
     assert told in format_comparison(replace(result, networks=networks))
