@@ -16,13 +16,13 @@ MAX_LINES = 350
 FLOORS = [
     {"errors"},
     {"files", "machine", "paths", "progress"},
-    {"text_files"},
+    {"text_files", "shards"},
     {"ops", "config"},
     {"layers"},
     {"blocks"},
     {"networks"},
-    {"data", "losses", "metrics", "statistics", "run_folder"},
-    {"checking"},
+    {"data", "losses", "metrics", "statistics", "run_folder", "prediction_folder"},
+    {"checking", "provenance"},
     {"planning", "inference", "evaluation", "import_weights"},
     {"training", "export", "calibrating"},
     {"comparing"},
@@ -51,7 +51,7 @@ DOORS = {
     "ultralytics": ("dlka_med.export.yolo",),
     "pydantic": ("dlka_med.config",),
     "PIL": ("dlka_med.data.raster",),
-    "filelock": ("dlka_med.data.cache_room", "dlka_med.training.shards"),
+    "filelock": ("dlka_med.data.cache_room", "dlka_med.shards"),
 }
 PICKLERS = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 OPS_MAY_IMPORT = {"torch", "numpy", "numba", "llvmlite", "triton", PACKAGE, *sys.stdlib_module_names}

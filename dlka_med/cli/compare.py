@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
         asked = ablation(config, by_stage=options.by_stage, **shared)
     ComparisonFolder(options.out).agree(asked)
 
-    from dlka_med.training.shards import leave_launcher
+    from dlka_med.shards import leave_launcher
 
     shared |= {"shard": options.shard or leave_launcher(), "workers": options.workers}
 

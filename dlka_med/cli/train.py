@@ -82,7 +82,7 @@ def look_at_data(config: "RunConfig", started: bool) -> None:
 
 
 def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) -> None:
-    from dlka_med.training.shards import ALONE, leave_launcher
+    from dlka_med.shards import ALONE, leave_launcher
 
     mine = options.shard
     if mine is None:

@@ -24,7 +24,7 @@ from dlka_med.paths import existing
 from dlka_med.planning.memory import estimated_peak
 from dlka_med.planning.plan import Estimate, Probe
 from dlka_med.planning.probe import probe
-from dlka_med.training.shards import ALONE, Shard, claimed, lock_of
+from dlka_med.shards import ALONE, Shard, claimed, lock_of
 
 log = logging.getLogger("dlka_med")
 

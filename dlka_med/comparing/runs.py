@@ -15,10 +15,10 @@ from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file
 from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import RunFolder
+from dlka_med.shards import claimed, lock_of
 from dlka_med.text_files import read_text
 from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.schedule import Budget
-from dlka_med.training.shards import claimed, lock_of
 from dlka_med.training.train import train
 
 log = logging.getLogger("dlka_med")

@@ -17,9 +17,9 @@ from dlka_med.evaluation.summary import Evaluation, summarise
 from dlka_med.evaluation.tables import aligned, cell, records
 from dlka_med.files import remove_unfinished, whole_file, writable_folder
 from dlka_med.inference.predict import predict_images
+from dlka_med.provenance import Provenance, digest
 from dlka_med.run_folder import FoldsFolder
 from dlka_med.statistics import LEVEL
-from dlka_med.training.provenance import Provenance, digest
 
 MADE_WITH = "made_with.json"
 

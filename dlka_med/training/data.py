@@ -25,8 +25,8 @@ from dlka_med.data.splits import related_to_test, split_cases
 from dlka_med.errors import InputError
 from dlka_med.files import user_cache_folder
 from dlka_med.progress import progress
+from dlka_med.provenance import Provenance
 from dlka_med.run_folder import RunFolder
-from dlka_med.training.provenance import Provenance
 from dlka_med.training.resume import with_absolute_paths
 
 log = logging.getLogger("dlka_med")

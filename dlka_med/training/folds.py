@@ -12,11 +12,11 @@ from dlka_med.data.folds import Folds, join_folds, read_folds, write_folds
 from dlka_med.data.splits import find_folds, related_to_test
 from dlka_med.errors import InputError
 from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.shards import ALONE, Shard, claimed, lock_of
 from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.crossvalidation import cross_validate, refuse_trained
 from dlka_med.training.resume import LENGTH, refuse_different, resumed_config
 from dlka_med.training.schedule import Budget
-from dlka_med.training.shards import ALONE, Shard, claimed, lock_of
 from dlka_med.training.start import refuse_seen
 from dlka_med.training.train import train
 

@@ -11,8 +11,8 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case
 from dlka_med.errors import InputError
 from dlka_med.networks import load_matching
+from dlka_med.provenance import Provenance
 from dlka_med.run_folder import RunFolder, build_run_network
-from dlka_med.training.provenance import Provenance
 
 log = logging.getLogger("dlka_med")
 

@@ -19,6 +19,7 @@ from dlka_med.inference.predictor import Predictor
 from dlka_med.metrics import dice
 from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder, build_run_network
+from dlka_med.shards import claimed, lock_of
 from dlka_med.training.callbacks import Recorder, Safekeeping
 from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint
 from dlka_med.training.clock import TIME_OF, Clock
@@ -28,7 +29,6 @@ from dlka_med.training.interruption import Interruption
 from dlka_med.training.log import training_words
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget
-from dlka_med.training.shards import claimed, lock_of
 from dlka_med.training.start import first_network
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.validation import Validation

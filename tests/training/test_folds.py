@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import subprocess
 import threading
 import time
 
@@ -14,12 +15,12 @@ from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import find_folds
 from dlka_med.errors import InputError
 from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.shards import claimed
 from dlka_med.training.callbacks import Recorder
 from dlka_med.training.folds import train_folds
-from dlka_med.training.shards import claimed
 from dlka_med.training.train import train
 
-from .runs import assert_same_weights, changed, rows_of
+from .runs import assert_same_weights, changed, command, rows_of
 
 
 @pytest.fixture
@@ -304,3 +305,16 @@ def test_several_devices_train_one_fold_at_a_time(config, complete, trained, tmp
     with pytest.raises(InputError, match=r"training\.devices is 2 .* or train fold 0 by itself with .*fold=0 --out"):
         train_folds(changed(config, devices=2, strategy="ddp"), tmp_path / "new")
     assert trained == []
+
+
+@pytest.mark.slow
+def test_torchrun_spreads_the_folds(config_file, tmp_path):
+    short = ["-s", "training.epochs=1", "-s", "training.steps_per_epoch=1", "--folds", "all"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    launcher += ["--rdzv-endpoint", "localhost:0"]
+    typed = command(config_file, tmp_path / "run", *short)
+    done = subprocess.run([typed[0], *launcher, *typed[1:]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean Dice") == 1, done.stderr
+    content = json.loads(FoldsFolder(tmp_path / "run").crossvalidation_file.read_text())
+    assert content["all"]["cases"] == 6

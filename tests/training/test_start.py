@@ -7,9 +7,9 @@ import torch
 
 from dlka_med.data.cases import read_dataset
 from dlka_med.errors import InputError
+from dlka_med.provenance import Provenance
 from dlka_med.run_folder import PARTS, RunFolder, build_run_network
 from dlka_med.training.callbacks import Safekeeping
-from dlka_med.training.provenance import Provenance
 from dlka_med.training.start import first_network
 from dlka_med.training.train import train
 

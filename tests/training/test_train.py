@@ -10,7 +10,7 @@ from torch.backends import cudnn
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.inference.predict import predict_images
-from dlka_med.training.shards import claimed, lock_of
+from dlka_med.shards import claimed, lock_of
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 

@@ -3,21 +3,45 @@
 import json
 import shutil
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case, read_dataset
 from dlka_med.errors import InputError
+from dlka_med.provenance import FILE, Provenance, fingerprint
 from dlka_med.run_folder import RunFolder
-from dlka_med.training.provenance import FILE, Provenance, fingerprint
-
-from .runs import changed
 
 SPLIT = {"train": ["ball_0", "ball_1"], "validation": ["ball_2"], "test": []}
 
 
 @pytest.fixture
-def known(config):
-    return changed(config, "dataset", channels=("MRI",), labels={"background": 0, "ball": 1})
+def balls(tmp_path):
+    """Folder of six cases in the Decathlon layout."""
+    root, pairs, labels = tmp_path / "balls", [], {"0": "background", "1": "ball"}
+    for number in range(6):
+        pairs.append({})
+        for key, folder in (("image", "imagesTr"), ("label", "labelsTr")):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            pairs[-1][key] = f"{folder}/ball_{number}.nii.gz"
+            array = np.random.default_rng(number).normal(size=(5, 6, 7)).astype(np.float32)
+            nib.save(nib.Nifti1Image(array, np.eye(4)), root / pairs[-1][key])
+    facts = {"modality": {"0": "MRI"}, "labels": labels, "training": pairs}
+    (root / "dataset.json").write_text(json.dumps(facts))
+    return root
+
+
+@pytest.fixture
+def known(balls):
+    dataset = {"root": str(balls), "channels": ["MRI"], "labels": {"background": 0, "ball": 1}}
+    small = {"name": "dlka_net_3d", "channels": [4, 8], "depths": [1, 1], "strides": [[2, 2, 2]] * 2, "supervised_scales": 1}
+    whole = {"name": "run", "dataset": dataset, "network": small, "training": {"patch_size": [8, 8, 8]}}
+    return RunConfig.model_validate(whole)
+
+
+def changed(config, section="training", **values):
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
 
 
 def test_a_case_is_known_by_its_content(balls, tmp_path):

@@ -1,16 +1,10 @@
 """Processes that share folds: what their launcher says, and who holds what."""
 
-import json
-import subprocess
-
 import pytest
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.rank_zero import _get_rank
 
-from dlka_med.run_folder import FoldsFolder
-from dlka_med.training.shards import claimed, leave_launcher
-
-from .runs import command
+from dlka_med.shards import claimed, leave_launcher
 
 TORCHRUN = {
     **{"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"},
@@ -67,16 +61,3 @@ def test_a_lock_is_held_by_one(tmp_path):
             assert other
     with claimed(tmp_path / "locks" / "a.lock", wait=True) as again:
         assert again
-
-
-@pytest.mark.slow
-def test_torchrun_spreads_the_folds(config_file, tmp_path):
-    short = ["-s", "training.epochs=1", "-s", "training.steps_per_epoch=1", "--folds", "all"]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-    launcher += ["--rdzv-endpoint", "localhost:0"]
-    typed = command(config_file, tmp_path / "run", *short)
-    done = subprocess.run([typed[0], *launcher, *typed[1:]], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("mean Dice") == 1, done.stderr
-    content = json.loads(FoldsFolder(tmp_path / "run").crossvalidation_file.read_text())
-    assert content["all"]["cases"] == 6

@@ -1,4 +1,4 @@
-"""Several processes share the folds: whose are which, and who is at work in a run folder."""
+"""Several processes share folds or cases: whose are which, and who is at work in a folder."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ TOGETHER = {
 
 
 def leave_launcher(environment: MutableMapping[str, str] = os.environ) -> Shard:
-    """The shard of a process that torchrun or srun started, which from now on trains by itself.
+    """The shard of a process that torchrun or srun started, which from now on works by itself.
 
     It gets a GPU of its own where there are several. To be called before Lightning is imported, which looks at its rank
     then, and before CUDA is used.
@@ -53,11 +53,12 @@ def lock_of(run: Path) -> Path:
 
 
 @contextmanager
-def claimed(file: Path, *, wait: bool) -> Iterator[bool]:
+def claimed(file: Path, *, wait: bool, silently: bool = False) -> Iterator[bool]:
     """Hold the lock of a file, which the system takes back from a process that ends in whatever way.
 
     Args:
         wait: until another process lets go of it; otherwise False is given, and nothing is held.
+        silently: it is held for a moment only, so that waiting for it is not worth a line.
 
     Raises:
         InputError: the file system knows no locks.
@@ -69,12 +70,13 @@ def claimed(file: Path, *, wait: bool) -> Iterator[bool]:
         if not wait:
             yield False
             return
-        log.info("waiting for another process that is at work in %s", file.parent.parent)
+        if not silently:
+            log.info("waiting for another process that is at work in %s", file.parent.parent)
         lock.acquire()
     except NotImplementedError as error:
         raise InputError(
-            f"the file system of {file.parent} cannot lock files, which keeps two processes from training into one "
-            "folder: name a folder on another one"
+            f"the file system of {file.parent} cannot lock files, which keeps two processes from spoiling each "
+            "other's work: name a folder on another one"
         ) from error
     try:
         yield True
