@@ -35,7 +35,13 @@ def balls(tmp_path):
 @pytest.fixture
 def known(balls):
     dataset = {"root": str(balls), "channels": ["MRI"], "labels": {"background": 0, "ball": 1}}
-    small = {"name": "dlka_net_3d", "channels": [4, 8], "depths": [1, 1], "strides": [[2, 2, 2]] * 2, "supervised_scales": 1}
+    small = {
+        "name": "dlka_net_3d",
+        "channels": [4, 8],
+        "depths": [1, 1],
+        "strides": [[2, 2, 2]] * 2,
+        "supervised_scales": 1,
+    }
     whole = {"name": "run", "dataset": dataset, "network": small, "training": {"patch_size": [8, 8, 8]}}
     return RunConfig.model_validate(whole)
 

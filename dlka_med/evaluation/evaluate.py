@@ -12,6 +12,7 @@ from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.label_maps import scheme_of
 from dlka_med.evaluation.measures import Protocol, Unit
+from dlka_med.evaluation.origins import origins_of
 from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, patients_of, tell_unpaired
 from dlka_med.evaluation.score import LabelScore, score_case
 from dlka_med.evaluation.summary import Evaluation, filled, summarise
@@ -41,7 +42,9 @@ def evaluate(
     Distances are in millimetres, of 2D images (PNG, TIFF) in pixels. Files are paired by case id, the file name
     without suffix; a single prediction is paired with a single reference whatever their names. Labels are paired by
     name, each side by its own values; a region is the union of its values. Voxels that the references declare to be
-    ignored belong to no mask. Cases and labels that one side alone has are listed and logged, not scored.
+    ignored belong to no mask. Cases and labels that one side alone has are listed and logged, not scored. Where the
+    predictions remember what the cases were to the run that made them, the result says so, and of cases that trained
+    it a warning is logged.
 
     Args:
         predictions: folder of label maps, or one file.
@@ -92,6 +95,7 @@ def evaluate(
         cases_without_reference=cases.only_predicted,
         labels_without_prediction=() if names is None else names.only_referred,
         labels_without_reference=() if names is None else names.only_predicted,
+        origins=origins_of(predictions, cases.found),
     )
     if names is None:
         protocol.check_labels(tuple(result.labels))

@@ -88,7 +88,8 @@ class Evaluation:
     """What `evaluate` found; `scores` has one entry per case and label, sorted by case and label value.
 
     What one side alone has, cases and labels, is left out of all figures and named here. Distances are in `unit`: mm
-    for volumes, px (pixels) for 2D images, whose pixels have no known size. `patient_of` is by case.
+    for volumes, px (pixels) for 2D images, whose pixels have no known size. `patient_of` is by case. `origins` are the
+    cases of each part of the run that predicted them, see `evaluation.origins`; empty where nothing is known.
     """
 
     mean: Mapping[str, Statistic]
@@ -105,6 +106,7 @@ class Evaluation:
     convention: Conventional | None = None
     comparisons: tuple[Comparison, ...] = ()
     ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
+    origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def patients(self) -> int:
@@ -129,6 +131,8 @@ class Evaluation:
             "patients": self.patients,
             f"tolerance_{self.unit}": self.protocol.tolerance,
         }
+        if self.origins:
+            content["cases_by_origin"] = {part: list(cases) for part, cases in self.origins.items()}
         if self.protocol.tolerances:
             content[f"tolerances_{self.unit}"] = dict(self.protocol.tolerances)
         if self.protocol.lesions:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dlka_med.evaluation.measures import Measure
+from dlka_med.evaluation.origins import format_origins
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Evaluation, Statistic, headlines
 from dlka_med.files import whole_folder
@@ -60,6 +61,8 @@ def format_summary(result: Evaluation) -> str:
     lines = aligned(table)
     if result.patients < result.cases:
         lines.append(f"{result.cases} cases of {result.patients} patients")
+    if result.origins:
+        lines.append(format_origins(result.origins, result.cases))
     if result.mean["dice"].mean is not None and result.mean["dice"].interval is None:
         lines.append(TOO_FEW)
     if result.cases_without_prediction:

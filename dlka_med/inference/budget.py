@@ -1,5 +1,6 @@
 """What predicting a case takes, before it is begun, and how it is kept within a limit."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ GIB = 2**30
 QUICK = 2  # seconds
 MARGIN = 1.05  # what was measured of one window, and of a process, is a little more in another
 FALLOW = 2**26  # bytes that the process comes to hold between its tensors
+
+log = logging.getLogger("dlka_med")
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,19 @@ class Extent:
         return max(2 * native, between, 2 * prepared)
 
     @property
+    def written(self) -> int:
+        """Bytes of the label map while it is written, in a number type of its own."""
+        return 3 * self.native
+
+    @property
     def image(self) -> int:
         """Bytes of the prepared image."""
         return 4 * self.channels * self.prepared
 
     def deciding(self, outputs: int) -> int:
-        """Bytes of the label map, which is written in a number type of its own, and of what it is decided from."""
+        """Bytes of the label map, while it is written too, and of what it is decided from."""
         at_once = min(SLAB_NUMBERS, outputs * max(self.native, self.prepared))
-        return 3 * self.native + (16 * at_once if self.resampled else 0)
+        return self.written + (16 * at_once if self.resampled else 0)
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class Budget:
         self._channels = len(config.dataset.channels or ())
         self.window = measure_window(predictor, self._channels)
         self.limit = self.window.process + machine.free_memory() if limit is None else limit
-        self._gpu = None
+        self._gpu, self._told = None, False
         if predictor.device.type == "cuda":
             free = free_memory(predictor.device)
             self._gpu = free if limit is None else min(limit, free)
@@ -197,27 +205,40 @@ class Budget:
         if preparing > self.limit:
             self._refuse(max(preparing, self.peak(extent, Load())), self.limit)
 
-    def has_room_ahead(self, extent: Extent, following: Extent) -> bool:
-        """Whether a case may be prepared while another one is predicted."""
+    def beside(self, last: Extent | None, extent: Extent, following: Extent | None) -> tuple[bool, bool]:
+        """Whether the last label map may be written, and the following case be prepared, while a case is predicted.
+
+        They get what the windows of the case leave; where that is too little, the log says so once.
+        """
         try:
-            load = self.load(extent)
+            left = self.limit - self.peak(extent, self.load(extent))
         except InputError:
-            return True  # it will be refused
-        return self.peak(extent, load) + MARGIN * following.preparing <= self.limit
+            return True, True  # it will be refused
+        written, prepared = MARGIN * (last.written if last else 0), MARGIN * (following.preparing if following else 0)
+        writes = written <= min(left, self.limit - self._at_peak(extent.preparing))
+        reads = prepared <= left - (written if writes else 0)
+        if not (writes and reads) and not self._told:
+            self._told = True
+            log.info("memory is short: the network waits while cases are %s", "read" if writes else "read and written")
+        return writes, reads
 
     def seconds(self, extent: Extent) -> float:
         """How long the network takes for a case."""
         return extent.layout.count * self.window.seconds
 
     def outlook(self, extents: Sequence[Extent]) -> str:
-        """A sentence about cases to come."""
+        """A sentence about cases to come, in their order."""
         times, peaks, loads = [self.seconds(extent) for extent in extents], [], []
-        for extent in extents:
+        for last, extent, following in zip([None, *extents], extents, [*extents[1:], None], strict=False):
             try:
                 loads.append(self.load(extent))
-                peaks.append(max(self.peak(extent, loads[-1]), self._at_peak(extent.preparing)))
             except InputError:
                 peaks.append(self.peak(extent, Load(1)))
+                continue
+            writes, reads = self.beside(last, extent, following)
+            others = (last.written if last and writes else 0) + (following.preparing if following and reads else 0)
+            alone = max(self.peak(extent, loads[-1]), self._at_peak(extent.preparing))
+            peaks.append(max(alone, self.peak(extent, loads[-1]) + MARGIN * others))
         at_once = max((load.windows for load in loads), default=1)
         place = self._predictor.device if self._gpu is not None and not any(x.sums_on_cpu for x in loads) else "cpu"
         windows = f"{at_once} window{'s' * (at_once > 1)} of {_shape(extents[0].layout.patch)} voxels"

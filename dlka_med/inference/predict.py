@@ -2,32 +2,38 @@
 
 import json
 import logging
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import zip_longest
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from dlka_med.config.dataset import Dataset
-from dlka_med.config.labels import IGNORE, LabelScheme
-from dlka_med.data.cases import Case, check_dims, dataset_around, find_cases
+from dlka_med.config.labels import IGNORE
+from dlka_med.data.cases import Case
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
 from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.readers import Reader
 from dlka_med.data.sides import mirror_axes
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.budget import GIB, Budget
+from dlka_med.inference.cases import cases_to_predict, existing_of, targets_of
 from dlka_med.inference.device import find_device
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
+from dlka_med.inference.pipeline import overlapped
 from dlka_med.inference.predictor import Predictor
-from dlka_med.inference.writing import label_map_ending, write_label_map
+from dlka_med.inference.record import Origin, facts_of, id_of, made_by, refuse_others
+from dlka_med.inference.writing import write_label_map
 from dlka_med.machine import peak_memory
 from dlka_med.paths import could_hold_files
+from dlka_med.prediction_folder import PredictionFolder
 from dlka_med.progress import progress, within
-from dlka_med.run_folder import PARTS, RunFolder
+from dlka_med.run_folder import RunFolder
+from dlka_med.shards import ALONE, Shard
 from dlka_med.text_files import read_text
 
 logger = logging.getLogger("dlka_med")
@@ -47,12 +53,15 @@ def predict_images(
     one_file_per_case: bool = False,
     only: Collection[str] | None = None,
     memory: float | None = None,
+    shard: Shard = ALONE,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
     It is called `<case id>.nii.gz` for a volume and `<case id>.png` for a 2D image. The voxels hold the label
     values of the dataset that the run was trained on. A bad case, or one too large for the memory, does not keep the
-    others from being predicted; the mistakes are reported together at the end.
+    others from being predicted; the mistakes are reported together at the end, and in `failed.json`. `cases.json` says
+    which run made each label map and what the case was to it, see `PredictionFolder`. While the network is at a case
+    the next one is read and the last one written, if both fit into the memory.
 
     Args:
         run: folder made by training.
@@ -64,102 +73,114 @@ def predict_images(
             mirrored; False: as in the run's config. Axes that training never mirrored get a warning.
         overlap: of neighbouring windows, 0 <= overlap < 1; None: as in the run's config.
         overwrite: replace label maps that are there already.
-        skip_existing: leave out the cases whose label maps are there already.
+        skip_existing: leave out the cases whose label maps are there already, made by this run with these settings.
         one_file_per_case: files that end in _0000, _0001 and so on are cases of their own, not channels of one.
         only: ids of cases; others are left out.
         memory: GiB that predicting may hold at its peak, Python itself included, and of a GPU as much; None: what is
-            free. How many windows pass the network at once, where their logits are summed, and whether the next case
-            is prepared meanwhile follow from it; a case that needs more is left out, with what it needs.
+            free. How many windows pass the network at once, where their logits are summed, and whether cases are read
+            and written meanwhile follow from it; a case that needs more is left out, with what it needs.
+        shard: (i, n): of these cases only the i-th, counted from 0, and every n-th after it, for n processes at a time.
 
     Returns:
         The files written, in the order of the cases.
 
     Raises:
-        InputError: the run, the images, `out` or an option cannot be used (before any work); or bad cases.
-        WriteError: the disk is full; at once, and nothing is half-written.
+        InputError: the run, the images, `out` or an option cannot be used, or with `skip_existing` a label map is not
+            of this run (before any work); or bad cases.
+        WriteError: the disk is full; the case after that is the last one, and nothing is half-written.
     """
     if overwrite and skip_existing:
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     folder, out, place = RunFolder.open(run), Path(out), find_device(device)
-    dataset = folder.config.dataset
+    dataset, record = folder.config.dataset, PredictionFolder(out)
     could_hold_files(out)
-    found = find_cases(
-        images,
-        dataset.channels or (),
-        dataset.labels,
-        one_file_per_case=one_file_per_case,
-        renamed=_lies_in(images, dataset.root),
-    )
-    cases = [case for case in _chosen(found, folder, split, images) if only is None or case.id in only]
-    check_dims(cases, folder.config.image_dims, f"the run {folder.path} was trained on")
-    targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
-    _spare_inputs(cases, targets)
-    existing = {case.id: target for case in cases if (target := targets[case.id]).exists()}
-    if existing and not (overwrite or skip_existing):
-        raise InputError(
-            f"{next(iter(existing.values()))} exists already ({len(existing)} of {len(cases)} predictions do): "
-            "name another folder, or choose to skip the existing ones"
-        )
-    if skip_existing:
-        cases = [case for case in cases if case.id not in existing]
+    cases = cases_to_predict(images, folder, split=split, one_file_per_case=one_file_per_case, only=only)
+    if shard != ALONE:
+        cases, among = cases[shard[0] :: shard[1]], len(cases)
+        logger.info("shard %d of %d: %d of %d cases", *shard, len(cases), among)
+    targets = targets_of(cases, out)
+    existing = existing_of(targets, refused=not (overwrite or skip_existing))
     predictor = _predictor(folder, place, mirror, overlap)
+    facts, origin = facts_of([folder], predictor), Origin([folder])
+    if skip_existing:
+        unfinished = refuse_others(record, facts, existing)
+        cases = [case for case in cases if case.id not in existing or case.id in unfinished]
     writable_folder(out)
     _write_names(out / "labels.json", dataset, replace=overwrite)
     if not cases:
         return []
+    record.begin(id_of(facts), facts, [case.id for case in cases])
     budget = Budget(predictor, folder.config, None if memory is None else memory * GIB)
     extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
     if extents:
         logger.info(budget.outlook([*extents.values()]))
-    written, mistakes, show = [], [], progress("predicting")
+    show, done = progress("predicting"), 0
 
-    def load(case: Case) -> Prepared:
+    def read(case: Case) -> Prepared:
         if case.id in extents:
             budget.check_preparing(extents[case.id])
         return _prepare(folder, case)
 
-    def ahead(case: Case, following: Case) -> bool:
-        both = [extents.get(one.id) for one in (case, following)]
-        return None in both or budget.has_room_ahead(*both)
-
-    for done, (case, ready) in enumerate(_prepared_ahead(cases, load, ahead)):
+    def work(case: Case, prepared: Callable[[], Prepared]) -> Answer:
+        nonlocal done
         try:
-            windows = within(show, done, len(cases))
-            _predict_one(predictor, budget, ready.result(), windows, targets[case.id], dataset.scheme, case.images[0])
-            written.append(targets[case.id])
-        except WriteError:
-            raise
-        except InputError as mistake:
+            return _answer(predictor, budget, prepared(), within(show, done, len(cases)))
+        finally:
+            done += 1
+            if done < len(cases):
+                show(done, len(cases))
+
+    def write(case: Case, answer: Answer) -> None:
+        write_label_map(targets[case.id], answer.classes, dataset.scheme, case.images[0], answer.reader)
+        record.finish(case.id, made_by(facts, origin, case))
+
+    def beside(last: Case | None, case: Case, following: Case | None) -> tuple[bool, bool]:
+        if case.id not in extents:
+            return True, True
+        return budget.beside(*(None if one is None else extents.get(one.id) for one in (last, case, following)))
+
+    written, mistakes = [], []
+    with closing(overlapped(cases, read, work, write, beside)) as outcomes:
+        for case, error in outcomes:
+            if error is None:
+                written.append(targets[case.id])
+                continue
+            mistake = _mistake(error, case, predictor.device)
             logger.error("case %s is left out: %s", case.id, mistake)
+            record.fail(case.id, mistake)
             mistakes.append(f"{case.id}: {mistake}")
-        except Exception as error:
-            if not is_out_of_memory(error):
-                logger.error("while predicting the case %s", case.id)
-                raise
-            mistake = lacking_memory(error, predictor.device)
-            logger.error("case %s is left out: %s", case.id, mistake)
-            mistakes.append(f"{case.id}: {mistake}")
-        show(done + 1, len(cases))
+    show(len(cases), len(cases))
     logger.info("memory of the process at its peak: %.1f GiB", peak_memory() / GIB)
     if mistakes:
         raise InputError(
-            f"{len(mistakes)} of {len(cases)} cases could not be predicted (the others are in {out}):\n"
-            + "\n".join(mistakes)
+            f"{len(mistakes)} of {len(cases)} cases could not be predicted (the others are in {out}, the reasons in "
+            f"{record.failed_file.name} there):\n" + "\n".join(mistakes)
         )
     return written
 
 
-def _predict_one(
-    predictor: Predictor,
-    budget: Budget,
-    prepared: Prepared,
-    windows: Callable[[int, int], None],
-    target: Path,
-    labels: LabelScheme,
-    image: Path,
-) -> None:
+@dataclass(frozen=True)
+class Answer:
+    """What is written of a case: class indices on its native grid; `reader` read its images."""
+
+    classes: np.ndarray
+    reader: Reader
+
+
+def _answer(predictor: Predictor, budget: Budget, prepared: Prepared, windows: Callable[[int, int], None]) -> Answer:
     predictor.load = budget.load(budget.extent(prepared))
-    write_label_map(target, predictor.segment(prepared, windows), labels, image, prepared.reader)
+    return Answer(predictor.segment(prepared, windows), prepared.reader)
+
+
+def _mistake(error: Exception, case: Case, device: torch.device) -> str:
+    """Why a case is left out; an error that is not its own is raised."""
+    if isinstance(error, InputError) and not isinstance(error, WriteError):
+        return str(error)
+    if not is_out_of_memory(error):
+        if not isinstance(error, WriteError):
+            logger.error("while predicting the case %s", case.id)
+        raise error
+    return lacking_memory(error, device)
 
 
 def _predictor(
@@ -181,52 +202,16 @@ def _predictor(
 
 def _prepare(run: RunFolder, case: Case) -> Prepared:
     channels, preprocessing = run.config.dataset.channels or (), run.config.preprocessing
-    prepared, intensity = prepare(case, preprocessing, channels), named_intensity(preprocessing, channels)
+    try:
+        prepared = prepare(case, preprocessing, channels)
+    except Exception as error:
+        if isinstance(error, InputError) or is_out_of_memory(error):
+            raise
+        logger.debug("while reading the case %s", case.id, exc_info=True)
+        raise InputError(f"{case.images[0]} cannot be read ({type(error).__name__}: {error})") from error
+    intensity = named_intensity(preprocessing, channels)
     warn_of_outliers(case.id, channels, intensity, prepared.measured)
     return prepared.normalised(intensity)
-
-
-def _prepared_ahead(
-    cases: Sequence[Case], load: Callable[[Case], Prepared], ahead: Callable[[Case, Case], bool]
-) -> Iterator[tuple[Case, Future[Prepared]]]:
-    """Each case with its preparation; the next one is prepared in a thread while this one is predicted, if both fit."""
-    with ThreadPoolExecutor(1) as pool:
-        following = None
-        for case, after in zip_longest(cases, cases[1:]):
-            ready = following or pool.submit(load, case)
-            following = pool.submit(load, after) if after is not None and ahead(case, after) else None
-            yield case, ready
-
-
-def _chosen(cases: Sequence[Case], run: RunFolder, split: str | None, images: str | Path) -> list[Case]:
-    if split is None:
-        return list(cases)
-    if split not in (*PARTS, "all"):
-        raise InputError(f"split is {split!r}, expected one of {', '.join(PARTS)}, all")
-    wanted = [case for part in PARTS if split in (part, "all") for case in run.split[part]]
-    if not wanted:
-        why = "the run was trained on all cases (dataset.fold: all)" if run.config.dataset.fold == "all" else ""
-        raise InputError(f"{run.split_file} has no {split} case{why and f', since {why}'}: choose another split")
-    found = {case.id: case for case in cases}
-    if missing := [case for case in wanted if case not in found]:
-        raise InputError(
-            f"{images} lacks {len(missing)} of the {len(wanted)} {split} cases of {run.split_file}, such as "
-            f"{missing[0]}: give the dataset that the run was trained on, or no split"
-        )
-    return [found[case] for case in wanted]
-
-
-def _lies_in(images: str | Path, root: str) -> bool:
-    """Whether these are images of the run's own dataset, where its config may have changed names."""
-    found = dataset_around(images) or images
-    return os.path.isdir(found) and os.path.isdir(root) and os.path.samefile(found, root)
-
-
-def _spare_inputs(cases: Sequence[Case], targets: Mapping[str, Path]) -> None:
-    inputs = {image.resolve() for case in cases for image in case.images}
-    for target in targets.values():
-        if target.resolve() in inputs:
-            raise InputError(f"the prediction {target} would replace an image: name another folder for the output")
 
 
 def _write_names(path: Path, dataset: Dataset, *, replace: bool) -> None:

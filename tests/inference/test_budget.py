@@ -1,5 +1,6 @@
 """What a case is expected to take, against what it takes, and what follows from a limit."""
 
+import logging
 import mmap
 import os
 import re
@@ -99,11 +100,27 @@ def test_reading_has_to_fit_too(budget):
     assert budget(float(named)).load(extent()) == Load(1), "what is named is enough for what follows"
 
 
-def test_the_next_case_is_prepared_ahead_where_both_fit(budget):
-    one = extent()
-    both = (budget(100).peak(one, Load(4)) + module.MARGIN * one.preparing) / GIB
-    assert budget(both + 0.01).has_room_ahead(one, one)
-    assert not budget(budget(100).peak(one, Load(4)) / GIB + 0.01).has_room_ahead(one, one)
+def test_cases_are_read_and_written_beside_the_network_where_all_fits(budget, caplog):
+    """Writing behind takes less than reading ahead, and is given up last."""
+    one, caplog.handler.level = extent(), logging.INFO
+    alone, written, read = budget(100).peak(one, Load(4)), 3 * one.native, one.preparing
+    for more, fits in ((written + read, (True, True)), (0.99 * read, (True, False)), (0.99 * written, (False, False))):
+        made = budget((alone + module.MARGIN * more) / GIB + 1e-6)
+        with caplog.at_level(logging.INFO, "dlka_med"):
+            caplog.clear()
+            assert made.beside(one, one, one) == made.beside(one, one, one) == fits
+        told = {(True, True): [], (True, False): ["read"], (False, False): ["read and written"]}[fits]
+        assert caplog.messages == [f"memory is short: the network waits while cases are {what}" for what in told]
+    assert budget(alone / GIB + 1e-6).beside(None, one, None) == (True, True)
+    assert budget(0.1).beside(one, one, one) == (True, True), "it will be refused"
+
+
+def test_what_is_written_behind_leaves_room_to_read(budget):
+    """The case itself is read while the last one is written."""
+    small, large = extent((64, 64, 64)), extent((512, 512, 800), resampled=True)
+    enough = (module.MARGIN * (PROCESS + large.preparing + 3 * small.native) + module.FALLOW) / GIB
+    assert budget(enough + 1e-6).beside(small, large, None) == (True, True)
+    assert budget(enough - 1e-6).beside(small, large, None) == (False, True)
 
 
 def test_without_a_limit_it_is_what_is_free(budget, monkeypatch):
@@ -161,9 +178,10 @@ def test_the_outlook_tells_seconds_and_bytes(budget):
         budget(4).outlook([small, large]),
     )
     assert float(said[1]) == pytest.approx(seconds, abs=0.5)
-    for found, one in zip(said.groups()[1:], (small, large), strict=True):
-        load = budget(4).load(one)
-        assert float(found) == pytest.approx(budget(4).peak(one, load) / GIB, abs=0.051)
+    beside = {small: large.preparing, large: 3 * small.native}
+    for found, (one, more) in zip(said.groups()[1:], beside.items(), strict=True):
+        peak = budget(4).peak(one, budget(4).load(one)) + module.MARGIN * more
+        assert float(found) == pytest.approx(peak / GIB, abs=0.051)
     assert "with 1 window of" in budget(4).outlook([small])
     budget(0.1).outlook([large])  # of what will be refused, too
 

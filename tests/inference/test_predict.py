@@ -44,7 +44,9 @@ def make_run(folder, channels=("T1",), labels=LABELS, **preprocessing) -> RunFol
             "inference": {"batch_size": 2},
         }
     )
-    return RunFolder.create(folder, config, SPLIT)
+    run = RunFolder.create(folder, config, SPLIT)
+    run.weights_file.touch()
+    return run
 
 
 class Threshold(nn.Module):
@@ -140,7 +142,8 @@ def test_a_folder_in_any_number_of_windows_and_mirrored(run, tmp_path, caplog):
     for path, array in zip(found, arrays, strict=True):
         np.testing.assert_array_equal(read(path), expected_map(array))
     assert "predicting: 3 cases in" in caplog.text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["labels.json", *(p.name for p in found)]
+    beside = ["cases.json", "labels.json"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == [*beside, *(p.name for p in found)]
 
 
 class Tilted(nn.Module):
@@ -213,13 +216,18 @@ def test_existing_predictions_are_refused_skipped_or_replaced(run, tmp_path):
     (out / "scan1.nii.gz").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"scan1.nii.gz exists already \(1 of 3"):
         predict_images(run.path, images, out)
+    with pytest.raises(InputError, match=r"label map of the case scan1, but cases.json there does not say which run"):
+        predict_images(run.path, images, out, skip_existing=True)
     assert [p.name for p in out.iterdir()] == ["scan1.nii.gz"]
+    assert predict_images(run.path, images, out, only=["scan0"]) == [out / "scan0.nii.gz"]
+    (out / "scan0.nii.gz").write_bytes(b"corrected by hand")
+    (out / "scan1.nii.gz").unlink()
     found = predict_images(run.path, images, out, skip_existing=True)
-    assert [p.name for p in found] == ["scan0.nii.gz", "scan2.nii.gz"]
-    assert (out / "scan1.nii.gz").read_bytes() == b"mine"
+    assert [p.name for p in found] == ["scan1.nii.gz", "scan2.nii.gz"]
+    assert (out / "scan0.nii.gz").read_bytes() == b"corrected by hand"
     assert predict_images(run.path, images, out, skip_existing=True) == []
     assert len(predict_images(run.path, images, out, overwrite=True)) == 3
-    assert read(out / "scan1.nii.gz").shape == SHAPE
+    assert read(out / "scan0.nii.gz").shape == SHAPE
     with pytest.raises(InputError, match="contradict"):
         predict_images(run.path, images, out, overwrite=True, skip_existing=True)
 
@@ -266,7 +274,7 @@ def test_an_unexpected_error_names_the_case_and_leaves_whole_files(run, tmp_path
     with pytest.raises(RuntimeError, match="boom"):
         predict_images(run.path, tmp_path / "images", tmp_path / "out")
     assert "while predicting the case scan1" in caplog.text
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["labels.json", "scan0.nii.gz"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("[!.]*")) == ["cases.json", "labels.json", "scan0.nii.gz"]
 
 
 def test_options_that_cannot_be_are_refused_before_anything_is_written(run, tmp_path):

@@ -45,7 +45,11 @@ def make_run(tmp_path, monkeypatch):
             "inference": {"batch_size": 3},
         }
         split = {"train": [], "validation": [], "test": []}
-        return RunFolder.create(tmp_path / "run", RunConfig.model_validate(config), split)
+        run = RunFolder(tmp_path / "run")
+        run.weights_file.unlink(missing_ok=True)
+        run = RunFolder.create(run.path, RunConfig.model_validate(config), split)
+        run.weights_file.touch()
+        return run
 
     return make
 
@@ -130,4 +134,5 @@ def test_a_damaged_image_does_not_stop_the_others(make_run, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:300])
     with pytest.raises(InputError, match=r"1 of 3 cases.*\nb: .*b\.png is truncated or damaged"):
         predict_images(make_run().path, tmp_path / "images", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png", "labels.json"]
+    names = ["a.png", "c.png", "cases.json", "failed.json", "labels.json"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == names

@@ -41,7 +41,9 @@ def make_run(tmp_path, monkeypatch):
             "training": {"patch_size": list(SHAPE)},
         }
         split = {"train": [], "validation": ["x"], "test": []}
-        return RunFolder.create(tmp_path / "run", RunConfig.model_validate(config), split).path
+        run = RunFolder.create(tmp_path / "run", RunConfig.model_validate(config), split)
+        run.weights_file.touch()
+        return run.path
 
     return make
 

@@ -1,10 +1,13 @@
 """What happens to the other cases when memory or the disk runs out under one."""
 
 import gzip
+import json
 import logging
 import os
 import re
+import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +22,7 @@ from dlka_med.errors import InputError, WriteError
 from dlka_med.inference import predict as predict_module
 from dlka_med.inference.budget import Budget
 from dlka_med.inference.predict import predict_images
+from dlka_med.inference.predictor import Predictor
 from dlka_med.run_folder import RunFolder
 
 TOO_LARGE = 50
@@ -77,10 +81,11 @@ def run(tmp_path, monkeypatch) -> Path:
 
 
 def written():
-    return sorted(path.name for path in Path("out").iterdir())
+    """What lies in the folder, without hidden locks and what is remembered of cases."""
+    return sorted(path.name for path in Path("out").iterdir() if path.name not in (".locks", "cases.json"))
 
 
-ALL_BUT_ONE = ["labels.json", "scan0.nii.gz", "scan2.nii.gz", "scan3.nii.gz"]
+ALL_BUT_ONE = ["failed.json", "labels.json", "scan0.nii.gz", "scan2.nii.gz", "scan3.nii.gz"]
 
 
 @pytest.mark.parametrize("failure", [torch_lacks_memory, numpy_lacks_memory, cuda_lacks_memory])
@@ -111,7 +116,7 @@ def test_what_it_will_take_is_told_before_and_what_it_took_after(run, caplog):
 def test_a_limit_that_is_too_small_leaves_cases_out_with_what_they_need(run, monkeypatch, capsys):
     with pytest.raises(InputError, match=r"4 of 4 cases .*\nscan0: it needs about [\d.]+ GiB .*: give --memory [\d.]+"):
         predict_images(run, "images", "out", memory=0.01)
-    assert written() == ["labels.json"]
+    assert written() == ["failed.json", "labels.json"]
     assert cli.main(["predict", str(run), "images", "-o", "out", "--device", "cpu", "--memory", "0.01"]) == 2
     assert "give --memory" in capsys.readouterr().err
 
@@ -128,24 +133,60 @@ def test_a_large_case_is_left_out_before_it_is_read_and_the_others_are_predicted
     assert written() == ALL_BUT_ONE
 
 
-def test_the_next_case_is_prepared_ahead_only_where_both_fit(run, monkeypatch):
-    events = []
-    prepare, write = predict_module.prepare, predict_module.write_label_map
+@pytest.mark.parametrize("room", [False, True])
+def test_cases_are_read_and_written_beside_the_network_only_where_that_fits(run, monkeypatch, room):
+    """Without room every step waits for the one before; with room the network has the second case while the first is
+    still being written."""
+    events, second = [], threading.Event()
+    prepare, write, segment = predict_module.prepare, predict_module.write_label_map, Predictor.segment
     monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
 
     def noting(what, function):
-        def call(first, *others, **options):
-            answer = function(first, *others, **options)
+        def call(*given, **options):
+            if what == "predicted" and events.count("predicted") == 1:
+                second.set()
+            if what == "written" and room:
+                assert second.wait(20)
+            answer = function(*given, **options)
             events.append(what)
             return answer
 
         return call
 
     monkeypatch.setattr(predict_module, "prepare", noting("prepared", prepare))
+    monkeypatch.setattr(Predictor, "segment", noting("predicted", segment))
     monkeypatch.setattr(predict_module, "write_label_map", noting("written", write))
-    monkeypatch.setattr(predict_module.Budget, "has_room_ahead", lambda *_: False)
+    monkeypatch.setattr(predict_module.Budget, "beside", lambda *_: (room, room))
     predict_images(run, "images", "out")
-    assert events == ["prepared", "written"] * 4
+    in_turn = ["prepared", "predicted", "written"] * 4
+    assert (events == in_turn) is not room
+    assert sorted(events) == sorted(in_turn)
+
+
+def test_why_cases_failed_stands_in_a_file_until_they_are_predicted(run, monkeypatch):
+    with pytest.raises(InputError, match=r"1 of 4 cases .* the reasons in failed\.json there"):
+        predict_images(run, "images", "out")
+    (reason,) = json.loads(Path("out/failed.json").read_text()).items()
+    assert reason[0] == "scan1"
+    assert reason[1].startswith("there is not enough memory")
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
+    assert predict_images(run, "images", "out", skip_existing=True) == [Path("out/scan1.nii.gz")]
+    assert written() == sorted({*ALL_BUT_ONE, "scan1.nii.gz"} - {"failed.json"})
+
+
+def test_what_nobody_foresaw_while_a_file_is_read_does_not_lose_the_others(run, monkeypatch):
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
+    prepare = predict_module.prepare
+
+    def stumbles(case, *others):
+        if case.id == "scan1":
+            raise ZeroDivisionError("strange header")
+        return prepare(case, *others)
+
+    monkeypatch.setattr(predict_module, "prepare", stumbles)
+    with pytest.raises(InputError, match=r"scan1: .*scan1\.nii\.gz cannot be read \(ZeroDivisionError: strange header"):
+        predict_images(run, "images", "out")
+    assert written() == ALL_BUT_ONE
 
 
 def test_what_no_header_tells_is_refused_once_it_is_prepared(run, monkeypatch):
@@ -168,6 +209,7 @@ def test_a_lack_of_memory_for_many_windows_is_answered_with_fewer(run, monkeypat
     inference = config.inference.model_copy(update={"batch_size": 4})
     changed = config.model_copy(update={"training": training, "inference": inference})
     other = RunFolder.create(run.parent / "other", changed, {"train": [], "validation": [], "test": []})
+    other.weights_file.touch()
     predict_images(other.path, "images", "out")
     for number in range(4):
         image = nib.load(f"images/scan{number}.nii.gz").get_fdata()
@@ -223,7 +265,7 @@ def test_a_folder_that_closes_ends_the_work_at_once(run, monkeypatch):
 
     def close_first(path, *others, **options):
         calls.append(path)
-        os.replace(Path(path).parent, "elsewhere")
+        shutil.move(Path(path).parent, "elsewhere")
         Path("out").touch()
         write(path, *others, **options)
 

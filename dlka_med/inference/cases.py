@@ -1,0 +1,89 @@
+"""Which cases are predicted, and where their label maps go."""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from dlka_med.data.cases import Case, check_dims, dataset_around, find_cases
+from dlka_med.errors import InputError
+from dlka_med.inference.writing import label_map_ending
+from dlka_med.run_folder import PARTS, RunFolder
+
+
+def cases_to_predict(
+    images: str | Path,
+    run: RunFolder,
+    *,
+    split: str | None = None,
+    one_file_per_case: bool = False,
+    only: Collection[str] | None = None,
+) -> list[Case]:
+    """The cases of an image, a folder or a dataset that a run can predict; the arguments are those of `predict_images`.
+
+    Raises:
+        InputError: there is nothing to predict, or it does not fit the run or its split.
+    """
+    dataset = run.config.dataset
+    found = find_cases(
+        images,
+        dataset.channels or (),
+        dataset.labels,
+        one_file_per_case=one_file_per_case,
+        renamed=_lies_in(images, dataset.root),
+    )
+    cases = [case for case in _of_split(found, run, split, images) if only is None or case.id in only]
+    check_dims(cases, run.config.image_dims, f"the run {run.path} was trained on")
+    return cases
+
+
+def targets_of(cases: Sequence[Case], out: Path) -> dict[str, Path]:
+    """Where the label map of each case goes.
+
+    Raises:
+        InputError: it would replace an image.
+    """
+    targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
+    inputs = {image.resolve() for case in cases for image in case.images}
+    for target in targets.values():
+        if target.resolve() in inputs:
+            raise InputError(f"the prediction {target} would replace an image: name another folder for the output")
+    return targets
+
+
+def existing_of(targets: Mapping[str, Path], *, refused: bool) -> list[str]:
+    """Ids of the cases whose label maps are there.
+
+    Raises:
+        InputError: there are some, and they are `refused`.
+    """
+    existing = [case for case, target in targets.items() if target.exists()]
+    if existing and refused:
+        raise InputError(
+            f"{targets[existing[0]]} exists already ({len(existing)} of {len(targets)} predictions do): "
+            "name another folder, or choose to skip the existing ones"
+        )
+    return existing
+
+
+def _of_split(cases: Sequence[Case], run: RunFolder, split: str | None, images: str | Path) -> list[Case]:
+    if split is None:
+        return list(cases)
+    if split not in (*PARTS, "all"):
+        raise InputError(f"split is {split!r}, expected one of {', '.join(PARTS)}, all")
+    wanted = [case for part in PARTS if split in (part, "all") for case in run.split[part]]
+    if not wanted:
+        why = "the run was trained on all cases (dataset.fold: all)" if run.config.dataset.fold == "all" else ""
+        raise InputError(f"{run.split_file} has no {split} case{why and f', since {why}'}: choose another split")
+    found = {case.id: case for case in cases}
+    if missing := [case for case in wanted if case not in found]:
+        raise InputError(
+            f"{images} lacks {len(missing)} of the {len(wanted)} {split} cases of {run.split_file}, such as "
+            f"{missing[0]}: give the dataset that the run was trained on, or no split"
+        )
+    return [found[case] for case in wanted]
+
+
+def _lies_in(images: str | Path, root: str) -> bool:
+    """Whether these are images of the run's own dataset, where its config may have changed names."""
+    found = dataset_around(images) or images
+    return os.path.isdir(found) and os.path.isdir(root) and os.path.samefile(found, root)

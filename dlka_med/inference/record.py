@@ -1,0 +1,122 @@
+"""By which run and settings label maps are made, and what a case was to that run."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from dlka_med.data.cases import Case
+from dlka_med.errors import InputError
+from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.temperature import digest_of_weights
+from dlka_med.prediction_folder import Made, PredictionFolder
+from dlka_med.provenance import Provenance
+from dlka_med.run_folder import RunFolder
+
+NAME = "run"
+"""The fact that is no part of an id: a run may be moved."""
+
+
+def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -> dict[str, Any]:
+    """All that predictions depend on, as JSON: weights, config and settings. Not the device, which only rounds.
+
+    Args:
+        runs: whose networks predict together.
+        settings: further ones.
+    """
+    config = runs[0].config
+    described = {
+        "preprocessing": config.preprocessing.model_dump(mode="json"),
+        "network": config.network.model_dump(mode="json"),
+        "dataset": config.dataset.model_dump(
+            mode="json", include={"channels", "labels", "regions_class_order", "slices"}
+        ),
+        "patch_size": list(predictor.patch_size),
+    }
+    return {
+        NAME: runs[0].path.resolve().name,
+        "weights": [digest_of_weights(run) for run in runs],
+        "config": _digest(described),
+        "overlap": predictor.overlap,
+        "mirror_axes": list(predictor.mirror_axes),
+        "precision": str(predictor.dtype).removeprefix("torch."),
+        **settings,
+    }
+
+
+def id_of(facts: Mapping[str, Any]) -> str:
+    """A short name for a run with its settings, wherever its folder lies."""
+    return _digest({key: value for key, value in facts.items() if key != NAME})[:12]
+
+
+def refuse_others(folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[str]) -> set[str]:
+    """Those of the cases, whose label maps are there, that this run was still about to make.
+
+    Raises:
+        InputError: a label map is of another run, of other settings, or nobody knows of which.
+    """
+    runs, made, run, unfinished = folder.runs, folder.made, id_of(facts), set()
+    for case in cases:
+        if case not in made:
+            raise InputError(
+                f"{folder.path} holds a label map of the case {case}, but {folder.cases_file.name} there does not say "
+                "which run made it: name another folder, so that runs are not mixed, or move it away"
+            )
+        if made[case].part is None:
+            unfinished.add(case)
+        elif made[case].run != run:
+            before = runs.get(made[case].run, {})
+            changed = [key for key in facts if key != NAME and before.get(key) != facts[key]]
+            named = [f"{key} {before[key]} there, {facts[key]} now" for key in changed if _is_short(before, key)]
+            told = "; ".join(named) or f"other {' and '.join(changed)}"
+            raise InputError(
+                f"{folder.path} holds a label map of the case {case} by another run or other settings "
+                f"({before.get(NAME, 'unknown')}: {told}): name another folder, so that runs are not mixed"
+            )
+    return unfinished
+
+
+class Origin:
+    """What cases were to a run, or to several that predict together.
+
+    Raises:
+        InputError: what a run says of its weights is damaged.
+    """
+
+    def __init__(self, runs: Sequence[RunFolder]):
+        self._known = [(Provenance.of_run(run), run.split) for run in runs]
+
+    def part(self, case: Case) -> str:
+        """`Made.part` of a case; with several runs whatever is nearest to having trained one of them.
+
+        Images are known by their content, and by their names where a run tells no more.
+        """
+        parts = {_part(case, provenance, split) for provenance, split in self._known}
+        return next(part for part in ("train", "validation", "test", "unknown", "new") if part in parts)
+
+
+def made_by(facts: Mapping[str, Any], origin: Origin, case: Case) -> Made:
+    """What to remember of a case."""
+    return Made(id_of(facts), origin.part(case))
+
+
+def _part(case: Case, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
+    try:
+        certain, by_name = provenance.among([case])
+        trained = bool(certain) or (bool(by_name) and not provenance.outdated([case]))
+    except InputError:  # no file whose ends could be read
+        trained = case.id in {name for name, _ in provenance.cases}
+    if trained:
+        return "train"
+    for part in ("validation", "test"):
+        if case.id in split[part]:
+            return part
+    return "new" if provenance.complete else "unknown"
+
+
+def _is_short(before: Mapping[str, Any], key: str) -> bool:
+    return key in before and key not in ("weights", "config")
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
