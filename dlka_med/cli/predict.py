@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from dlka_med.cli.parser import device, number
+from dlka_med.cli.parser import device, number, shard
 from dlka_med.paths import could_hold_files, existing
 
 SUMMARY = "write a label map for each image, on the image's own grid"
@@ -51,7 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="files that end in _0000, _0001 and so on are cases of their own, not channels of one",
     )
-    add("--skip-existing", action="store_true", help="leave out cases that OUT holds already")
+    told = "leave out cases that OUT holds already, by this run with these settings"
+    add("--skip-existing", action="store_true", help=told)
+    told = "predict only the I-th case, counted from 0, and every N-th after it: for N commands at a time"
+    add("--shard", type=shard, metavar="I/N", help=told)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,6 +63,10 @@ def run(options: argparse.Namespace) -> None:
     RunFolder.open(options.run).refuse_untrained()
     existing(options.images, "an image file, a folder of them, or a dataset")
     could_hold_files(options.out)
+
+    from dlka_med.shards import leave_launcher
+
+    mine = options.shard or leave_launcher()
 
     from dlka_med.inference.predict import predict_images
 
@@ -74,6 +81,7 @@ def run(options: argparse.Namespace) -> None:
         skip_existing=options.skip_existing,
         one_file_per_case=options.one_file_per_case,
         memory=options.memory,
+        shard=mine,
     )
 
 

@@ -171,7 +171,7 @@ class Budget:
         """Bytes of the machine's memory at the peak of predicting a prepared case."""
         on_gpu = self._gpu is not None
         band = 0 if on_gpu and not load.sums_on_cpu else extent.layout.band_bytes(self.window.outputs)
-        windows = 0 if on_gpu else load.windows * self.window.bytes
+        windows = 0 if on_gpu else load.windows * self.window.bytes + self._kept(extent)
         return (
             MARGIN * (self.window.process + extent.image + band + windows + extent.deciding(self.window.outputs))
             + FALLOW
@@ -191,7 +191,7 @@ class Budget:
             left = self.limit - self.peak(extent, load)
         else:
             load = Load(1, sums_on_cpu=band > min(GPU_SHARE * self._gpu, self._gpu - window))
-            left = self._gpu - window - (0 if load.sums_on_cpu else band)
+            left = self._gpu - window - self._kept(extent) - (0 if load.sums_on_cpu else band)
             if left < 0:
                 self._refuse(window, self._gpu)
         if (needed := self.peak(extent, load)) > self.limit:
@@ -246,6 +246,10 @@ class Budget:
             f"expected per case: {_span(times)} s of the network and {_span([peak / GIB for peak in peaks])} GiB of "
             f"memory, with {windows} at once, summed on {place}"
         )
+
+    def _kept(self, extent: Extent) -> float:
+        """Bytes of the logits of the empty window."""
+        return 4.0 * self.window.outputs * prod(extent.layout.patch)
 
     def _at_peak(self, held: float) -> float:
         return MARGIN * (self.window.process + held) + FALLOW

@@ -11,6 +11,7 @@ import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 
+from dlka_med.inference.empty_windows import OnceIfEmpty
 from dlka_med.inference.memory import free_memory, is_out_of_memory
 
 Progress = Callable[[int, int], None]
@@ -123,7 +124,8 @@ def slabs_of_logits(
     """Logits of an image (C, *S) by overlapping windows with Gaussian weights, as MONAI's `SlidingWindowInferer` sums
     them, slab by slab along `layout.axis`.
 
-    Only the rows that later windows still reach are held. A lack of memory is answered with less at once.
+    Only the rows that later windows still reach are held. A lack of memory is answered with less at once. Windows that
+    see nothing but empty voxels pass the network once.
 
     Args:
         forward: windows (B, C, *patch) on `device` -> logits (B, K, *patch), float32.
@@ -136,10 +138,11 @@ def slabs_of_logits(
         are on `device`, or on the CPU if the band is too large for a GPU, and overwritten when the next are asked for.
     """
     places, done, band = list(layout), 0, None
+    passed = OnceIfEmpty(lambda windows: forward(windows.to(device)), empty)
     while done < len(places):
         part = places[done : done + load.windows]
         try:
-            logits = forward(_cut(image, part, layout.patch, empty).to(device))
+            logits = passed(_cut(image, part, layout.patch, empty))
             if band is None:
                 band = _Band(layout, logits.shape[1], _sum_device(layout.band_bytes(logits.shape[1]), device, load))
         except Exception as error:
@@ -161,6 +164,7 @@ def slabs_of_logits(
             band.add(place, one)
         del logits, one
     yield from band.release(layout.shape[layout.axis])
+    log.debug("%d of %d windows saw empty voxels alone and did not pass the network", passed.spared, len(places))
 
 
 def _cut(image: np.ndarray, places: Sequence[Place], patch: tuple[int, ...], empty: Sequence[float]) -> Tensor:

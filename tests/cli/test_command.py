@@ -171,9 +171,19 @@ def test_predict_calls(library):
     assert keywords["split"] is None
     assert keywords["one_file_per_case"] is False
     assert keywords["memory"] is None
-    assert cli.main(["predict", "run", "images", "-o", "out", "--one-file-per-case", "--memory", "3.5"]) == 0
+    assert keywords["shard"] == (0, 1)
+    words = ["--one-file-per-case", "--memory", "3.5", "--shard", "1/3"]
+    assert cli.main(["predict", "run", "images", "-o", "out", *words]) == 0
     assert library.calls[1][2]["one_file_per_case"] is True
     assert library.calls[1][2]["memory"] == 3.5
+    assert library.calls[1][2]["shard"] == (1, 3)
+
+
+def test_predict_takes_its_shard_from_a_launcher(library, monkeypatch):
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["predict", "run", "images", "-o", "out"]) == 0
+    assert library.calls[0][2]["shard"] == (2, 4)
 
 
 @pytest.mark.parametrize(
