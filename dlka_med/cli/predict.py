@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from dlka_med.cli.parser import device, number, shard
+from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
 
 SUMMARY = "write a label map for each image, on the image's own grid"
@@ -40,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of neighbouring windows, 0 to below 1 (as in the config)",
     )
+    told = "larger steps of the window and no mirroring; the cost in Dice is measured on validation cases, and told"
+    add("--fast", action="store_true", help=told)
+    told = "masks called as the cases, or that of a single case: only the box of what is not 0 there is predicted"
+    add("--crop", type=Path, metavar="MASKS", help=told)
     add(
         "--memory",
         type=number(0),
@@ -63,6 +68,10 @@ def run(options: argparse.Namespace) -> None:
     RunFolder.open(options.run).refuse_untrained()
     existing(options.images, "an image file, a folder of them, or a dataset")
     could_hold_files(options.out)
+    if options.crop is not None:
+        existing(options.crop, "a mask, or a folder of masks that are called as the cases")
+    if options.fast and (options.mirror is not False or options.overlap is not None):
+        raise InputError("--fast chooses overlap and mirroring itself: leave out the others, or --fast")
 
     from dlka_med.shards import leave_launcher
 
@@ -82,6 +91,8 @@ def run(options: argparse.Namespace) -> None:
         one_file_per_case=options.one_file_per_case,
         memory=options.memory,
         shard=mine,
+        crop=options.crop,
+        fast=options.fast,
     )
 
 

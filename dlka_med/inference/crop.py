@@ -44,8 +44,8 @@ class Crop:
         found = label_files(path)
         if missing := [case.id for case in cases if case.id not in found]:
             raise InputError(
-                f"{path} has no mask of {len(missing)} of {len(cases)} cases, such as {missing[0]}: masks are called as "
-                "the cases are"
+                f"{path} has no mask of {len(missing)} of {len(cases)} cases, such as {missing[0]}: masks are "
+                "called as the cases are"
             )
         return cls(path, {case.id: found[case.id] for case in cases})
 

@@ -22,7 +22,9 @@ from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.budget import GIB, Budget
 from dlka_med.inference.cases import cases_to_predict, existing_of, targets_of
+from dlka_med.inference.crop import Crop
 from dlka_med.inference.device import find_device
+from dlka_med.inference.fast import fast_predictor
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.pipeline import overlapped
 from dlka_med.inference.predictor import Predictor
@@ -54,6 +56,8 @@ def predict_images(
     only: Collection[str] | None = None,
     memory: float | None = None,
     shard: Shard = ALONE,
+    crop: str | Path | None = None,
+    fast: bool = False,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -80,6 +84,10 @@ def predict_images(
             free. How many windows pass the network at once, where their logits are summed, and whether cases are read
             and written meanwhile follow from it; a case that needs more is left out, with what it needs.
         shard: (i, n): of these cases only the i-th, counted from 0, and every n-th after it, for n processes at a time.
+        crop: masks or label maps by case, in a folder or, for a single case, one file, on the grids of the images. Only
+            the box of what is not 0 in them, and half a window around it, is predicted; all else is background.
+        fast: larger steps of the window, no mirroring, bf16 where that is quicker; what this costs is measured on the
+            validation cases of the run at the first time, and logged.
 
     Returns:
         The files written, in the order of the cases.
@@ -91,6 +99,8 @@ def predict_images(
     """
     if overwrite and skip_existing:
         raise InputError("overwrite and skip_existing contradict each other: choose one")
+    if fast and (mirror is not False or overlap is not None):
+        raise InputError("the fast way chooses overlap and mirroring itself: give no other, or leave out fast")
     folder, out, place = RunFolder.open(run), Path(out), find_device(device)
     dataset, record = folder.config.dataset, PredictionFolder(out)
     could_hold_files(out)
@@ -100,8 +110,13 @@ def predict_images(
         logger.info("shard %d of %d: %d of %d cases", *shard, len(cases), among)
     targets = targets_of(cases, out)
     existing = existing_of(targets, refused=not (overwrite or skip_existing))
+    cut = None if crop is None else Crop.of(crop, cases)
+    limit = None if memory is None else memory * GIB
     predictor = _predictor(folder, place, mirror, overlap)
-    facts, origin = facts_of([folder], predictor), Origin([folder])
+    if fast and cases:
+        predictor = fast_predictor(folder, predictor, limit)
+    facts = facts_of([folder], predictor, crop=None if crop is None else str(Path(crop).resolve()))
+    origin = Origin([folder])
     if skip_existing:
         unfinished = refuse_others(record, facts, existing)
         cases = [case for case in cases if case.id not in existing or case.id in unfinished]
@@ -110,7 +125,7 @@ def predict_images(
     if not cases:
         return []
     record.begin(id_of(facts), facts, [case.id for case in cases])
-    budget = Budget(predictor, folder.config, None if memory is None else memory * GIB)
+    budget = Budget(predictor, folder.config, limit)
     extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
     if extents:
         logger.info(budget.outlook([*extents.values()]))
@@ -119,7 +134,10 @@ def predict_images(
     def read(case: Case) -> Prepared:
         if case.id in extents:
             budget.check_preparing(extents[case.id])
-        return _prepare(folder, case)
+        prepared = _prepare(folder, case)
+        if cut is None:
+            return prepared
+        return cut(prepared, case, predictor.layout(prepared.image.shape[1:], prepared.affine).patch)
 
     def work(case: Case, prepared: Callable[[], Prepared]) -> Answer:
         nonlocal done

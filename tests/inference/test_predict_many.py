@@ -34,12 +34,11 @@ def test_shards_share_the_cases_and_remember_all_of_them(run, tmp_path):
 def test_skipping_does_not_mix_two_runs_or_two_settings(run, tmp_path):
     write_folder(tmp_path / "images", 2)
     predict_images(run.path, tmp_path / "images", tmp_path / "out", only=["scan0"])
-    with pytest.raises(
-        InputError, match=r"case scan0 by another run or other settings \(run: overlap 0\.5 there, 0\.25"
-    ):
+    other = "case scan0 by another run or other settings"
+    with pytest.raises(InputError, match=rf"{other} \(run: overlap 0\.5 there, 0\.25 now\)"):
         predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True, overlap=0.25)
     run.weights_file.write_bytes(b"trained further")
-    with pytest.raises(InputError, match=r"case scan0 by another run or other settings \(run: other weights\)"):
+    with pytest.raises(InputError, match=rf"{other} \(run: other weights\)"):
         predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True)
     assert not (tmp_path / "out" / "scan1.nii.gz").exists()
 

@@ -1,0 +1,184 @@
+"""A quicker way to predict, and what it costs: measured once on the run's own validation cases, kept in `fast.json`."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from dlka_med.config.labels import IGNORED, LabelScheme
+from dlka_med.data.cases import Case, dataset_of
+from dlka_med.data.intensity import named_intensity
+from dlka_med.data.prepare import prepare
+from dlka_med.errors import InputError, WriteError
+from dlka_med.files import whole_file
+from dlka_med.inference.budget import Budget, measure_window
+from dlka_med.inference.memory import is_out_of_memory, lacking_memory
+from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.temperature import digest_of_weights
+from dlka_med.metrics import dice
+from dlka_med.progress import progress, within
+from dlka_med.run_folder import RunFolder
+from dlka_med.shards import claimed, lock_of
+from dlka_med.text_files import read_text
+
+FILE = "fast.json"
+PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+OVERLAP = 0.25  # of neighbouring windows
+CASES = 8  # that are enough to see what it costs
+WORTH = 0.9  # bf16 is taken where a window takes less than this share of its time
+
+log = logging.getLogger("dlka_med")
+
+
+def fast_predictor(run: RunFolder, predictor: Predictor, limit: float | None = None) -> Predictor:
+    """The quick way of a run: larger steps of the window, no mirroring, and bf16 where that is quicker on this device.
+
+    What it costs is logged. It is measured against `predictor` on the first validation cases when somebody asks for
+    the first time, and after the weights, the settings or the kind of device have changed; `fast.json` in the run keeps
+    it. Where the cases are not at hand, the log says that it is not known.
+
+    Args:
+        predictor: of the run, as its config has it.
+        limit: bytes of memory, see `Budget`.
+    """
+    changes = {"overlap": min(OVERLAP, predictor.overlap), "mirror_axes": ()}
+    asked = {
+        "weights": digest_of_weights(run),
+        "device": predictor.device.type,
+        "usual": _settings(predictor),
+    }
+    with claimed(lock_of(run.path / FILE), wait=True) if os.access(run.path, os.W_OK) else nullcontext():
+        known = _known(run, asked)
+        if known is None:
+            quick = _quickest(run, predictor, changes)
+        else:
+            quick = _like(run, predictor, **changes, precision=PRECISIONS[known["fast"]["precision"]])
+        if known is None or "unknown" in known:
+            known = asked | {"fast": _settings(quick)} | _measured(run, predictor, quick, limit)
+            _keep(run, known)
+    log.info("%s", _told(known))
+    return quick
+
+
+def _like(run: RunFolder, predictor: Predictor, **changes: Any) -> Predictor:
+    return Predictor.of_run(predictor.network, run.config, **{"device": predictor.device} | changes)
+
+
+def _quickest(run: RunFolder, predictor: Predictor, changes: Mapping[str, Any]) -> Predictor:
+    plain = _like(run, predictor, **changes)
+    if plain.dtype != torch.float32 or not _has_bf16(predictor.device):
+        return plain
+    half, channels = _like(run, predictor, **changes, precision="bf16"), len(run.config.dataset.channels or ())
+    plain_takes, half_takes = (min(measure_window(each, channels).seconds for _ in range(2)) for each in (plain, half))
+    return half if half_takes < WORTH * plain_takes else plain
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether the device computes with bf16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    told = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(supported is not None and supported() for supported in told)
+
+
+def _measured(run: RunFolder, usual: Predictor, quick: Predictor, limit: float | None) -> dict[str, Any]:
+    """How many cases were predicted in both ways, and the figures of each; or why there are none."""
+    try:
+        cases = _validation_cases(run)
+        figures = _figures(run, cases, {"usual": usual, "fast": quick}, limit)
+    except InputError as error:
+        return {"unknown": str(error)}
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return {"unknown": lacking_memory(error, usual.device)}
+    return {"cases": len(cases), "figures": figures}
+
+
+def _validation_cases(run: RunFolder) -> list[Case]:
+    root, wanted = run.config.dataset.root, run.split["validation"][:CASES]
+    if not wanted:
+        raise InputError("no case validated the run")
+    if not os.path.isdir(root):
+        raise InputError(f"its dataset is no longer in {root} (dataset.root in {run.config_file})")
+    found = {case.id: case for case in dataset_of(run.config.dataset, grouped=False).cases}
+    if missing := [case for case in wanted if case not in found]:
+        raise InputError(f"{root} lacks its validation case {missing[0]}")
+    return [found[case] for case in wanted]
+
+
+def _figures(
+    run: RunFolder, cases: Sequence[Case], ways: Mapping[str, Predictor], limit: float | None
+) -> dict[str, dict[str, float]]:
+    """For each way the mean Dice of the labels, each of which is a mean over cases, and the seconds per case."""
+    channels, scheme = run.config.dataset.channels or (), run.config.dataset.scheme
+    budgets = {name: Budget(way, run.config, limit) for name, way in ways.items()}
+    scores: dict[str, dict[str, list[float]]] = {name: {label: [] for label in scheme.names} for name in ways}
+    seconds, done = dict.fromkeys(ways, 0.0), 0
+    show, total = progress("measuring what the fast way costs", unit="prediction"), len(cases) * len(ways)
+    for case in cases:
+        prepared = prepare(case, run.config.preprocessing, channels, scheme)
+        prepared = prepared.normalised(named_intensity(run.config.preprocessing, channels))
+        for name, way in ways.items():
+            way.load = budgets[name].load(budgets[name].extent(prepared))
+            started = time.perf_counter()
+            classes = way.segment(prepared, within(show, done, total))
+            seconds[name] += time.perf_counter() - started
+            for label, score in _scores(classes, prepared.native_label, scheme).items():
+                scores[name][label].append(score)
+            done += 1
+            show(done, total)
+    means = {name: [fmean(each) for each in of.values() if each] for name, of in scores.items()}
+    if not all(means.values()):
+        raise InputError(f"its first {len(cases)} validation cases show no structure")
+    return {name: {"dice": fmean(means[name]), "seconds": seconds[name] / len(cases)} for name in ways}
+
+
+def _scores(classes: np.ndarray, reference: np.ndarray, scheme: LabelScheme) -> dict[str, float]:
+    """Dice of each label that one of them has."""
+    counted = reference != IGNORED
+    masks = {name: [scheme.mask(name, each) & counted for each in (classes, reference)] for name in scheme.names}
+    return {name: score for name, pair in masks.items() if (score := dice(*pair)) is not None}
+
+
+def _settings(predictor: Predictor) -> dict[str, Any]:
+    precision = str(predictor.dtype).removeprefix("torch.")
+    return {"overlap": predictor.overlap, "mirror_axes": list(predictor.mirror_axes), "precision": precision}
+
+
+def _known(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was found for this very question, perhaps without figures; None: nothing."""
+    try:
+        content = json.loads(read_text(run.path / FILE))
+        same = all(content[key] == value for key, value in asked.items())
+        return content if same and content["fast"]["precision"] in PRECISIONS and _told(content) else None
+    except (InputError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _keep(run: RunFolder, content: Mapping[str, Any]) -> None:
+    try:
+        with whole_file(run.path / FILE) as file:
+            file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    except WriteError as error:
+        log.warning("what the fast way costs is measured again next time: %s", error)
+
+
+def _told(content: Mapping[str, Any]) -> str:
+    quick = content["fast"]
+    way = f"the fast way (overlap {quick['overlap']:g}, no mirroring, {quick['precision']})"
+    if "unknown" in content:
+        return f"{way}: what it costs in Dice is not known, since {content['unknown']}"
+    before, after = content["figures"]["usual"], content["figures"]["fast"]
+    return (
+        f"{way} on {content['cases']} validation cases: mean Dice {after['dice']:.4f} instead of {before['dice']:.4f} "
+        f"({after['dice'] - before['dice']:+.4f}), {after['seconds']:.2g} s per case instead of "
+        f"{before['seconds']:.2g}"
+    )

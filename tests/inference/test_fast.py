@@ -1,0 +1,144 @@
+"""The quick way, and what it is said to cost."""
+
+import json
+import logging
+import re
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from dlka_med.errors import InputError
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.inference import fast as module
+from dlka_med.inference.fast import fast_predictor
+from dlka_med.inference.predict import predict_images
+from dlka_med.inference.predictor import Predictor
+from dlka_med.prediction_folder import PredictionFolder
+from dlka_med.run_folder import RunFolder
+
+from .test_predict import Threshold, make_run, write_dataset, write_image
+
+
+class Drifting(Threshold):
+    """Its answer depends on where in the window a voxel is, and so on the overlap."""
+
+    passed = 0
+
+    def forward(self, x):
+        Drifting.passed += len(x)
+        return super().forward(x) + torch.tensor([0.0, 1.5, 0]).reshape(1, 3, 1, 1, 1) * torch.linspace(
+            -1, 1, x.shape[-1]
+        )
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> RunFolder:
+    """A run in the working folder beside its dataset, of which two cases validated."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Drifting())
+    monkeypatch.setattr(module, "_has_bf16", lambda device: False)
+    write_dataset(tmp_path / "data")
+    for number in range(3):
+        array = np.random.default_rng(number).choice([0, 3, 7], (11, 8, 9)).astype(np.uint8)
+        write_image(tmp_path / "data" / "imagesTr" / f"scan{number}.nii.gz", number)
+        like = nib.load(tmp_path / "data" / "imagesTr" / f"scan{number}.nii.gz")
+        nib.save(nib.Nifti1Image(array, like.affine), tmp_path / "data" / "labelsTr" / f"scan{number}.nii.gz")
+    run = make_run(tmp_path / "run")
+    run.split_file.write_text(json.dumps({"train": ["scan0"], "validation": ["scan1", "scan2"], "test": []}))
+    return RunFolder.open(run.path)
+
+
+def usual(run, **options) -> Predictor:
+    return Predictor.of_run(Drifting(), run.config, **options)
+
+
+def test_what_it_costs_is_what_evaluations_of_both_ways_say(run, caplog):
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        predict_images(run.path, "data", "quick", split="validation", fast=True)
+    predict_images(run.path, "data", "slow", split="validation")
+    content = json.loads((run.path / "fast.json").read_text())
+    quick, slow = (evaluate(name, "data").mean["dice"].mean for name in ("quick", "slow"))
+    assert content["figures"]["fast"]["dice"] == pytest.approx(quick)
+    assert content["figures"]["usual"]["dice"] == pytest.approx(slow)
+    assert quick != pytest.approx(slow, abs=1e-6)
+    told = (
+        f"the fast way (overlap 0.25, no mirroring, float32) on 2 validation cases: mean Dice {quick:.4f} instead of "
+        f"{slow:.4f} ({quick - slow:+.4f}), "
+    )
+    assert any(message.startswith(told) for message in caplog.messages)
+    (facts,) = PredictionFolder(run.path.parent / "quick").runs.values()
+    assert (facts["overlap"], facts["mirror_axes"]) == (0.25, [])
+
+
+def test_it_is_measured_once_for_weights_and_settings(run, monkeypatch, caplog):
+    fast_predictor(run, usual(run))
+    before = (run.path / "fast.json").read_bytes()
+    monkeypatch.setattr(module, "_measured", lambda *_: pytest.fail("measured again"))
+    quick = fast_predictor(run, usual(run))
+    assert (quick.overlap, quick.mirror_axes, quick.dtype) == (0.25, (), torch.float32)
+    monkeypatch.setattr(module, "_measured", lambda *_: {"unknown": "asked again"})
+    for change in (lambda: run.weights_file.write_bytes(b"other"), lambda: (run.path / "fast.json").write_text("{")):
+        (run.path / "fast.json").write_bytes(before)
+        change()
+        fast_predictor(run, usual(run))
+        assert "asked again" in (run.path / "fast.json").read_text()
+    run.weights_file.write_bytes(b"")
+    (run.path / "fast.json").write_bytes(before)
+    fast_predictor(run, usual(run, mirror_axes=(1,)))
+    assert "asked again" in (run.path / "fast.json").read_text()
+
+
+def test_mirroring_and_half_of_the_steps_are_spared(run):
+    predictor = usual(run, mirror_axes=(0, 1), overlap=0.5)
+    quick = fast_predictor(run, predictor)
+    layouts = [each.layout((40, 40, 40), np.eye(4)).count for each in (predictor, quick)]
+    assert layouts[1] < layouts[0] / 2
+    assert quick.mirror_axes == ()
+    assert fast_predictor(run, usual(run, overlap=0.1)).overlap == 0.1, "never slower"
+
+
+@pytest.mark.parametrize("quicker", [False, True])
+def test_bf16_is_taken_where_the_device_has_it_and_is_quicker_by_it(run, monkeypatch, quicker):
+    monkeypatch.setattr(module, "_has_bf16", lambda device: True)
+    plain = module.measure_window
+
+    def timed(predictor, channels):
+        seconds = 2.0 if (predictor.dtype == torch.bfloat16) is quicker else 3.0
+        return replace(plain(predictor, channels), seconds=seconds)
+
+    monkeypatch.setattr(module, "measure_window", timed)
+    for _ in range(2):
+        assert (fast_predictor(run, usual(run)).dtype == torch.bfloat16) is quicker
+        monkeypatch.setattr(module, "measure_window", lambda *_: pytest.fail("measured again"))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda root, run: root.rename("moved"), r"its dataset is no longer in data"),
+        (
+            lambda root, run: run.split_file.write_text(json.dumps({"train": [], "validation": [], "test": []})),
+            "no case",
+        ),
+        (lambda root, run: [(root / "labelsTr" / f"scan{i}.nii.gz").write_bytes(b"") for i in (1, 2)], "is empty"),
+    ],
+    ids=["moved", "nothing validated", "damaged"],
+)
+def test_without_the_cases_the_cost_is_not_known(run, tmp_path, caplog, change, reason):
+    images = tmp_path / "images"
+    write_image(images / "new.nii.gz", 5)
+    change(tmp_path / "data", run)
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        assert len(predict_images(run.path, images, tmp_path / "out", fast=True)) == 1
+    told = [message for message in caplog.messages if "what it costs in Dice is not known, since" in message]
+    assert len(told) == 1
+    assert re.search(reason, told[0])
+
+
+def test_options_that_contradict_it_are_refused(run):
+    for options in ({"mirror": True}, {"overlap": 0.5}, {"mirror": (0,)}):
+        with pytest.raises(InputError, match="the fast way chooses overlap and mirroring itself"):
+            predict_images(run.path, "data", "out", fast=True, **options)
