@@ -12,8 +12,8 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.shards import claimed, lock_of
 from dlka_med.text_files import read_text
-from dlka_med.training.shards import claimed, lock_of
 
 FACTORS = (1.0, 1 / 3, 3.0)  # on the learning rate of the recipe; of equal ones the first wins
 SHARE = 0.25  # of the limit of a run
