@@ -70,7 +70,10 @@ def modules() -> dict[str, str]:
 def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
     """Dotted names that a module imports anywhere in it, submodules resolved."""
     is_package = any(other.startswith(name + ".") for other in known)
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    if name == PACKAGE:  # it names for type checkers what it looks up later
+        tree.body = [node for node in tree.body if not is_for_types(node)]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -81,6 +84,10 @@ def imports(name: str, source: str, known: set[str]) -> Iterator[str]:
             for alias in node.names:
                 full = f"{base}.{alias.name}"
                 yield full if full in known else base
+
+
+def is_for_types(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
 
 
 def room_of(module: str) -> str | None:

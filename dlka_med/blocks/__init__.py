@@ -2,7 +2,7 @@
 
 from dlka_med.blocks.csp import C3_DCNv3_DLKA, DeformableBottleneck
 from dlka_med.blocks.dlka_block import DLKABlock
-from dlka_med.blocks.large_kernel_attention import LargeKernelAttention
+from dlka_med.blocks.large_kernel_attention import LargeKernelAttention, LargeKernelGate
 from dlka_med.blocks.patch import PatchDownsample, PatchExpand, PatchUpsample
 from dlka_med.blocks.residual_conv import ResidualConv
 
@@ -11,6 +11,7 @@ __all__ = [
     "DLKABlock",
     "DeformableBottleneck",
     "LargeKernelAttention",
+    "LargeKernelGate",
     "PatchDownsample",
     "PatchExpand",
     "PatchUpsample",

@@ -37,7 +37,7 @@ class DLKABlock(nn.Module):
     Args:
         channels: of input and output.
         spatial_dims: 2 or 3.
-        deformation: which convs of the attention's gate deform, see `LargeKernelAttention`; None: "dcnv3" in 2D,
+        deformation: which convs of the attention's gate deform, see `LargeKernelGate`; None: "dcnv3" in 2D,
             "dense" in 3D; "absent": the block has no attention.
         feed_forward: "residual_conv", or "conv_mlp": 1x1 conv, depthwise 3x3 conv, GELU, 1x1 conv.
         position_size: spatial shape of a learned position embedding, one vector per voxel, interpolated
@@ -47,7 +47,7 @@ class DLKABlock(nn.Module):
         dropout: probability that a channel ("residual_conv") or a value ("conv_mlp") is left out.
         norm: norm of the residual conv block.
         mlp_ratio: hidden channels of the MLP per channel.
-        **attention: further arguments of `LargeKernelAttention`.
+        **attention: further arguments of `LargeKernelGate`.
 
     Raises:
         ValueError: for an unknown choice, or a `position_size` of the wrong length.

@@ -1,6 +1,6 @@
 """Large kernel attention, plain and deformable (Azad et al., Beyond Self-Attention, WACV 2024, section 3)."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +18,31 @@ class LargeKernelGate(nn.Module):
     """x * pointwise(large kernel(x)), the large kernel being a chain of small convolutions.
 
     The chain is a depthwise conv, a dilated depthwise conv (both DCNv3 for `deformation="dcnv3"`) and, for
-    `deformation="dense"` and its undeformed twins, a dense conv. Arguments and shapes are those of
-    `LargeKernelAttention`.
+    `deformation="dense"` and its undeformed twins, a dense conv. x `(B, channels, *S)` -> the same shape.
+
+    Args:
+        channels: of input and output.
+        spatial_dims: 2 or 3.
+        deformation: which convs of the gate deform. "none": plain large kernel attention (Guo et al., Visual
+            Attention Network, 2023); "depthwise": both depthwise convs (2D D-LKA Net, with `bias=False`);
+            "dcnv3": both are DCNv3 layers of these kernels (see `dlka_med.layers.DCNv3`); "dense": both are plain
+            and a dense deformable conv follows (3D D-LKA Net). None: "dcnv3" in 2D, "dense" in 3D. To see what
+            deforming does: "still_dense" has the dense conv without offsets, "wide_dense" and "wide_depthwise" have
+            plain convs of as many parameters in place of the deformable ones (see `dlka_med.layers.WideConv`).
+        kernel_size: of the depthwise conv.
+        dilated_kernel_size: of the dilated depthwise conv.
+        dilation: of the dilated depthwise conv.
+        dense_kernel_size: of the dense deformable conv.
+        bias: whether the convs of the large kernel have one; the 1x1 convs and DCNv3 always do.
+        offset_groups: groups of channels that share offsets, a divisor of `channels`. None: 1, and for "dcnv3"
+            the greatest divisor of `channels` up to 4, the number of groups that DCNv3 has by default.
+        offset_limit: keeps learned offsets within this many voxels, and the kernel points that they move inside the
+            image; None, as published: no limit. All offsets start at zero; `dlka_med.layers.read_offsets` tells
+            those of an input, `measure_deformation` how far they go.
+
+    Raises:
+        ValueError: for other values of `spatial_dims` or `deformation`, an even kernel size, or `offset_groups`
+            that do not divide the channels.
     """
 
     def __init__(
@@ -94,57 +117,12 @@ class LargeKernelAttention(nn.Module):
     x `(B, channels, *S)` -> the same shape, `len(S) == spatial_dims`.
 
     Args:
-        channels: of input and output.
-        spatial_dims: 2 or 3.
-        deformation: which convs of the gate deform. "none": plain large kernel attention (Guo et al., Visual
-            Attention Network, 2023); "depthwise": both depthwise convs (2D D-LKA Net, with `bias=False`);
-            "dcnv3": both are DCNv3 layers of these kernels (see `dlka_med.layers.DCNv3`); "dense": both are plain
-            and a dense deformable conv follows (3D D-LKA Net). None: "dcnv3" in 2D, "dense" in 3D. To see what
-            deforming does: "still_dense" has the dense conv without offsets, "wide_dense" and "wide_depthwise" have
-            plain convs of as many parameters in place of the deformable ones (see `dlka_med.layers.WideConv`).
-        kernel_size: of the depthwise conv.
-        dilated_kernel_size: of the dilated depthwise conv.
-        dilation: of the dilated depthwise conv.
-        dense_kernel_size: of the dense deformable conv.
-        bias: whether the convs of the large kernel have one; the 1x1 convs and DCNv3 always do.
-        offset_groups: groups of channels that share offsets, a divisor of `channels`. None: 1, and for "dcnv3"
-            the greatest divisor of `channels` up to 4, the number of groups that DCNv3 has by default.
-        offset_limit: keeps learned offsets within this many voxels, and the kernel points that they move inside the
-            image; None, as published: no limit. All offsets start at zero; `dlka_med.layers.read_offsets` tells
-            those of an input, `measure_deformation` how far they go.
-
-    Raises:
-        ValueError: for other values of `spatial_dims` or `deformation`, an even kernel size, or `offset_groups`
-            that do not divide the channels.
+        channels, spatial_dims, deformation, **gate: of `LargeKernelGate`, which also says what is raised.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        spatial_dims: int,
-        deformation: Deformation | None = None,
-        *,
-        kernel_size: int = 5,
-        dilated_kernel_size: int = 7,
-        dilation: int = 3,
-        dense_kernel_size: int = 3,
-        bias: bool = True,
-        offset_groups: int | None = None,
-        offset_limit: float | None = None,
-    ) -> None:
+    def __init__(self, channels: int, spatial_dims: int, deformation: Deformation | None = None, **gate: Any) -> None:
         super().__init__()
-        self.gate = LargeKernelGate(
-            channels,
-            spatial_dims,
-            deformation,
-            kernel_size=kernel_size,
-            dilated_kernel_size=dilated_kernel_size,
-            dilation=dilation,
-            dense_kernel_size=dense_kernel_size,
-            bias=bias,
-            offset_groups=offset_groups,
-            offset_limit=offset_limit,
-        )
+        self.gate = LargeKernelGate(channels, spatial_dims, deformation, **gate)
         self.project_in = CONV[spatial_dims](channels, channels, 1)
         self.project_out = CONV[spatial_dims](channels, channels, 1)
 

@@ -47,7 +47,7 @@ class DLKANet2d(nn.Module):
         drop_path: probability that a residual branch of a block is left out for an image of the batch.
         layer_scale: start value of the factors of the blocks' residual branches.
         checkpointing: recompute the blocks' activations in the backward pass; same results, less memory.
-        **attention: further arguments of `dlka_med.blocks.LargeKernelAttention`; `bias` is False as published.
+        **attention: further arguments of `dlka_med.blocks.LargeKernelGate`; `bias` is False as published.
 
     Raises:
         ValueError: if an argument is out of range or timm has no such backbone.

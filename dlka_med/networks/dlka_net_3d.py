@@ -48,7 +48,7 @@ class DLKANet3d(nn.Module):
         norm: of the blocks' residual convs; "instance" for batches too small for running statistics.
         layer_scale: start value of the factor of each attention branch.
         checkpointing: recompute the blocks' activations in the backward pass; same results, less memory.
-        offset_groups, offset_limit: see `dlka_med.blocks.LargeKernelAttention`; the published network has no limit.
+        offset_groups, offset_limit: see `dlka_med.blocks.LargeKernelGate`; the published network has no limit.
 
     Raises:
         ValueError: if an argument is out of range or the stage lists differ in length.
