@@ -36,6 +36,7 @@ class RunFolder:
     checkpoint.ckpt      the latest state, to resume from
     trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
     metrics.csv, curve.png, log.txt
+    stop                 made by somebody while it trains, it ends the training with a validation
     calibration.json     the temperature of its probabilities, if they were calibrated, and reliability.png
     """
 
@@ -68,6 +69,10 @@ class RunFolder:
     @property
     def log_file(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def stop_file(self) -> Path:
+        return self.path / "stop"
 
     @property
     def calibration_file(self) -> Path:

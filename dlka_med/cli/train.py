@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dlka_med.cli.parser import OVERRIDES, fold_numbers, shard
+from dlka_med.cli.parser import OVERRIDES, fold_numbers, number, shard
 from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
 
@@ -18,10 +19,17 @@ SUMMARY = "train the network that a YAML file describes"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("config", type=Path, metavar="CONFIG", help="YAML file; with --resume also the run folder")
+    add("config", type=Path, metavar="CONFIG", help="YAML file; with --resume and --extend the run folder")
     add("--out", "-o", type=Path, metavar="RUN", help="run folder to make (runs/<name of the config>)")
     add("-s", "--set", **OVERRIDES, help="replace one value of the config, such as training.minutes=20; repeatable")
-    add("--resume", action="store_true", help="go on with an interrupted run")
+    further = parser.add_mutually_exclusive_group()
+    further.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    further.add_argument(
+        "--extend",
+        type=number(0.01),
+        metavar="N",
+        help="train the run CONFIG, finished or not, for N minutes more, or N epochs more if epochs end it",
+    )
     add(
         "--folds",
         type=fold_numbers,
@@ -44,26 +52,46 @@ def run(options: argparse.Namespace) -> None:
     path, out, many = existing(options.config, "the YAML file of a config"), options.out, options.folds is not None
     if options.shard is not None and not many:
         raise InputError("--shard shares out folds: add --folds all")
+    extend = options.extend is not None
+    resume = options.resume or extend
+    if extend and (many or not path.is_dir()):
+        raise InputError("--extend goes on with one run: name its folder, and leave out --folds")
     if path.is_dir():
-        if many or not options.resume:
+        if many or not resume:
             raise InputError(f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it")
         out = out or path
     config = load_config(path, options.overrides)
+    if extend:
+        config = _extended(config, options.extend)
     out = out or Path("runs") / config.name
     if many:
-        FoldsFolder(existing(out, "the folder of the folds") if options.resume else out).refuse_other()
-    elif options.resume:
+        FoldsFolder(existing(out, "the folder of the folds") if resume else out).refuse_other()
+    elif resume:
         RunFolder.open(out)
     else:
         RunFolder(could_hold_files(out)).refuse_started()
-    look_at_data(config, started=options.resume and not many)
+    look_at_data(config, started=resume and not many)
     if many:
         _train_folds(config, out, options)
         return
 
     from dlka_med.training.train import train
 
-    train(config, out, resume=options.resume)
+    train(config, out, resume=resume, extend=extend)
+
+
+def _extended(config: "RunConfig", more: float) -> "RunConfig":
+    """The config of a longer training; of two limits the other one grows in proportion."""
+    training, update = config.training, {}
+    if training.minutes is not None:
+        update["minutes"] = training.minutes + more
+        if training.epochs is not None:
+            update["epochs"] = ceil(training.epochs * update["minutes"] / training.minutes)
+    elif more != int(more):
+        raise InputError(f"--extend {more:g}: epochs end this run, so give a whole number of them")
+    else:
+        update["epochs"] = training.epochs + int(more)
+    return config.model_copy(update={"training": training.model_copy(update=update)})
 
 
 def look_at_data(config: "RunConfig", started: bool) -> None:

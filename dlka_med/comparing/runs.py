@@ -92,14 +92,16 @@ def trained(run: RunFolder, config: RunConfig, name: str) -> RunFolder:
         name: of the run, for the log.
 
     Raises:
-        InputError: as in `train`.
+        InputError: as in `train`, or somebody has ended it early.
     """
-    training = config.training
-    if has_finished(run, Budget(training.epochs, training.minutes, training.steps_per_epoch)):
+    if has_finished(run, Budget.of(config.training)):
         log.info("%s is finished", name)
         return RunFolder.open(run.path)
     log.info("%s %s, into %s", name, "goes on" if run.started else "is trained", run.path)
-    return train(config, run.path, resume=run.started, is_claimed=True)
+    made = train(config, run.path, resume=run.started, is_claimed=True)
+    if not has_finished(run, Budget.of(config.training)):
+        raise InputError(f"{run.path} was ended early: the same command goes on with it")
+    return made
 
 
 def _predicted(folder: ComparisonFolder, key: RunKey, run: RunFolder, device: str | None) -> Outcome:

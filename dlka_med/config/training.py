@@ -61,6 +61,9 @@ class Optimizer(Record):
     offset_rate: PositiveFloat = Field(
         0.3, description="factor on the learning rate of what predicts offsets and modulation, which does not decay"
     )
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="factors on the learning rate by module of the network, such as {encoder: 0.1}"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
     momentum: Probability = Field(0.99, description="sgd only")
     schedule: Literal["polynomial", "cosine"] = "polynomial"
@@ -99,6 +102,7 @@ class Training(Record):
     start_partially: bool = Field(
         False, description="take the tensors that fit, for other classes, channels or sizes; false: all have to fit"
     )
+    freeze: tuple[str, ...] = Field((), description="modules of the network that stay as they are, such as [encoder]")
     optimizer: Optimizer = Optimizer()
     loss: Loss = Loss()
     augmentation: Augmentation = Augmentation()

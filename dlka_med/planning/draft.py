@@ -145,6 +145,7 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
         "training.start_from": Choice(None, "a run folder to fine-tune"),
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
+        "training.freeze": Choice([], "all of the network learns"),
         **rules_training.optimizer(data.dims, full_steps, deforms="offset_limit" in NETWORKS[name.value].model_fields),
         **rules_training.loss(),
         **rules_training.augmentation(summary, data.dims, is_long, None),

@@ -81,6 +81,7 @@ def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
             if deforms
             else "of deformable layers, which this network has none of",
         ),
+        "rates": ({}, "all modules learn alike"),
         "weight_decay": (1e-2, "usual for adamw"),
         "momentum": (0.99, "of sgd only"),
         "schedule": ("cosine", "falls to zero with the end of the run"),

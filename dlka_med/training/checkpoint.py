@@ -82,7 +82,20 @@ def has_finished(run: RunFolder, budget: Budget) -> bool:
     return _is_over(SafeCheckpointIO().load_checkpoint(run.checkpoint_file), budget)
 
 
+def progress_of(file: Path, budget: Budget) -> float:
+    """Share of `budget` that the run of this checkpoint has used up.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    return _progress(SafeCheckpointIO().load_checkpoint(file), budget)
+
+
 def _is_over(state: Mapping[str, Any], budget: Budget) -> bool:
-    clock, validation = Clock(budget), state["callbacks"]["Validation"]
+    return _progress(state, budget) >= 1 and not state["callbacks"]["Validation"].get("due", False)
+
+
+def _progress(state: Mapping[str, Any], budget: Budget) -> float:
+    clock = Clock(budget)
     clock.load_state_dict(state["callbacks"]["Clock"])
-    return clock.progress(state["global_step"]) >= 1 and not validation.get("due", False)
+    return clock.progress(state["global_step"])

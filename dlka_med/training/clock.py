@@ -27,15 +27,20 @@ class Clock(pl.Callback):
 
     Args:
         now: tells the time, in seconds.
+        stop: whether somebody wants the run to end with this step.
 
     Attributes:
         seconds: of training and validation so far, over all resumed parts.
         validating: of these, spent on validations.
         estimate: seconds of one validation, as measured last; None before the first.
+        stopped: whether somebody wanted it to end.
     """
 
-    def __init__(self, budget: Budget, now: Callable[[], float] = time.monotonic) -> None:
-        self.budget, self.now = budget, now
+    def __init__(
+        self, budget: Budget, now: Callable[[], float] = time.monotonic, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.budget, self.now, self.stop = budget, now, stop
+        self.stopped = False
         self.seconds = self.validating = 0.0
         self.estimate: float | None = None
         self._zero = self._started_with = 0.0
@@ -57,8 +62,9 @@ class Clock(pl.Callback):
         return self.budget.seconds_left(step, self.seconds - self.validating, self.reserve)
 
     def look(self, task: SegmentationTask) -> None:
-        """Read the time; the other devices take that of the first."""
-        self.seconds = self._looked_at = agree([self.now() - self._zero], task.device)[0]
+        """Read the time, and whether the run is to stop; the other devices take what the first one finds."""
+        self.seconds, stopped = agree([self.now() - self._zero, self.stop()], task.device)
+        self._looked_at, self.stopped = self.seconds, bool(stopped)
         self._steps = 0
 
     def validated(self, task: SegmentationTask, seconds: float) -> None:
@@ -99,7 +105,7 @@ class Clock(pl.Callback):
             if trainer.world_size > 1:
                 self._blind_steps = min(int(LOOK_EVERY / max(self._pace, 1e-3)), trainer.num_training_batches)
         task.progress = max(task.progress, self.progress(trainer.global_step))
-        if task.progress >= 1:
+        if task.progress >= 1 or self.stopped:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:

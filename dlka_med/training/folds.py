@@ -128,10 +128,10 @@ def _check_started(config: RunConfig, folder: FoldsFolder, folds: Folds) -> None
     runs = folder.started(len(folds))
     for fold, run in runs.items():
         asked = _of_fold(config, folder, fold)
-        resumed_config(asked, RunFolder.open(run.path))
+        resumed_config(asked, RunFolder.open(run.path), extend=True)
         for key in sorted(LENGTH):
             before, now = (getattr(each.training, key.split(".")[1]) for each in (run.config, asked))
-            if before != now and has_finished(run, _budget(asked)):
+            if before != now and has_finished(run, Budget.of(asked.training)):
                 raise InputError(
                     f"{run.path} has trained for longer than is asked now: {key} is {before} there and {now} here; "
                     f"ask for {before} again, or name another folder"
@@ -152,7 +152,7 @@ def _check_start(config: RunConfig, dataset: Dataset, folder: FoldsFolder, folds
 
 def _train(config: RunConfig, run: RunFolder) -> None:
     training, fold = config.training, config.dataset.fold
-    if has_finished(run, _budget(config)):
+    if has_finished(run, Budget.of(config.training)):
         log.info("fold %s is finished", fold)
         return
     if training.devices * training.nodes > 1:
@@ -162,7 +162,7 @@ def _train(config: RunConfig, run: RunFolder) -> None:
             f"-s dataset.folds={config.dataset.folds} -s dataset.fold={fold} --out {run.path}"
         )
     log.info("fold %s %s, into %s", fold, "goes on" if run.started else "is trained", run.path)
-    train(config, run.path, resume=run.started, is_claimed=True)
+    train(config, run.path, resume=run.started, extend=run.started, is_claimed=True)
 
 
 def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, Any] | None:
@@ -171,7 +171,7 @@ def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, A
     before = _changed(file)
     with _whole_folder(folder):
         runs = {fold: folder.run(fold) for fold in range(len(folds))}
-        lacking = [str(fold) for fold, run in runs.items() if not has_finished(run, _budget(config))]
+        lacking = [str(fold) for fold, run in runs.items() if not has_finished(run, Budget.of(config.training))]
         if lacking:
             log.info(
                 "every case is predicted and evaluated when all folds are trained; missing: %s", ", ".join(lacking)
@@ -198,8 +198,3 @@ def _is_held(folder: FoldsFolder, fold: int) -> bool:
 
 def _whole_folder(folder: FoldsFolder) -> AbstractContextManager[bool]:
     return claimed(lock_of(folder.path / "all"), wait=True)
-
-
-def _budget(config: RunConfig) -> Budget:
-    training = config.training
-    return Budget(training.epochs, training.minutes, training.steps_per_epoch)

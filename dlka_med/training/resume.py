@@ -24,7 +24,7 @@ CHANGEABLE = {
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
 
 LENGTH = {"training.epochs", "training.minutes"}
-"""Those of them that decide how long it learns."""
+"""Those of them that decide how long it learns, which only a run that is extended may change."""
 
 LEFT_OPEN = {
     "dataset.channels",
@@ -35,28 +35,35 @@ LEFT_OPEN = {
 """Settings whose null means: as follows from the dataset."""
 
 
-def resumed_config(asked: RunConfig, run: RunFolder) -> RunConfig:
+def resumed_config(asked: RunConfig, run: RunFolder, *, extend: bool = False) -> RunConfig:
     """The run's own config with what may be changed taken from `asked`.
 
     What `asked` leaves open (null channels, labels and flip axes, intensity auto, CT statistics) is as the run
     resolved it.
 
+    Args:
+        extend: whether it may train for longer, or shorter, than the run was made for.
+
     Raises:
         InputError: another difference, each named with both values.
     """
+    changeable = CHANGEABLE if extend else CHANGEABLE - LENGTH
     old, new = (flat(with_absolute_paths(config).model_dump()) for config in (run.config, asked))
     differences = []
     for key in old.keys() | new.keys():
         before, after = old.get(key), new.get(key)
-        if before == after or key in CHANGEABLE:
+        if before == after or key in changeable:
             continue
         if (after is None and key in LEFT_OPEN) or (key == "preprocessing.intensity" and _left_open(before, after)):
             continue
         differences.append(f"{key}: {after!r} asked, {before!r} in the run")
     if differences:
+        longer = any(difference.startswith(tuple(LENGTH)) for difference in differences)
+        hint = "; dlka train RUN --extend N goes on for longer" if longer else ""
         raise InputError(
             f"cannot resume {run.path} with another config, train into another folder instead: "
             + "; ".join(sorted(differences))
+            + hint
         )
     merged = run.config.model_dump()
     for key in CHANGEABLE:

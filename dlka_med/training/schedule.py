@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from dlka_med.config.training import Training
+
 VALIDATION_SHARE = 0.15  # of the minutes
 VALIDATIONS = 5  # so many, at least, fit into the share
 
@@ -15,6 +17,10 @@ class Budget:
     epochs: int | None
     minutes: float | None
     steps_per_epoch: int
+
+    @classmethod
+    def of(cls, training: Training) -> "Budget":
+        return cls(training.epochs, training.minutes, training.steps_per_epoch)
 
     @property
     def longest_validation(self) -> float:

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from dlka_med.config.labels import LabelScheme
-from dlka_med.config.training import Optimizer
 from dlka_med.config.training import Training as TrainingConfig
-from dlka_med.layers import offset_parameters
 from dlka_med.losses import PyramidLoss
+from dlka_med.training.parameters import frozen_modules, make_optimizer
 from dlka_med.training.schedule import learning_rate_factor
 
 
@@ -25,6 +24,7 @@ class SegmentationTask(pl.LightningModule):
     def __init__(self, network: nn.Module, training: TrainingConfig, labels: LabelScheme, seed: int = 0) -> None:
         super().__init__()
         self.network = network
+        self._frozen = frozen_modules(network, training.freeze)
         self.training_config = training
         self.seed = seed
         self.loss = PyramidLoss.of(training.loss, labels, network.scale_strides)
@@ -32,11 +32,19 @@ class SegmentationTask(pl.LightningModule):
         self.progress = 0.0
         self.row: dict[str, float] = {}
         self._losses: list[Tensor] = []
+        self.train()
 
     @property
     def shipped_network(self) -> nn.Module:
         """The network that validation judges and the run folder keeps."""
         return self.network if self.averaged is None else self.averaged.module
+
+    def train(self, mode: bool = True) -> "SegmentationTask":
+        """As of every module, but that frozen ones keep their norms' statistics."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def training_step(self, batch: dict[str, Tensor], index: int) -> Tensor:
         image = batch["image"]
@@ -75,32 +83,6 @@ class SegmentationTask(pl.LightningModule):
         if not self._losses:
             return float("nan")
         return float(self.trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean"))
-
-
-def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW.
-
-    Vectors (biases, norms, layer scales) do not decay, nor does what predicts offsets and modulation, which learns
-    at `settings.offset_rate` times the learning rate (Dai et al., ICCV 2017, section 3, and Zhu et al., CVPR 2019,
-    appendix, slow it down likewise). Each group keeps its factor of the learning rate under "rate".
-    """
-    moving = {id(p) for p in offset_parameters(network)}
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    still = [p for p in parameters if id(p) not in moving]
-    groups = [
-        {"params": [p for p in still if p.ndim > 1], "weight_decay": settings.weight_decay, "rate": 1.0},
-        {"params": [p for p in still if p.ndim <= 1], "weight_decay": 0.0, "rate": 1.0},
-        {
-            "params": [p for p in parameters if id(p) in moving],
-            "weight_decay": 0.0,
-            "rate": settings.offset_rate,
-            "lr": settings.learning_rate * settings.offset_rate,
-        },
-    ]
-    if settings.name == "sgd":
-        momentum = settings.momentum
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 
 def _average(network: nn.Module, decay: float) -> AveragedModel:

@@ -13,6 +13,7 @@ from torch.backends import cudnn
 
 from dlka_med.config.labels import IGNORED
 from dlka_med.config.schema import RunConfig
+from dlka_med.config.training import Training
 from dlka_med.errors import InputError
 from dlka_med.files import remove_unfinished, writable_folder
 from dlka_med.inference.predictor import Predictor
@@ -21,14 +22,14 @@ from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder, build_run_network
 from dlka_med.shards import claimed, lock_of
 from dlka_med.training.callbacks import Recorder, Safekeeping
-from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint
+from dlka_med.training.checkpoint import SafeCheckpointIO, is_finished, latest_checkpoint, progress_of
 from dlka_med.training.clock import TIME_OF, Clock
 from dlka_med.training.data import RunData
 from dlka_med.training.deformation import DeformationMonitor
 from dlka_med.training.interruption import Interruption
 from dlka_med.training.log import training_words
 from dlka_med.training.resume import resumed_config
-from dlka_med.training.schedule import Budget
+from dlka_med.training.schedule import Budget, learning_rate_factor
 from dlka_med.training.start import first_network
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.validation import Validation
@@ -38,7 +39,9 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 log = logging.getLogger("dlka_med")
 
 
-def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claimed: bool = False) -> RunFolder:
+def train(
+    config: RunConfig, out: str | Path, *, resume: bool = False, extend: bool = False, is_claimed: bool = False
+) -> RunFolder:
     """Train the network of a config and keep the weights that validate best.
 
     Validation predicts the held-out fold with the `Predictor` that ships, on the scans' own grids; test cases are
@@ -49,6 +52,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claime
             result so far (`dlka_med.training.resume.CHANGEABLE`).
         out: the run folder to make; with `resume`, to go on with.
         resume: continue exactly: epoch, optimiser, schedule, random state, best score.
+        extend: with `resume`, `config` may have more epochs or minutes than the run was made for. Its learning rate
+            goes back up to where the longer course has it, and falls to zero at the new end; the log says so.
         is_claimed: the caller keeps other processes out of the folder.
 
     Raises:
@@ -58,8 +63,10 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claime
     """
     run = RunFolder(Path(out))
     with training_words(run), nullcontext() if is_claimed else _claimed(run):
+        before = None
         if resume:
-            config = resumed_config(config, RunFolder.open(run.path))
+            before = RunFolder.open(run.path).config.training
+            config = resumed_config(config, RunFolder.open(run.path), extend=extend)
         elif rank_zero_only.rank == 0:
             run.refuse_started()
             writable_folder(run.path.parent)
@@ -67,6 +74,8 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claime
         if rank_zero_only.rank == 0:
             remove_unfinished(run.path)
         checkpoint = latest_checkpoint(run) if resume else None
+        if checkpoint is not None and before is not None:
+            _tell_course(checkpoint, before, config.training)
         data = RunData(config, run.path, resume)
         if checkpoint is None:
             network = first_network(data.config, data.held_out)
@@ -75,6 +84,21 @@ def train(config: RunConfig, out: str | Path, *, resume: bool = False, is_claime
         task = SegmentationTask(network, data.config.training, data.config.dataset.scheme, config.seed)
         _fit(task, data, checkpoint)
     return RunFolder.open(run.path)
+
+
+def _tell_course(checkpoint: Path, before: Training, now: Training) -> None:
+    """Say where the learning rate goes on if the run became longer or shorter."""
+    if (before.epochs, before.minutes) == (now.epochs, now.minutes) or rank_zero_only.rank != 0:
+        return
+    settings, rates = now.optimizer, []
+    for training in (before, now):
+        progress = progress_of(checkpoint, Budget.of(training))
+        rates.append(settings.learning_rate * learning_rate_factor(progress, settings.schedule, settings.warmup))
+    log.info(
+        "the run gets another length: its learning rate, which stood at %.2e, goes on at %.2e and falls to zero at the "
+        "new end",
+        *rates,
+    )
 
 
 @contextmanager
@@ -92,8 +116,8 @@ def _claimed(run: RunFolder) -> Iterator[None]:
 
 def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None:
     config, training, run = data.config, data.config.training, data.run
-    budget = Budget(training.epochs, training.minutes, training.steps_per_epoch)
-    clock = Clock(budget, TIME_OF[training.clock])
+    interruption = Interruption(run)
+    clock = Clock(Budget.of(training), TIME_OF[training.clock], interruption.asked)
     validation = Validation(
         _scorer(data),
         data.split["validation"][: training.validation_cases],
@@ -104,11 +128,10 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
         clock,
     )
     if checkpoint is not None and is_finished(checkpoint, task, clock.budget):
-        log.info("%s is finished: raise training.minutes or training.epochs to go on", run.path)
+        log.info("%s is finished: dlka train %s --extend N goes on for longer", run.path, run.path)
         return
     if not validation.cases and rank_zero_only.rank == 0:
         log.info("dataset.fold is all: nothing validates, and the latest weights are kept without a score")
-    interruption = Interruption()
     with _fastest_algorithms():
         trainer = pl.Trainer(
             max_epochs=-1,  # the clock ends the run
@@ -134,7 +157,7 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        with interruption.told(run):
+        with interruption.told():
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
 
 

@@ -38,7 +38,7 @@ def test_the_clock_ends_a_run_and_drives_the_rate(config, tmp_path, monkeypatch)
     steps = len(seen)
     train(config, tmp_path / "run", resume=True)
     assert len(seen) == steps, "a finished run has nothing to do"
-    train(changed(config, minutes=0.2), tmp_path / "run", resume=True)
+    train(changed(config, minutes=0.2), tmp_path / "run", resume=True, extend=True)
     assert len(seen) > steps
     assert 0.5 < seen[steps][0] < 0.95
 

@@ -11,7 +11,7 @@ from dlka_med.config.loading import load_config
 from dlka_med.config.training import Optimizer
 from dlka_med.layers import Deformation, DeformConv, effects_of_layers
 from dlka_med.training.deformation import DeformationMonitor, columns, summary, tell_effects
-from dlka_med.training.task import make_optimizer
+from dlka_med.training.parameters import make_optimizer
 from dlka_med.training.train import train
 
 HEALTHY = Deformation(displacement=0.5, largest=3.0, outside=0.12, outside_undeformed=0.09)

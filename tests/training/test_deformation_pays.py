@@ -13,8 +13,8 @@ from dlka_med.layers import measure_deformation, read_offsets, without_offsets
 from dlka_med.layers.conv import CONV
 from dlka_med.losses import DiceCELoss
 from dlka_med.metrics import dice
+from dlka_med.training.parameters import make_optimizer
 from dlka_med.training.schedule import learning_rate_factor
-from dlka_med.training.task import make_optimizer
 from tests.distorted import distorted
 
 STEPS, BATCH, CHANNELS = 250, 8, 8

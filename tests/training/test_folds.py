@@ -39,7 +39,7 @@ def trained(crossvalidated, monkeypatch):
     """Folds are copied instead of trained; which, and whether they were resumed."""
     calls = []
 
-    def copy(config, out, *, resume=False, is_claimed=False):
+    def copy(config, out, *, resume=False, extend=False, is_claimed=False):
         assert is_claimed
         calls.append((config.dataset.fold, resume))
         if not resume:
@@ -91,11 +91,11 @@ def test_interrupted_inside_and_between_folds_it_ends_as_if_nothing_had_been(
     monkeypatch.setattr(Recorder, "on_train_epoch_end", record)
     calls = []
 
-    def train_one(config, path, *, resume, is_claimed):
+    def train_one(config, path, *, resume, extend, is_claimed):
         calls.append((config.dataset.fold, resume))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(config, path, resume=resume, is_claimed=is_claimed)
+        return train(config, path, resume=resume, extend=extend, is_claimed=is_claimed)
 
     monkeypatch.setattr("dlka_med.training.folds.train", train_one)
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +164,7 @@ def test_of_two_that_finish_together_one_makes_the_result(config, complete, trai
     rival = threading.Thread(target=finish_first)
     shutil.move(complete.run(2).path, complete.path / ".moved")
 
-    def train_last(config, out, *, resume, is_claimed):
+    def train_last(config, out, *, resume, extend, is_claimed):
         shutil.move(complete.path / ".moved", out)
         rival.start()
         assert held.wait(30)
@@ -214,7 +214,7 @@ def test_a_fold_that_comes_with_another_length_makes_no_result(config, complete,
     """Another process trains it meanwhile, with another config."""
     shutil.move(complete.run(2).path, complete.path / ".moved")
 
-    def bring(asked, out, *, resume, is_claimed):
+    def bring(asked, out, *, resume, extend, is_claimed):
         shutil.move(complete.path / ".moved", out)
         save_config(changed(complete.run(2).config, epochs=3), complete.run(2).config_file)
 

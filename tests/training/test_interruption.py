@@ -8,8 +8,12 @@ import time
 import pytest
 
 from dlka_med.run_folder import RunFolder
+from dlka_med.training.task import SegmentationTask
+from dlka_med.training.train import train
 
-from .runs import command, rows_of
+from .runs import changed, command, rows_of
+
+NO_SIGNAL = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
 
 
 @pytest.mark.slow
@@ -36,6 +40,37 @@ def test_a_signal_leaves_a_folder_that_resumes(config_file, tmp_path, number, co
     assert "--resume goes on" in errors
     assert "Traceback" not in errors
     done = len(rows_of(RunFolder(out)))
-    goal = ["-s", f"training.epochs={done + 1}", "-s", "training.validate_every=1000", "--resume"]
-    subprocess.run(command(config_file, out, *goal), check=True, timeout=120)
+    config = RunFolder.open(out).config
+    train(changed(config, epochs=done + 1), out, resume=True, extend=True)
     assert len(rows_of(RunFolder(out))) >= done + 1
+
+
+@pytest.mark.parametrize("by", ["file", pytest.param("signal", marks=NO_SIGNAL)])
+def test_a_wish_ends_a_run_with_a_valid_result(config, tmp_path, monkeypatch, caplog, by):
+    """In the middle of its second epoch; what is left is made up for by --resume."""
+    out, steps = tmp_path / "run", []
+    step = SegmentationTask.on_train_batch_end
+
+    def wish(self, *batch):
+        step(self, *batch)
+        steps.append(1)
+        if len(steps) == 4:
+            (out / "stop").touch() if by == "file" else os.kill(os.getpid(), signal.SIGUSR1)
+
+    caplog.set_level("INFO", "dlka_med")
+    before = signal.getsignal(getattr(signal, "SIGUSR1", signal.SIGINT))
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "on_train_batch_end", wish)
+        run = train(changed(config, epochs=3, steps_per_epoch=3, validate_every=1000), out)
+    assert len(steps) in (4, 5)
+    rows = rows_of(run)
+    assert [int(row["step"]) for row in rows] == [3, len(steps)]
+    assert rows[-1]["dice"], "the last epoch validates"
+    assert run.weights_metadata["epoch"] == "2"
+    assert "ended as asked, with validated weights" in caplog.text
+    assert not run.stop_file.exists()
+    assert signal.getsignal(getattr(signal, "SIGUSR1", signal.SIGINT)) == before
+    run.stop_file.touch()  # left over: it is of no training
+    train(run.config, out, resume=True)
+    assert int(rows_of(run)[-1]["step"]) == 9
+    assert not run.stop_file.exists()

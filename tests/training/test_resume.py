@@ -118,7 +118,7 @@ def test_resume_refuses_what_is_no_checkpoint_of_this_run(config, finished, tmp_
         if content is not None:
             finished.checkpoint_file.write_bytes(content)
         with pytest.raises(InputError, match=words):
-            train(config, finished.path, resume=True)
+            train(config, finished.path, resume=True, extend=True)
     assert finished.weights_file.read_bytes() == weights
 
 
@@ -129,7 +129,7 @@ def test_a_run_resumes_from_another_folder(config, tmp_path, monkeypatch):
     run = train(changed(near, epochs=1, steps_per_epoch=1), tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     saved = load_config(run.path, ["training.epochs=2"])
-    assert len(rows_of(train(saved, run.path, resume=True))) == 2
+    assert len(rows_of(train(saved, run.path, resume=True, extend=True))) == 2
 
 
 def test_resume_of_no_run_is_refused(config, tmp_path):
@@ -146,3 +146,24 @@ def test_a_run_without_an_epoch_may_start_again(config, tmp_path, monkeypatch):
     (tmp_path / "run" / ".writing-abcdefgh-checkpoint.ckpt").write_text("of a killed process")
     assert train(config, tmp_path / "run").started
     assert not list((tmp_path / "run").glob(".writing-*"))
+
+
+def test_an_extended_run_says_where_its_learning_rate_goes_on(finished, caplog):
+    """Cosine without warmup: at half of the longer course it is at half of its height."""
+    run, length = finished, len(rows_of(finished))
+    longer = changed(run.config, epochs=2 * length)
+    with pytest.raises(InputError, match=r"training.epochs: .*; dlka train RUN --extend N goes on for longer"):
+        train(longer, run.path, resume=True)
+    caplog.set_level("INFO", "dlka_med")
+    train(longer, run.path, resume=True, extend=True)
+    rows = rows_of(run)
+    assert len(rows) == 2 * length
+    full = run.config.training.optimizer.learning_rate
+    assert f"which stood at 0.00e+00, goes on at {full / 2:.2e} and falls to zero" in caplog.text
+    first = float(rows[length]["learning_rate"])
+    assert 0.2 * full < first <= 0.51 * full
+    assert type(run).open(run.path).config.training.epochs == 2 * length
+    caplog.clear()
+    train(longer, run.path, resume=True, extend=True)
+    assert "is finished: dlka train" in caplog.text
+    assert "goes on at" not in caplog.text

@@ -164,7 +164,7 @@ def test_a_training_starts_there_even_if_its_first_epoch_is_interrupted(
     if not interrupted:
         other.weights_file.unlink()
         monkeypatch.chdir("/")
-        train(changed(run.config, epochs=2), run.path, resume=True)
+        train(changed(run.config, epochs=2), run.path, resume=True, extend=True)
 
 
 def test_pretrained_weights_are_loaded_unless_others_replace_them(tmp_path, monkeypatch, known, caplog):
