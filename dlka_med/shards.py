@@ -84,6 +84,28 @@ def claimed(file: Path, *, wait: bool, silently: bool = False) -> Iterator[bool]
         lock.release()
 
 
+@contextmanager
+def outlasting(folder: Path, shard: Shard) -> Iterator[None]:
+    """What a user has to mend is raised when the other shards that are at work in the folder have ended.
+
+    Launchers stop all processes as soon as one of them fails, and with them what the others could still do.
+    """
+    index, count = shard
+    locks = [lock_of(folder / f"shard_{number}_of_{count}") for number in range(count)]
+    mistake: InputError | None = None
+    with claimed(locks[index], wait=True):
+        try:
+            yield
+        except InputError as error:
+            mistake = error
+    if mistake is None:
+        return
+    for lock in locks:
+        with claimed(lock, wait=True, silently=True):
+            pass
+    raise mistake
+
+
 def _choose_gpu(local: int, environment: MutableMapping[str, str]) -> None:
     import torch
 

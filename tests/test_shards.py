@@ -1,10 +1,14 @@
 """Processes that share folds: what their launcher says, and who holds what."""
 
+import threading
+import time
+
 import pytest
 from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning_fabric.utilities.rank_zero import _get_rank
 
-from dlka_med.shards import claimed, leave_launcher
+from dlka_med.errors import InputError
+from dlka_med.shards import claimed, leave_launcher, outlasting
 
 TORCHRUN = {
     **{"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "1"},
@@ -61,3 +65,44 @@ def test_a_lock_is_held_by_one(tmp_path):
             assert other
     with claimed(tmp_path / "locks" / "a.lock", wait=True) as again:
         assert again
+
+
+def test_a_mistake_is_raised_when_the_others_have_ended(tmp_path):
+    """Or else a launcher would end them."""
+    events, begun = [], threading.Event()
+
+    def other(number):
+        with outlasting(tmp_path, (number, 3)):
+            events.append("begins")
+            if events.count("begins") == 2:
+                begun.set()
+            time.sleep(0.2 * number)
+            events.append("ends")
+
+    threads = [threading.Thread(target=other, args=(number,)) for number in (0, 2)]
+    for thread in threads:
+        thread.start()
+    assert begun.wait(20)
+    with pytest.raises(InputError, match="one case"), outlasting(tmp_path, (1, 3)):
+        raise InputError("one case")
+    assert events.count("ends") == 2
+    for thread in threads:
+        thread.join()
+
+
+def test_two_that_make_mistakes_do_not_wait_for_each_other(tmp_path):
+    def fails(number):
+        with pytest.raises(InputError), outlasting(tmp_path, (number, 2)):
+            raise InputError("one case")
+
+    threads = [threading.Thread(target=fails, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+
+def test_errors_of_other_kinds_are_raised_at_once(tmp_path):
+    with outlasting(tmp_path, (0, 2)), pytest.raises(ZeroDivisionError), outlasting(tmp_path, (1, 2)):
+        raise ZeroDivisionError

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 from dlka_med.cli.parser import device, number, shard
@@ -73,27 +74,28 @@ def run(options: argparse.Namespace) -> None:
     if options.fast and (options.mirror is not False or options.overlap is not None):
         raise InputError("--fast chooses overlap and mirroring itself: leave out the others, or --fast")
 
-    from dlka_med.shards import leave_launcher
+    from dlka_med.shards import ALONE, leave_launcher, outlasting
 
-    mine = options.shard or leave_launcher()
+    launched = ALONE if options.shard else leave_launcher()
 
     from dlka_med.inference.predict import predict_images
 
-    predict_images(
-        options.run,
-        options.images,
-        options.out,
-        split=options.split,
-        device=options.device,
-        mirror=options.mirror,
-        overlap=options.overlap,
-        skip_existing=options.skip_existing,
-        one_file_per_case=options.one_file_per_case,
-        memory=options.memory,
-        shard=mine,
-        crop=options.crop,
-        fast=options.fast,
-    )
+    with nullcontext() if launched == ALONE else outlasting(options.out, launched):
+        predict_images(
+            options.run,
+            options.images,
+            options.out,
+            split=options.split,
+            device=options.device,
+            mirror=options.mirror,
+            overlap=options.overlap,
+            skip_existing=options.skip_existing,
+            one_file_per_case=options.one_file_per_case,
+            memory=options.memory,
+            shard=options.shard or launched,
+            crop=options.crop,
+            fast=options.fast,
+        )
 
 
 def _axes(text: str) -> tuple[int, ...]:

@@ -119,7 +119,8 @@ def predict_images(
     origin = Origin([folder])
     if skip_existing:
         unfinished = refuse_others(record, facts, existing)
-        cases = [case for case in cases if case.id not in existing or case.id in unfinished]
+        among, cases = len(cases), [case for case in cases if case.id not in existing or case.id in unfinished]
+        logger.info("%d of %d cases are predicted already", among - len(cases), among)
     writable_folder(out)
     _write_names(out / "labels.json", dataset, replace=overwrite)
     if not cases:

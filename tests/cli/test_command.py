@@ -179,11 +179,21 @@ def test_predict_calls(library):
     assert library.calls[1][2]["shard"] == (1, 3)
 
 
-def test_predict_takes_its_shard_from_a_launcher(library, monkeypatch):
+def test_predict_takes_its_shard_from_a_launcher(library, monkeypatch, tmp_path):
     for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    assert cli.main(["predict", "run", "images", "-o", "out"]) == 0
+    assert cli.main(["predict", "run", "images", "-o", str(tmp_path / "out")]) == 0
     assert library.calls[0][2]["shard"] == (2, 4)
+
+
+def test_predict_is_fast_and_cropped_on_request(library, capsys):
+    assert cli.main(["predict", "run", "images", "-o", "out"]) == 0
+    assert (library.calls[0][2]["fast"], library.calls[0][2]["crop"]) == (False, None)
+    assert cli.main(["predict", "run", "images", "-o", "out", "--fast", "--crop", "labels"]) == 0
+    assert (library.calls[1][2]["fast"], library.calls[1][2]["crop"]) == (True, Path("labels"))
+    for words in (["--mirror"], ["--overlap", "0.5"], ["--mirror-axes", "0"]):
+        assert cli.main(["predict", "run", "images", "-o", "out", "--fast", *words]) == 2
+        assert "--fast chooses overlap and mirroring itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
