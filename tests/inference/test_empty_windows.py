@@ -38,7 +38,7 @@ def test_logits_are_those_of_all_windows_and_the_empty_one_passes_once(dims, bat
     signs = {"nothing": "000", "empty": "11111"}.get(pattern, pattern)
     windows = torch.randn(len(signs), 2, *(7, 6, 5)[:dims], generator=random)
     for window, sign in zip(windows, signs, strict=True):
-        window[:, 0] = torch.tensor(empty).reshape(2, *[1] * (dims - 1))
+        window[:, 0], window[0] = torch.tensor(empty).reshape(2, *[1] * (dims - 1)), empty[0]
         if sign == "1":
             window[...] = torch.tensor(empty).reshape(2, *[1] * dims)
     network, plain = Counting(dims), Counting(dims)
