@@ -105,7 +105,11 @@ def test_cases_are_read_and_written_beside_the_network_where_all_fits(budget, ca
     """Writing behind takes less than reading ahead, and is given up last."""
     one, caplog.handler.level = extent(), logging.INFO
     alone, written, read = budget(100).peak(one, Load(4)), 3 * one.native, one.preparing
-    for more, fits in ((written + read, (True, True)), (0.99 * read, (True, False)), (0.99 * written, (False, False))):
+    for more, fits in (
+        (written + read, (True, True)),
+        (0.9 * (written + read), (True, False)),
+        (0.99 * written, (False, False)),
+    ):
         made = budget((alone + module.MARGIN * more) / GIB + 1e-6)
         with caplog.at_level(logging.INFO, "dlka_med"):
             caplog.clear()
