@@ -14,8 +14,9 @@ from dlka_med.errors import InputError
 from dlka_med.files import writable_folder
 from dlka_med.inference.device import find_device
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
-from dlka_med.inference.predictor import Predictor, Progress
+from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.temperature import digest_of_weights
+from dlka_med.inference.windows import Progress
 from dlka_med.progress import progress, within
 from dlka_med.run_folder import FoldsFolder, RunFolder
 
@@ -46,7 +47,7 @@ def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VEC
     show, done, total = progress("predicting"), 0, sum(len(one.cases) for one in runs)
     weights = {one.run.path.resolve().name: digest_of_weights(one.run) for one in runs}
     for one in runs:
-        predictor = Predictor.of_run(one.run.load_network(), one.run.config, device=place)
+        predictor = Predictor.of_config(one.run.load_network(), one.run.config, device=place)
         for case in one.cases:
             samples += _sampled(predictor, one.run, case, vectors, within(show, done, total))
             done += 1

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlka_med.data.cases import Case, Dataset, dataset_of
-from dlka_med.data.folds import read_folds
 from dlka_med.errors import InputError
-from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.inference.members import runs_of
+from dlka_med.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,7 @@ def held_out(path: str | Path) -> list[HeldOut]:
         InputError: there is no such run, it has no weights yet, a fold is missing, nothing validates, or the dataset
             is not where the run's config says, or lacks a case or a label.
     """
-    folder = FoldsFolder(Path(path))
-    if not folder.folds_file.is_file():
-        return [_of_run(RunFolder.open(path))]
-    folds = [folder.run(fold) for fold in range(len(read_folds(folder.folds_file)))]
-    if missing := [run.path.name for run in folds if not run.weights_file.is_file()]:
-        raise InputError(
-            f"{folder.path}: {', '.join(missing)} of {len(folds)} folds has no weights yet: finish "
-            "dlka train --folds all first, or calibrate a single fold"
-        )
-    return [_of_run(RunFolder.open(run.path)) for run in folds]
+    return [_of_run(run) for run in runs_of(path)]
 
 
 def _of_run(run: RunFolder) -> HeldOut:

@@ -14,9 +14,11 @@ SUMMARY = "write a label map for each image, on the image's own grid"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=Path, metavar="RUN", help="run folder made by dlka train")
+    add("run", type=Path, metavar="RUN", help="run folder made by dlka train, or a folder of folds")
     add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a dataset")
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for the label maps")
+    told = "another run that predicts together with RUN: probabilities are averaged; repeatable"
+    add("--with", dest="others", type=Path, action="append", default=[], metavar="RUN", help=told)
     add(
         "--split",
         choices=("train", "validation", "test", "all"),
@@ -57,6 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="files that end in _0000, _0001 and so on are cases of their own, not channels of one",
     )
+    add(
+        "--probabilities",
+        nargs="?",
+        const="uint8",
+        choices=("uint8", "float16"),
+        help="also write those of all classes or regions into OUT/probabilities, as uint8 (the default) or float16",
+    )
+    told = "also write into OUT/uncertainty how unsure it is, and into OUT/disagreement how far runs disagree"
+    add("--uncertainty", action="store_true", help=told)
+    told = "probability over which a voxel belongs to a region (0.5); repeatable"
+    add("--threshold", type=_threshold, action="append", default=[], metavar="REGION=P", help=told)
     told = "leave out cases that OUT holds already, by this run with these settings"
     add("--skip-existing", action="store_true", help=told)
     told = "predict only the I-th case, counted from 0, and every N-th after it: for N commands at a time"
@@ -64,9 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from dlka_med.run_folder import RunFolder
+    from dlka_med.inference.members import members_of
 
-    RunFolder.open(options.run).refuse_untrained()
+    runs = [options.run, *options.others]
+    for member in members_of(runs):
+        member.refuse_untrained()
     existing(options.images, "an image file, a folder of them, or a dataset")
     could_hold_files(options.out)
     if options.crop is not None:
@@ -82,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
     with nullcontext() if launched == ALONE else outlasting(options.out, launched):
         predict_images(
-            options.run,
+            runs if options.others else options.run,
             options.images,
             options.out,
             split=options.split,
@@ -95,7 +110,17 @@ def run(options: argparse.Namespace) -> None:
             shard=options.shard or launched,
             crop=options.crop,
             fast=options.fast,
+            probabilities=options.probabilities,
+            uncertainty=options.uncertainty,
+            thresholds=dict(options.threshold),
         )
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    region, equals, probability = text.rpartition("=")
+    if not equals or not region:
+        raise argparse.ArgumentTypeError(f"expected REGION=P, such as core=0.4, got {text!r}")
+    return region, number(0, below=1)(probability)
 
 
 def _axes(text: str) -> tuple[int, ...]:

@@ -51,7 +51,7 @@ def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelSchem
     for index, path in enumerate(case.images):
         with _hint_at_separate_images(case):
             array, grid = reader.image(path, channels if len(case.images) == 1 else channels[index : index + 1])
-        _refuse_nonfinite(path, array)
+        refuse_nonfinite(path, array)
         arrays.append(array)
         grids.append(grid)
     label = None
@@ -96,7 +96,8 @@ def _read_label(path: Path, labels: LabelScheme) -> tuple[np.ndarray, Grid]:
     return _class_indices(path, values, labels), grid
 
 
-def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
+def refuse_nonfinite(path: Path | str, volume: np.ndarray) -> None:
+    """Raise `InputError` that names the file if a voxel is NaN or infinite."""
     finite = np.isfinite(volume)
     if not finite.all():
         nans = int(np.isnan(volume).sum())
@@ -107,7 +108,7 @@ def _refuse_nonfinite(path: Path, volume: np.ndarray) -> None:
 
 
 def _class_indices(path: Path, values: np.ndarray, labels: LabelScheme) -> np.ndarray:
-    _refuse_nonfinite(path, values)
+    refuse_nonfinite(path, values)
     declared = np.array(labels.values)
     indices, broken, strange = np.empty(values.shape, np.uint8), 0, []
     for plane, target in zip(values, indices, strict=True):

@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 
 SPATIAL_DIMS = 3
+LARGEST_SHARE = 255  # stands for 1
+SLOPE = np.nextafter(np.float32(1 / LARGEST_SHARE), np.float32(0))  # headers hold float32: no product is over 1
+VOXELS_AT = 352  # bytes, of a file without extensions
 PIECE = 2**20  # bytes
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
 
@@ -87,12 +91,48 @@ def nifti_grid(path: Path) -> Grid:
 
 def write_nifti(path: Path, values: np.ndarray, like: Path) -> None:
     """Write label values (x, y, z) with the affines of `like`, their codes and units; whole or not at all."""
-    source = nib.load(like)
+    image = nifti_like(values, nib.load(like))
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
+
+
+def nifti_like(values: np.ndarray, source: Nifti1Pair) -> Nifti1Pair:
+    """Label values (x, y, z) as an image with the affines of another one, their codes and units."""
     image = type(source)(values, source.affine)
     for key in GEOMETRY:
         image.header[key] = source.header[key]
-    with whole_file(path) as temporary:
-        nib.save(image, temporary)
+    return image
+
+
+def write_shares(path: Path, volumes: Iterable[np.ndarray], channels: int, like: Path | np.ndarray) -> None:
+    """Write uint8 volumes (x, y, z) that stand for 0 to 1, one after the other, as `.nii.gz`; whole or not at all.
+
+    Readers give them as numbers from 0 to 1, by the slope in the header.
+
+    Args:
+        channels: number of the volumes; of one the file is (x, y, z), else (x, y, z, channels).
+        like: a NIfTI file whose affines, codes and units they get, or an affine in mm.
+    """
+    header = nib.Nifti1Header()
+    with whole_file(path) as temporary, gzip.open(temporary, "wb", compresslevel=1) as stream:
+        for number, volume in enumerate(volumes):
+            if number == 0:
+                header.set_data_shape((*volume.shape, channels)[: None if channels > 1 else 3])
+                header.set_data_dtype(np.uint8)
+                if isinstance(like, Path):
+                    source = nib.load(like)
+                    for key in GEOMETRY:
+                        header[key] = source.header[key]
+                    header["pixdim"][4:] = 1
+                else:
+                    header.set_xyzt_units("mm")
+                    header.set_sform(like, "scanner")
+                    header.set_qform(like, "scanner")
+                header.set_slope_inter(SLOPE, 0)
+                header["vox_offset"] = VOXELS_AT
+                header.write_to(stream)
+                stream.write(bytes(VOXELS_AT - stream.tell()))
+            stream.write(np.asfortranarray(volume).tobytes(order="F"))
 
 
 def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) -> tuple[Nifti1Pair, np.ndarray]:

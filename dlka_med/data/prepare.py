@@ -1,6 +1,6 @@
 """The deterministic way of a case from disk to the network's grid."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import nibabel as nib
@@ -16,7 +16,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.grey import Measured, measure
 from dlka_med.data.grid import spacing_of
 from dlka_med.data.intensity import Scale, clip_outliers, is_robust, named_intensity
-from dlka_med.data.load import load_case
+from dlka_med.data.load import LoadedCase, load_case
 from dlka_med.data.readers import NIFTI, Reader
 from dlka_med.data.resample import keeps_spacing, new_shape, resample
 from dlka_med.errors import InputError
@@ -73,9 +73,20 @@ def prepare(
     Raises:
         InputError: see `load_case`; or the spacing does not fit the image's dimensions.
     """
-    loaded = load_case(case, channels, labels)
+    return prepare_loaded(case.id, lambda: load_case(case, channels, labels), preprocessing, channels)
+
+
+def prepare_loaded(
+    case_id: str, load: Callable[[], LoadedCase], preprocessing: Preprocessing, channels: Sequence[str]
+) -> Prepared:
+    """`prepare` of a case that `load` gives: nobody else has to hold it, so that memory has room for what it becomes.
+
+    Raises:
+        InputError: as there.
+    """
+    loaded = load()
     start, end = foreground_box(loaded.image) if preprocessing.crop_foreground else whole_box(loaded.image)
-    measured = measure(case.id, loaded.image, loaded.label, start, end)
+    measured = measure(case_id, loaded.image, loaded.label, start, end)
     crop = SpatialCrop(roi_start=start, roi_end=end)
     native_affine, native_label, native_shape = loaded.affine, loaded.label, loaded.image.shape[1:]
     image = crop(MetaTensor(torch.from_numpy(loaded.image), affine=torch.from_numpy(native_affine)))
@@ -94,13 +105,13 @@ def prepare(
         if len(preprocessing.spacing) != image.ndim - 1:
             raise InputError(
                 f"preprocessing.spacing has {len(preprocessing.spacing)} axes, "
-                f"but {case.images[0]} has {image.ndim - 1}: give one number per axis"
+                f"but the case {case_id} has {image.ndim - 1}: give one number per axis"
             )
         kept = spacing_of(image.affine.numpy())
         target = np.array([wish or step for wish, step in zip(preprocessing.spacing, kept, strict=True)])
         image, label = resample(image, label, target)
     return Prepared(
-        case_id=case.id,
+        case_id=case_id,
         image=np.ascontiguousarray(image.numpy(), dtype=np.float32),
         label=None if label is None else np.ascontiguousarray(label[0].numpy(), dtype=np.uint8),
         affine=image.affine.numpy(),

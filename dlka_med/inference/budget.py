@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 
 import numpy as np
@@ -15,9 +15,10 @@ from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared, expected_grid
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
+from dlka_med.inference.ensemble import AVERAGED_NUMBERS, COPIES
 from dlka_med.inference.memory import free_memory, is_out_of_memory, lacking_memory
+from dlka_med.inference.pieces import SLAB_NUMBERS
 from dlka_med.inference.predictor import Predictor
-from dlka_med.inference.restore import SLAB_NUMBERS
 from dlka_med.inference.windows import GPU_SHARE, Layout, Load
 
 GIB = 2**30
@@ -84,7 +85,7 @@ class WindowCost:
 
 
 def measure_window(predictor: Predictor, channels: int) -> WindowCost:
-    """A forward pass of an empty window; a quick one is repeated, since the first one also prepares its kernels.
+    """A forward pass of an empty window through each network; a quick one is repeated: the first also prepares kernels.
 
     Raises:
         InputError: there is no room for it.
@@ -92,12 +93,13 @@ def measure_window(predictor: Predictor, channels: int) -> WindowCost:
     dims, device = len(predictor.patch_size) + (predictor.slices is not None), predictor.device
     affine = np.eye(dims + 1)
     patch = predictor.layout((1,) * dims, affine).patch
-    forward, took, outputs = predictor.window_forward(affine), 0.0, 0
+    forwards, took, outputs = predictor.window_forwards(affine), 0.0, 0
 
     def pass_through() -> None:
         nonlocal took, outputs
         started = time.perf_counter()
-        outputs = forward(torch.zeros(1, channels, *patch, device=device)).shape[1]
+        for forward in forwards:
+            outputs = forward(torch.zeros(1, channels, *patch, device=device)).shape[1]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         took = time.perf_counter() - started
@@ -133,13 +135,14 @@ class Budget:
         predictor: of a run; one of its windows is measured.
         config: of that run.
         limit: bytes that predicting may hold at its peak, of the machine and of a GPU each; None: what is free.
+        beside: bytes per voxel of the files for what is written beside the label map.
 
     Raises:
         InputError: there is no room for a window.
     """
 
-    def __init__(self, predictor: Predictor, config: RunConfig, limit: float | None = None):
-        self._predictor, self._preprocessing = predictor, config.preprocessing
+    def __init__(self, predictor: Predictor, config: RunConfig, limit: float | None = None, beside: int = 0):
+        self._predictor, self._preprocessing, self._beside = predictor, config.preprocessing, beside
         self._channels = len(config.dataset.channels or ())
         self.window = measure_window(predictor, self._channels)
         self.limit = self.window.process + machine.free_memory() if limit is None else limit
@@ -170,12 +173,9 @@ class Budget:
     def peak(self, extent: Extent, load: Load) -> float:
         """Bytes of the machine's memory at the peak of predicting a prepared case."""
         on_gpu = self._gpu is not None
-        band = 0 if on_gpu and not load.sums_on_cpu else extent.layout.band_bytes(self.window.outputs)
+        bands = 0 if on_gpu and not load.sums_on_cpu else self._bands(extent)
         windows = 0 if on_gpu else load.windows * self.window.bytes + self._kept(extent)
-        return (
-            MARGIN * (self.window.process + extent.image + band + windows + extent.deciding(self.window.outputs))
-            + FALLOW
-        )
+        return MARGIN * (self.window.process + extent.image + bands + windows + self._deciding(extent)) + FALLOW
 
     def load(self, extent: Extent) -> Load:
         """How much of a case is done at once.
@@ -183,15 +183,15 @@ class Budget:
         Raises:
             InputError: one window at a time is too much.
         """
-        band = extent.layout.band_bytes(self.window.outputs)
+        bands = self._bands(extent)
         most = min(self._predictor.batch_size, extent.layout.count)
         window = MARGIN * self.window.bytes
         if self._gpu is None:
             load = Load(1)
             left = self.limit - self.peak(extent, load)
         else:
-            load = Load(1, sums_on_cpu=band > min(GPU_SHARE * self._gpu, self._gpu - window))
-            left = self._gpu - window - self._kept(extent) - (0 if load.sums_on_cpu else band)
+            load = Load(1, sums_on_cpu=bands > min(GPU_SHARE * self._gpu, self._gpu - window))
+            left = self._gpu - window - self._kept(extent) - (0 if load.sums_on_cpu else bands)
             if left < 0:
                 self._refuse(window, self._gpu)
         if (needed := self.peak(extent, load)) > self.limit:
@@ -249,7 +249,17 @@ class Budget:
 
     def _kept(self, extent: Extent) -> float:
         """Bytes of the logits of the empty window."""
-        return 4.0 * self.window.outputs * prod(extent.layout.patch)
+        return 4.0 * len(self._predictor.networks) * self.window.outputs * prod(extent.layout.patch)
+
+    def _bands(self, extent: Extent) -> float:
+        return len(self._predictor.networks) * extent.layout.band_bytes(self.window.outputs)
+
+    def _deciding(self, extent: Extent) -> float:
+        outputs, held = self.window.outputs, self._beside * extent.native
+        if len(self._predictor.networks) > 1:
+            held += 4 * COPIES * max(AVERAGED_NUMBERS, outputs * prod(extent.layout.across))
+        resampled = replace(extent, resampled=extent.resampled or self._beside > 0)
+        return held + resampled.deciding(outputs)
 
     def _at_peak(self, held: float) -> float:
         return MARGIN * (self.window.process + held) + FALLOW

@@ -12,17 +12,21 @@ from dlka_med.run_folder import PARTS, RunFolder
 
 def cases_to_predict(
     images: str | Path,
-    run: RunFolder,
+    members: Sequence[RunFolder],
     *,
     split: str | None = None,
     one_file_per_case: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Case]:
-    """The cases of an image, a folder or a dataset that a run can predict; the arguments are those of `predict_images`.
+    """The cases of an image, a folder or a dataset that runs can predict; further arguments are as in `predict_images`.
+
+    Args:
+        members: runs that predict together.
 
     Raises:
-        InputError: there is nothing to predict, or it does not fit the run or its split.
+        InputError: there is nothing to predict, or it does not fit the runs or their split.
     """
+    run = members[0]
     dataset = run.config.dataset
     found = find_cases(
         images,
@@ -31,7 +35,7 @@ def cases_to_predict(
         one_file_per_case=one_file_per_case,
         renamed=_lies_in(images, dataset.root),
     )
-    cases = [case for case in _of_split(found, run, split, images) if only is None or case.id in only]
+    cases = [case for case in _of_split(found, members, split, images) if only is None or case.id in only]
     check_dims(cases, run.config.image_dims, f"the run {run.path} was trained on")
     return cases
 
@@ -65,12 +69,19 @@ def existing_of(targets: Mapping[str, Path], *, refused: bool) -> list[str]:
     return existing
 
 
-def _of_split(cases: Sequence[Case], run: RunFolder, split: str | None, images: str | Path) -> list[Case]:
+def _of_split(cases: Sequence[Case], members: Sequence[RunFolder], split: str | None, images: str | Path) -> list[Case]:
     if split is None:
         return list(cases)
     if split not in (*PARTS, "all"):
         raise InputError(f"split is {split!r}, expected one of {', '.join(PARTS)}, all")
-    wanted = [case for part in PARTS if split in (part, "all") for case in run.split[part]]
+    parts, run = [part for part in PARTS if split in (part, "all")], members[0]
+    wanted = [case for part in parts for case in run.split[part]]
+    if other := [one for one in members if set(wanted) != {case for part in parts for case in one.split[part]}]:
+        raise InputError(
+            f"the {split} cases of {run.path} and {other[0].path} differ, and some would be predicted by a run that "
+            "was trained on them: give no split, or a single run (dlka train --folds all leaves in RUN/predictions "
+            "what each fold predicts of the cases that it did not see)"
+        )
     if not wanted:
         why = "the run was trained on all cases (dataset.fold: all)" if run.config.dataset.fold == "all" else ""
         raise InputError(f"{run.split_file} has no {split} case{why and f', since {why}'}: choose another split")

@@ -68,7 +68,9 @@ def fast_predictor(run: RunFolder, predictor: Predictor, limit: float | None = N
 
 
 def _like(run: RunFolder, predictor: Predictor, **changes: Any) -> Predictor:
-    return Predictor.of_run(predictor.network, run.config, **{"device": predictor.device} | changes)
+    same = {"device": predictor.device, "thresholds": predictor.decision.thresholds}
+    same["temperature"] = predictor.temperatures
+    return Predictor.of_config(predictor.networks, run.config, **same | changes)
 
 
 def _quickest(run: RunFolder, predictor: Predictor, changes: Mapping[str, Any]) -> Predictor:

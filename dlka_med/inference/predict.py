@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,15 @@ from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.budget import GIB, Budget
 from dlka_med.inference.cases import cases_to_predict, existing_of, targets_of
 from dlka_med.inference.crop import Crop
+from dlka_med.inference.decision import thresholds_of
 from dlka_med.inference.device import find_device
+from dlka_med.inference.extras import Extras
 from dlka_med.inference.fast import fast_predictor
+from dlka_med.inference.members import members_of
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.pipeline import overlapped
 from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.probabilities import Numbers
 from dlka_med.inference.record import Origin, facts_of, id_of, made_by, refuse_others
 from dlka_med.inference.writing import write_label_map
 from dlka_med.machine import peak_memory
@@ -42,7 +46,7 @@ logger = logging.getLogger("dlka_med")
 
 
 def predict_images(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     images: str | Path,
     out: str | Path,
     *,
@@ -58,6 +62,9 @@ def predict_images(
     shard: Shard = ALONE,
     crop: str | Path | None = None,
     fast: bool = False,
+    probabilities: Numbers | None = None,
+    uncertainty: bool = False,
+    thresholds: Mapping[str, float] | None = None,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -68,7 +75,8 @@ def predict_images(
     the next one is read and the last one written, if both fit into the memory.
 
     Args:
-        run: folder made by training.
+        run: folder made by training; a folder of folds, whose runs predict together, or several of either do: their
+            probabilities are averaged.
         images: an image file, a folder of them, or a dataset.
         out: folder for the label maps; it may exist.
         split: only these cases of the run's split (all: its three parts); None: everything found.
@@ -88,6 +96,11 @@ def predict_images(
             the box of what is not 0 in them, and half a window around it, is predicted; all else is background.
         fast: larger steps of the window, no mirroring, bf16 where that is quicker; what this costs is measured on the
             validation cases of the run at the first time, and logged.
+        probabilities: also write those of all classes or regions into `out/probabilities`, in these numbers; see
+            `write_probabilities`.
+        uncertainty: also write their entropy into `out/uncertainty`, from 0 to 1, and how far several runs disagree
+            into `out/disagreement`.
+        thresholds: probability over which a voxel belongs to a region, by its name, in place of 0.5.
 
     Returns:
         The files written, in the order of the cases.
@@ -101,10 +114,14 @@ def predict_images(
         raise InputError("overwrite and skip_existing contradict each other: choose one")
     if fast and (mirror is not False or overlap is not None):
         raise InputError("the fast way chooses overlap and mirroring itself: give no other, or leave out fast")
-    folder, out, place = RunFolder.open(run), Path(out), find_device(device)
+    members, out, place = members_of(run), Path(out), find_device(device)
+    if fast and len(members) > 1:
+        raise InputError("what the fast way costs is measured for one run: name a single one, or leave out fast")
+    folder, extras = members[0], Extras(probabilities, uncertainty)
+    cuts = thresholds_of(folder.config.dataset.scheme, thresholds or {})
     dataset, record = folder.config.dataset, PredictionFolder(out)
     could_hold_files(out)
-    cases = cases_to_predict(images, folder, split=split, one_file_per_case=one_file_per_case, only=only)
+    cases = cases_to_predict(images, members, split=split, one_file_per_case=one_file_per_case, only=only)
     if shard != ALONE:
         cases, among = cases[shard[0] :: shard[1]], len(cases)
         logger.info("shard %d of %d: %d of %d cases", *shard, len(cases), among)
@@ -112,11 +129,11 @@ def predict_images(
     existing = existing_of(targets, refused=not (overwrite or skip_existing))
     cut = None if crop is None else Crop.of(crop, cases)
     limit = None if memory is None else memory * GIB
-    predictor = _predictor(folder, place, mirror, overlap)
+    predictor = _predictor(members, place, mirror, overlap, cuts, calibrated=bool(extras or cuts))
     if fast and cases:
         predictor = fast_predictor(folder, predictor, limit)
-    facts = facts_of([folder], predictor, crop=None if crop is None else str(Path(crop).resolve()))
-    origin = Origin([folder])
+    facts = facts_of(members, predictor, crop=None if crop is None else str(Path(crop).resolve()))
+    origin = Origin(members)
     if skip_existing:
         unfinished = refuse_others(record, facts, existing)
         among, cases = len(cases), [case for case in cases if case.id not in existing or case.id in unfinished]
@@ -126,7 +143,7 @@ def predict_images(
     if not cases:
         return []
     record.begin(id_of(facts), facts, [case.id for case in cases])
-    budget = Budget(predictor, folder.config, limit)
+    budget = Budget(predictor, folder.config, limit, extras.bytes_per_voxel)
     extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
     if extents:
         logger.info(budget.outlook([*extents.values()]))
@@ -135,7 +152,7 @@ def predict_images(
     def read(case: Case) -> Prepared:
         if case.id in extents:
             budget.check_preparing(extents[case.id])
-        prepared = _prepare(folder, case)
+        prepared = _prepare(predictor, case)
         if cut is None:
             return prepared
         return cut(prepared, case, predictor.layout(prepared.image.shape[1:], prepared.affine).patch)
@@ -143,7 +160,10 @@ def predict_images(
     def work(case: Case, prepared: Callable[[], Prepared]) -> Answer:
         nonlocal done
         try:
-            return _answer(predictor, budget, prepared(), within(show, done, len(cases)))
+            ready = prepared()
+            predictor.load = budget.load(budget.extent(ready))
+            windows = within(show, done, len(cases))
+            return Answer(extras.segment(predictor, ready, windows, targets[case.id], case.images[0]), ready.reader)
         finally:
             done += 1
             if done < len(cases):
@@ -186,11 +206,6 @@ class Answer:
     reader: Reader
 
 
-def _answer(predictor: Predictor, budget: Budget, prepared: Prepared, windows: Callable[[int, int], None]) -> Answer:
-    predictor.load = budget.load(budget.extent(prepared))
-    return Answer(predictor.segment(prepared, windows), prepared.reader)
-
-
 def _mistake(error: Exception, case: Case, device: torch.device) -> str:
     """Why a case is left out; an error that is not its own is raised."""
     if isinstance(error, InputError) and not isinstance(error, WriteError):
@@ -203,24 +218,30 @@ def _mistake(error: Exception, case: Case, device: torch.device) -> str:
 
 
 def _predictor(
-    run: RunFolder,
+    members: Sequence[RunFolder],
     device: torch.device,
     mirror: bool | Sequence[int],
     overlap: float | None,
+    thresholds: Sequence[float] | None,
+    *,
+    calibrated: bool,
 ) -> Predictor:
-    network, config = run.load_network(), run.config
-    changes: dict[str, Any] = {"device": device}
+    changes: dict[str, Any] = {"device": device, "mirror_axes": mirror_axes(members[0].config, mirror)}
+    changes["thresholds"] = thresholds
     if overlap is not None:
         changes["overlap"] = overlap
-    changes["mirror_axes"] = mirror_axes(config, mirror)
+    if len(members) == 1 and not calibrated:
+        changes["temperature"] = 1.0  # nothing depends on it, so that an outdated one does not matter
     try:
-        return Predictor.of_run(network, config, **changes)
+        return Predictor.of_run([member.path for member in members], **changes)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(str(error)) from error
 
 
-def _prepare(run: RunFolder, case: Case) -> Prepared:
-    channels, preprocessing = run.config.dataset.channels or (), run.config.preprocessing
+def _prepare(predictor: Predictor, case: Case) -> Prepared:
+    channels, preprocessing = predictor.config.dataset.channels or (), predictor.config.preprocessing
     try:
         prepared = prepare(case, preprocessing, channels)
     except Exception as error:
@@ -228,9 +249,8 @@ def _prepare(run: RunFolder, case: Case) -> Prepared:
             raise
         logger.debug("while reading the case %s", case.id, exc_info=True)
         raise InputError(f"{case.images[0]} cannot be read ({type(error).__name__}: {error})") from error
-    intensity = named_intensity(preprocessing, channels)
-    warn_of_outliers(case.id, channels, intensity, prepared.measured)
-    return prepared.normalised(intensity)
+    warn_of_outliers(case.id, channels, named_intensity(preprocessing, channels), prepared.measured)
+    return predictor.normalised(prepared)
 
 
 def _write_names(path: Path, dataset: Dataset, *, replace: bool) -> None:

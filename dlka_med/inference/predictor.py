@@ -1,29 +1,33 @@
-"""A network and the way it sees whole images."""
+"""A network, or several that predict together, and the way they see whole images."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, combinations
-from math import ceil, prod
-from typing import Any, Literal, get_args
+from itertools import chain
+from pathlib import Path
+from typing import Any, get_args, overload
 
 import numpy as np
 import torch
-from monai.inferers import SlidingWindowInferer
+from monai.data import MetaTensor
+from nibabel.nifti1 import Nifti1Pair
 from torch import Tensor, nn
 
+from dlka_med.config.dataset import Intensity
 from dlka_med.config.record import Plane
 from dlka_med.config.schema import RunConfig
+from dlka_med.data.intensity import Scale, named_intensity
 from dlka_med.data.prepare import Prepared
 from dlka_med.data.slices import slice_axis
-from dlka_med.errors import InputError
-from dlka_med.inference.memory import free_memory
-from dlka_med.inference.restore import check_temperature, restore_probabilities, restore_slabs
+from dlka_med.inference.decision import Decision, check_temperature
+from dlka_med.inference.ensemble import counted_together, mean_logits
+from dlka_med.inference.forward import Precision, dtype_of, window_forward
+from dlka_med.inference.images import prepare_image
+from dlka_med.inference.members import members_of
+from dlka_med.inference.pieces import Also, WayBack
+from dlka_med.inference.restore import restore_probabilities, restore_slabs, surely_outside
 from dlka_med.inference.temperature import temperature_of
-from dlka_med.inference.windows import GPU_SHARE, Layout, Load, Progress, slabs_of_logits
-from dlka_med.run_folder import RunFolder
-
-Precision = Literal["fp32", "bf16", "fp16"]
+from dlka_med.inference.windows import Layout, Load, Progress, finite, slabs_of_logits
 
 
 class Predictor:
@@ -33,21 +37,28 @@ class Predictor:
     the network is in eval mode and without gradients; every module's mode is put back afterwards. An image smaller
     than the window is padded on all sides with what an empty voxel of it is, and its logits are cropped back.
 
-    `load`, which may be set, is how much `segment` does at once; where memory lacks it does less by itself.
+    Several networks are an ensemble: the probabilities of each, on the prepared grid, are averaged. All are held,
+    since weights are small beside logits; of these every network has a band.
+
+    `load`, which may be set, is how much is done at once; where memory lacks less is done.
 
     Args:
-        network: any segmentation network; it is moved to `device`.
+        network: any segmentation network, or several; they are moved to `device`.
         patch_size: voxels of the window, one number per spatial axis.
         overlap: share of the window that neighbouring windows have in common, 0 <= overlap < 1.
         mirror_axes: spatial axes of test-time mirroring: logits are averaged over all combinations of flips.
         batch_size: windows per forward pass.
-        device: where the network runs; None: where its parameters are.
+        device: where the networks run; None: where the parameters of the first are.
         slices: a window of two axes sees volumes slice by slice in this plane; None: images of its own dims.
         painted: the network tells regions apart (sigmoid): the class index that each paints, in this order, over the
             ones before; None: classes, of which the likeliest counts (softmax).
+        thresholds: probability over which a voxel belongs to a region, one for each; None: 0.5.
         precision: in which the network runs, as in training; fp16 needs a GPU, bf16 there one that has it, else fp32.
-        temperature: by which logits are divided before they become probabilities (`dlka calibrate`); label maps do
-            not depend on it.
+        temperature: by which logits are divided before they become probabilities (`dlka calibrate`), one for each
+            network or one for all. The label maps of a single network do not depend on it, but for thresholds.
+        intensities: of each network, which then scales the grey values of a case on its own: cases come as `prepare`
+            gives them. None: cases come normalised.
+        config: of the run: what arrays need that are predicted by a call.
 
     Raises:
         ValueError: arguments out of range.
@@ -55,7 +66,7 @@ class Predictor:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | Sequence[nn.Module],
         *,
         patch_size: Sequence[int],
         overlap: float = 0.5,
@@ -64,8 +75,11 @@ class Predictor:
         device: str | torch.device | None = None,
         slices: Plane | None = None,
         painted: Sequence[int] | None = None,
+        thresholds: Sequence[float] | None = None,
         precision: Precision = "fp32",
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
+        intensities: Sequence[Sequence[Intensity]] | None = None,
+        config: RunConfig | None = None,
     ):
         self.patch_size = tuple(int(size) for size in patch_size)
         dims = len(self.patch_size)
@@ -77,20 +91,49 @@ class Predictor:
             raise ValueError(f"batch_size must be positive, got {batch_size}")
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
-        check_temperature(temperature)
         self.mirror_axes = tuple(sorted(set(mirror_axes)))
         if any(not 0 <= axis < dims for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes must be among 0 to {dims - 1}, got {self.mirror_axes}")
-        parameter = next(chain(network.parameters(), network.buffers()), None)
+        networks = [network] if isinstance(network, nn.Module) else list(network)
+        parameter = next(chain(networks[0].parameters(), networks[0].buffers()), None)
         self.device = torch.device(device or (parameter.device if parameter is not None else "cpu"))
-        self.network = network.to(self.device)
+        self.networks = tuple(one.to(self.device) for one in networks)
+        one_for_all = isinstance(temperature, int | float)
+        self.temperatures = (float(temperature),) * len(networks) if one_for_all else tuple(temperature)
+        if len(self.temperatures) != len(networks) or len(intensities or networks) != len(networks):
+            raise ValueError(f"{len(networks)} networks need as many temperatures and intensities")
+        for one in self.temperatures:
+            check_temperature(one)
         self.overlap, self.batch_size, self.slices = overlap, batch_size, slices
-        self.painted, self.temperature = painted, temperature
+        self.decision = Decision(painted, thresholds, self.temperature)
+        self.intensities, self.config = intensities, config
         self.load = Load(batch_size)
-        self.dtype = _dtype(precision, self.device)
+        self.dtype = dtype_of(precision, self.device)
 
     @classmethod
-    def of_run(cls, network: nn.Module, config: RunConfig, **changes: Any) -> "Predictor":
+    def of_run(cls, runs: str | Path | Sequence[str | Path], **changes: Any) -> "Predictor":
+        """The predictor of a run folder, of a folder of folds, whose runs are an ensemble, or of several of these.
+
+        Its networks, config and, where they were calibrated, temperatures are those of the runs.
+
+        Args:
+            changes: arguments of `Predictor`, such as `device`, in place of those of the config.
+
+        Raises:
+            InputError: a run is missing or damaged, has no weights, was calibrated for other weights, or differs from
+                the first one in what they have to share.
+            ValueError: `changes` out of range.
+        """
+        members = members_of(runs)
+        if "temperature" not in changes:
+            changes["temperature"] = [temperature_of(member) for member in members]
+        scales = [_intensity(member.config) for member in members]
+        if any(one != scales[0] for one in scales):
+            changes["intensities"] = scales
+        return cls.of_config([member.load_network() for member in members], members[0].config, **changes)
+
+    @classmethod
+    def of_config(cls, network: nn.Module | Sequence[nn.Module], config: RunConfig, **changes: Any) -> "Predictor":
         """The predictor that a config describes, but for `changes` of its arguments."""
         described = {
             "patch_size": config.training.patch_size,
@@ -100,116 +143,158 @@ class Predictor:
             "slices": config.dataset.slices,
             "painted": config.dataset.scheme.painted,
             "precision": config.training.precision,
+            "config": config,
         }
         return cls(network, **described | changes)
 
-    @classmethod
-    def of_folder(cls, run: RunFolder, **changes: Any) -> "Predictor":
-        """The predictor of a run folder: its network, config and, where it was calibrated, temperature.
+    @overload
+    def __call__(self, image: np.ndarray, affine: np.ndarray | None = None) -> np.ndarray: ...
+    @overload
+    def __call__(self, image: Nifti1Pair) -> Nifti1Pair: ...
+    @overload
+    def __call__(self, image: MetaTensor) -> MetaTensor: ...
+    def __call__(self, image, affine=None):
+        """The label map of an image that is in memory, of the same kind and on its own grid.
+
+        The image goes through the run's own preprocessing. The map holds the label values of the dataset, as files
+        of `dlka predict` do.
+
+        Args:
+            image: one of
+
+                - an array with the channels last, as NIfTI files and pictures hold them: a volume (x, y, z) or
+                  (x, y, z, C), or a 2D image (rows, columns) or (rows, columns, C). The map is (x, y, z), or (rows,
+                  columns);
+                - a nibabel image of NIfTI, of the same axes. The map is one, too, with its affines and units;
+                - a MONAI MetaTensor (C, x, y, z), or (C, rows, columns), with the channels first. The map is one, too,
+                  (1, ...), with its affine and meta data.
+            affine: voxel -> world in mm, 4x4, of a volume that comes as array; nothing else has one.
 
         Raises:
-            InputError: the weights are missing or damaged, or the run was calibrated for other weights.
-            ValueError: `changes` out of range.
+            InputError: the image does not fit the run, has voxels that are NaN or infinite, or a singular affine; or
+                the network gives NaN or infinite logits.
+            TypeError: it is of another kind.
+            ValueError: the predictor belongs to no run.
         """
-        temperature = temperature_of(run)
-        return cls.of_run(run.load_network(), run.config, **{"temperature": temperature} | changes)
+        if self.config is None:
+            raise ValueError("a predictor without config takes prepared cases alone: make it by Predictor.of_run")
+        prepared, like = prepare_image(image, affine, self.config)
+        return like(self.segment(self.normalised(prepared)))
+
+    @property
+    def temperature(self) -> float:
+        """By which to divide the logits of `prepared_logits`; those of an ensemble are of calibrated probabilities."""
+        return self.temperatures[0] if len(self.networks) == 1 else 1.0
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether probabilities are those of regions."""
+        return self.decision.painted is not None
+
+    def normalised(self, prepared: Prepared) -> Prepared:
+        """A case that `prepare` gave, as this predictor takes it; there must be a config."""
+        return prepared if self.intensities else prepared.normalised(_intensity(self.config))
 
     def logits(self, image: Tensor, progress: Progress | None = None, empty: Sequence[float] = ()) -> Tensor:
-        """Logits (K, *S), float32, of an image (C, *S).
+        """Logits (K, *S), float32, on the CPU, of an image (C, *S) with the axes of the window.
 
-        `empty` are the values around it, one per channel; without them they are 0. The logits lie on the network's
-        device, or on the CPU if they are too large for a GPU. `progress` is called with the number of windows done
-        and of all windows after each forward pass.
+        `empty` are the values around it, one per channel; without them they are 0. `progress` is called with the
+        number of windows done and of all windows after each forward pass.
 
         Raises:
             ValueError: the image has another number of axes than the window.
         """
-        return self._logits(image[None], progress, empty)[0]
+        pixels, shape = image.detach().cpu().float().numpy(), image.shape[1:]
+        identity = np.eye(len(shape) + 1)
+        case = Prepared("image", pixels, None, identity, tuple(shape), identity, empty=tuple(empty))
+        if len(shape) != len(self.patch_size):
+            raise ValueError(f"expected an image (C, *S) for windows of {self.patch_size}, got {tuple(image.shape)}")
+        return self.prepared_logits(case, progress)
 
-    def _logits(self, images: Tensor, progress: Progress | None, empty: Sequence[float]) -> Tensor:
-        """Logits (N, K, *S) of images (N, C, *S)."""
-        if images.ndim != len(self.patch_size) + 2:
-            raise ValueError(f"expected images (N, C, *S) for windows of {self.patch_size}, got {tuple(images.shape)}")
-        images, inside = self._widened(images.float(), empty)
-        # Not inference_mode: what a network caches while it predicts must stay usable in training.
-        with _evaluating(self.network), torch.no_grad(), self._fast():
-            inferer = SlidingWindowInferer(
-                self.patch_size,
-                sw_batch_size=self.batch_size,
-                overlap=self.overlap,
-                mode="gaussian",
-                sw_device=self.device,
-                device=self._sum_device(images),
-            )
-            logits = inferer(
-                images, self._forward(self._flips, len(images) * self._windows(images.shape[2:]), progress)
-            )
-            return logits[inside]
-
-    def _widened(self, images: Tensor, empty: Sequence[float]) -> tuple[Tensor, tuple[slice, ...]]:
-        """Images (N, C, *S) at least as large as the window, and where in them the given ones are."""
-        sizes, places = [], []
-        for size, patch in zip(images.shape[2:], self.patch_size, strict=True):
-            sizes.append(max(size, patch))
-            places.append(slice(first := (sizes[-1] - size) // 2, first + size))
-        inside = (slice(None), slice(None), *places)
-        if sizes == list(images.shape[2:]):
-            return images, inside
-        values = images.new_tensor(empty or [0.0] * images.shape[1]).reshape(-1, *[1] * len(sizes))
-        wide = values.expand(len(images), -1, *sizes).clone()
-        wide[inside] = images
-        return wide, inside
-
-    def segment(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
+    def segment(
+        self,
+        prepared: Prepared,
+        progress: Progress | None = None,
+        *,
+        also: Sequence[Also] = (),
+        disagreement: bool = False,
+    ) -> np.ndarray:
         """Class indices, uint8, on the case's native grid.
 
         Memory holds the logits of as many rows of the image as windows overlap, not of all of it.
 
+        Args:
+            also: what else is made of the pieces of the case, see `inference.extras`.
+            disagreement: whether pieces hold that of the networks in `beside`, see `mean_logits`.
+
         Raises:
             InputError: the network gives NaN or infinite logits.
         """
-        layout = self.layout(prepared.image.shape[1:], prepared.affine)
         with self.evaluating():
-            slabs = slabs_of_logits(
-                prepared.image,
-                layout,
-                self.window_forward(prepared.affine),
-                self.device,
-                replace(self.load),
-                empty=prepared.empty,
-                progress=progress,
-            )
-            grids = layout.shape, prepared.affine, prepared.native_affine, prepared.native_shape
-            return restore_slabs(_finite(slabs, prepared.case_id), layout.axis, *grids, painted=self.painted)
+            slabs, way = self._slabs(prepared, progress, disagreement), self._way(prepared)
+            return restore_slabs(slabs, way, self.decision, beside=int(disagreement), also=also)
 
     def probabilities(self, prepared: Prepared, progress: Progress | None = None) -> np.ndarray:
         """Probabilities (K, *S) of classes, or of regions, float32, on the case's native grid.
 
-        Calibrated where `temperature` is that of the run. On a resampled grid the likeliest class can differ from
+        Calibrated where temperatures are those of the runs. On a resampled grid the likeliest class can differ from
         `segment` in single voxels between two structures: a temperature moves the border of interpolated
-        probabilities, and label maps are made without it.
+        probabilities, and label maps of a single network are made without it.
 
         Raises:
             InputError: the network gives NaN or infinite logits.
         """
-        logits = self.prepared_logits(prepared, progress)
-        grids = prepared.affine, prepared.native_affine, prepared.native_shape
-        return restore_probabilities(logits, *grids, regions=self.painted is not None, temperature=self.temperature)
+        way, native = self._way(prepared), None
+        with self.evaluating():
+            slabs = self._slabs(prepared, progress)
+            parts = restore_probabilities(slabs, way, regions=self.has_regions, temperature=self.temperature)
+            for rows, chances in parts:
+                if native is None:
+                    native = np.zeros((chances.shape[1], *way.native_shape), np.float32)
+                    native[0] = surely_outside(0, self.has_regions)
+                np.moveaxis(native, way.axis + 1, 0)[rows] = chances
+        return native
 
     def prepared_logits(self, prepared: Prepared, progress: Progress | None = None) -> Tensor:
-        """Logits (K, *S), float32, on the prepared grid of a case.
+        """Logits (K, *S), float32, on the prepared grid of a case, on the CPU: all of them are held.
 
         Raises:
             InputError: the network gives NaN or infinite logits.
         """
-        image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
-        if self.slices is None:
-            logits = self.logits(image, progress, prepared.empty)
-        else:
-            axis = slice_axis(prepared.affine, self.slices) + 1
-            logits = self._logits(image.movedim(axis, 0), progress, prepared.empty).movedim(0, axis)
-        _refuse_broken(logits, prepared.case_id)
-        return logits
+        layout, whole = self.layout(prepared.image.shape[1:], prepared.affine), None
+        with self.evaluating():
+            for start, logits in self._slabs(prepared, progress):
+                if whole is None:
+                    whole = torch.empty(len(logits), *layout.shape)
+                whole.movedim(layout.axis + 1, 1)[:, start : start + logits.shape[1]] = logits
+        return whole
+
+    def _slabs(
+        self, prepared: Prepared, progress: Progress | None, disagreement: bool = False
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Logits of the prepared grid along the axis of its layout, of several networks those of their mean."""
+        layout, streams = self.layout(prepared.image.shape[1:], prepared.affine), []
+        counted = counted_together(progress, len(self.networks))
+        for number, network in enumerate(self.networks):
+            scale = None if self.intensities is None else Scale.of(self.intensities[number], prepared.measured)
+            slabs = slabs_of_logits(
+                prepared.image,
+                layout,
+                self._windows_through(network, prepared.affine, scale),
+                self.device,
+                replace(self.load),
+                empty=prepared.empty if scale is None else scale.outside.tolist(),
+                progress=counted[number],
+            )
+            streams.append(finite(slabs, prepared.case_id))
+        if len(streams) == 1 and not disagreement:
+            return streams[0]
+        return mean_logits(streams, self.temperatures, regions=self.has_regions, disagreement=disagreement)
+
+    def _way(self, prepared: Prepared) -> WayBack:
+        layout = self.layout(prepared.image.shape[1:], prepared.affine)
+        grids = prepared.affine, prepared.native_affine, prepared.native_shape
+        return WayBack(layout.axis, layout.shape, *grids)
 
     def layout(self, shape: Sequence[int], affine: np.ndarray) -> Layout:
         """The windows over an image (*S); a window that sees slices is one voxel thick across them."""
@@ -218,106 +303,32 @@ class Predictor:
             patch.insert(slice_axis(affine, self.slices), 1)
         return Layout.of(shape, patch, self.overlap)
 
-    def window_forward(self, affine: np.ndarray) -> Callable[[Tensor], Tensor]:
-        """Windows (B, C, *patch) of the layout -> logits (B, K, *patch), float32, averaged over the mirrored ones."""
-        forward = self._forward(self._flips, 0, None)
-        axis = None if self.slices is None else slice_axis(affine, self.slices) + 2
+    def window_forwards(self, affine: np.ndarray) -> list[Callable[[Tensor], Tensor]]:
+        """Of each network: windows (B, C, *patch) of the layout -> logits (B, K, *patch), float32, averaged over the
+        mirrored ones.
+        """
+        return [self._windows_through(network, affine) for network in self.networks]
 
-        def through_network(windows: Tensor) -> Tensor:
-            with self._fast():
-                return forward(windows) if axis is None else forward(windows.squeeze(axis)).unsqueeze(axis)
-
-        return through_network
+    def _windows_through(
+        self, network: nn.Module, affine: np.ndarray, scale: Scale | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        across = None if self.slices is None else slice_axis(affine, self.slices)
+        return window_forward(network, self.mirror_axes, self.dtype, self.device, across=across, scale=scale)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """The network in eval mode, and no gradients."""
-        with _evaluating(self.network), torch.no_grad():
-            yield
-
-    @property
-    def _flips(self) -> list[tuple[int, ...]]:
-        return [flip for n in range(len(self.mirror_axes) + 1) for flip in combinations(self.mirror_axes, n)]
-
-    def _forward(
-        self, flips: list[tuple[int, ...]], total: int, progress: Progress | None
-    ) -> Callable[[Tensor], Tensor]:
-        done = 0
-
-        def forward(windows: Tensor) -> Tensor:
-            nonlocal done
-            logits = None
-            for flip in flips:
-                axes = [axis + 2 for axis in flip]
-                one = self.network(windows.flip(axes))  # a copy: of one window MONAI gives a view, and changes logits
-                one = (one.flip(axes) if axes else one).float()
-                logits = one if logits is None else logits + one
-            done += len(windows)
-            if progress is not None:
-                progress(done, total)
-            return logits / len(flips) if len(flips) > 1 else logits
-
-        return forward
-
-    def _windows(self, shape: Sequence[int]) -> int:
-        """How many windows MONAI lays over an image."""
-        steps = [max(int(patch * (1 - self.overlap)), 1) for patch in self.patch_size]
-        beyond = [max(size - patch, 0) for size, patch in zip(shape, self.patch_size, strict=True)]
-        return prod(ceil(rest / step) + 1 for rest, step in zip(beyond, steps, strict=True))
-
-    def _sum_device(self, batch: Tensor) -> torch.device:
-        """Where the windows are summed up; as much memory again is left for what is done with the logits."""
-        if self.device.type != "cuda":
-            return self.device
-        window = torch.zeros(1, batch.shape[1], *self.patch_size, device=self.device)
-        classes = self.network(window).shape[1]
-        voxels = len(batch) * prod(
-            max(size, patch) for size, patch in zip(batch.shape[2:], self.patch_size, strict=True)
-        )
-        needed = voxels * (2 * classes + 1) * 4
-        return self.device if needed < GPU_SHARE * free_memory(self.device) else torch.device("cpu")
-
-    @contextmanager
-    def _fast(self) -> Iterator[None]:
-        """The precision of the network, and cuDNN's search for the fastest kernels: all windows have one size."""
-        searching = torch.backends.cudnn.benchmark
-        repeatable = torch.backends.cudnn.deterministic or torch.are_deterministic_algorithms_enabled()
-        torch.backends.cudnn.benchmark = searching or not repeatable
-        half = self.dtype != torch.float32
+        """The networks in eval mode, and no gradients; afterwards every module is as it was."""
+        modes = [(module, module.training) for network in self.networks for module in network.modules()]
         try:
-            with torch.autocast(self.device.type, self.dtype) if half else nullcontext():
+            for network in self.networks:
+                network.eval()
+            # Not inference_mode: what a network caches while it predicts must stay usable in training.
+            with torch.no_grad():
                 yield
         finally:
-            torch.backends.cudnn.benchmark = searching
+            for module, mode in modes:
+                module.training = mode
 
 
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    if precision == "bf16" and (device.type == "cpu" or (device.type == "cuda" and torch.cuda.is_bf16_supported())):
-        return torch.bfloat16
-    return torch.float16 if precision == "fp16" and device.type == "cuda" else torch.float32
-
-
-def _finite(slabs: Iterable[tuple[int, Tensor]], case_id: str) -> Iterator[tuple[int, Tensor]]:
-    for start, logits in slabs:
-        _refuse_broken(logits, case_id)
-        yield start, logits
-
-
-def _refuse_broken(logits: Tensor, case_id: str) -> None:
-    if not logits.sum().isfinite():
-        raise InputError(
-            f"case {case_id}: the network gives NaN or infinite logits, its weights are broken: "
-            "train again with a lower learning rate, or in fp32"
-        )
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards every module as it was."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+def _intensity(config: RunConfig) -> tuple[Intensity, ...]:
+    return named_intensity(config.preprocessing, config.dataset.channels or ())

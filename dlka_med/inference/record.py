@@ -24,7 +24,9 @@ def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -
         runs: whose networks predict together.
         settings: further ones.
     """
-    config = runs[0].config
+    config, decision = runs[0].config, predictor.decision
+    # Of a single network without thresholds the likeliest class is the same at every temperature.
+    calibrated = len(runs) > 1 or decision.thresholds is not None
     described = {
         "preprocessing": config.preprocessing.model_dump(mode="json"),
         "network": config.network.model_dump(mode="json"),
@@ -40,6 +42,8 @@ def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -
         "overlap": predictor.overlap,
         "mirror_axes": list(predictor.mirror_axes),
         "precision": str(predictor.dtype).removeprefix("torch."),
+        "thresholds": None if decision.thresholds is None else list(decision.thresholds),
+        "temperatures": list(predictor.temperatures) if calibrated else None,
         **settings,
     }
 

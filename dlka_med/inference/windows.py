@@ -1,7 +1,7 @@
 """Overlapping windows over an image, whose logits are summed in a band that moves along one axis."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -11,6 +11,7 @@ import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 
+from dlka_med.errors import InputError
 from dlka_med.inference.empty_windows import OnceIfEmpty
 from dlka_med.inference.memory import free_memory, is_out_of_memory
 
@@ -165,6 +166,17 @@ def slabs_of_logits(
         del logits, one
     yield from band.release(layout.shape[layout.axis])
     log.debug("%d of %d windows saw empty voxels alone and did not pass the network", passed.spared, len(places))
+
+
+def finite(slabs: Iterable[tuple[int, Tensor]], case_id: str) -> Iterator[tuple[int, Tensor]]:
+    """The slabs as they are; `InputError` that names the case at the first with NaN or infinite logits."""
+    for start, logits in slabs:
+        if not logits.sum().isfinite():
+            raise InputError(
+                f"case {case_id}: the network gives NaN or infinite logits, its weights are broken: "
+                "train again with a lower learning rate, or in fp32"
+            )
+        yield start, logits
 
 
 def _cut(image: np.ndarray, places: Sequence[Place], patch: tuple[int, ...], empty: Sequence[float]) -> Tensor:

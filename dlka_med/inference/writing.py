@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from dlka_med.config.labels import Declared, LabelScheme
-from dlka_med.data.readers import Reader, reader_of
+from dlka_med.data.nifti import write_shares
+from dlka_med.data.prepare import Prepared
+from dlka_med.data.raster import write_grey
+from dlka_med.data.readers import NIFTI, Reader, reader_of
 
 KINDS = (np.uint8, np.int16, np.int32)
 
@@ -34,6 +37,29 @@ def write_label_map(
     Raises:
         ValueError: labels that no dataset can declare.
     """
+    like = Path(like)
+    (reader or reader_of(like)).write_label(Path(path), label_values(classes, labels), like)
+
+
+def label_values(classes: np.ndarray, labels: Declared | LabelScheme) -> np.ndarray:
+    """Class indices as values of the dataset: uint8, or int16 or int32 where `labels` has larger ones."""
     values = np.array(LabelScheme.of(labels).values)
-    values, like = values.astype(next(kind for kind in KINDS if values[-1] <= np.iinfo(kind).max)), Path(like)
-    (reader or reader_of(like)).write_label(Path(path), values[classes], like)
+    return values.astype(next(kind for kind in KINDS if values[-1] <= np.iinfo(kind).max))[classes]
+
+
+def write_share_map(path: Path, shares: np.ndarray, prepared: Prepared, like: Path) -> None:
+    """Write a map (*S), uint8 with 255 for 1, as NIfTI whose readers give 0 to 1, or of a 2D image as grey PNG.
+
+    Args:
+        prepared: the case, with the grid.
+        like: its image.
+    """
+    if shares.ndim == 2:
+        write_grey(path, shares)
+    else:
+        write_shares(path, [shares], 1, geometry_of(prepared, like))
+
+
+def geometry_of(prepared: Prepared, like: Path) -> Path | np.ndarray:
+    """What `write_shares` takes the grid of a case from."""
+    return like if prepared.reader is NIFTI else prepared.native_affine

@@ -165,7 +165,7 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
     config, scheme = data.config, data.config.dataset.scheme
 
     def score(network: nn.Module, case: str) -> list[float | None]:
-        predictor = Predictor.of_run(network, config)
+        predictor = Predictor.of_config(network, config)
         prediction = predictor.segment(data.prepared(case))
         reference = data.reference(case)
         prediction[reference == IGNORED] = IGNORED

@@ -100,7 +100,7 @@ def test_folds_share_the_temperature_of_all_cases(dataset, tmp_path, monkeypatch
     assert (tmp_path / "folds" / "reliability.png").is_file()
     for run in runs:
         assert content_of(run.path) == content == content_of(tmp_path / "folds")
-        assert Predictor.of_folder(run).temperature == content["temperature"]
+        assert Predictor.of_run(run.path).temperature == content["temperature"]
     single = calibrate(runs[2].path)
     assert single["temperature"] == pytest.approx(4, rel=0.1)
     assert content_of(tmp_path / "folds") == content

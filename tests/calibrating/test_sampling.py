@@ -9,6 +9,7 @@ import torch
 from dlka_med.calibrating.sampling import draw
 from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.data.prepare import Prepared
+from dlka_med.inference.pieces import WayBack
 from dlka_med.inference.restore import restore, restore_probabilities
 from dlka_med.metrics import Reliability, near_foreground
 
@@ -38,7 +39,10 @@ def case(grid, scheme, ignored=False):
 def expected(logits, prepared, scheme, temperature):
     """Reliability near and far, over every voxel of the probabilities that users get."""
     grids = prepared.affine, prepared.native_affine, prepared.native_shape
-    chances = restore_probabilities(logits, *grids, regions=scheme.has_regions, temperature=temperature)
+    way, chances = WayBack(0, logits.shape[1:], *grids), np.zeros((len(logits), *prepared.native_shape), np.float32)
+    options = {"regions": scheme.has_regions, "temperature": temperature}
+    for rows, found in restore_probabilities([(0, logits)], way, **options):
+        np.moveaxis(chances, way.axis + 1, 0)[rows] = found
     label = prepared.native_label
     prediction = restore(logits, *grids, painted=scheme.painted)
     near = near_foreground(prediction > 0, (label > 0) & (label < IGNORED))

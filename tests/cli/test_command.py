@@ -197,6 +197,27 @@ def test_predict_is_fast_and_cropped_on_request(library, capsys):
 
 
 @pytest.mark.parametrize(
+    ("words", "numbers"), [([], None), (["--probabilities"], "uint8"), (["--probabilities=float16"], "float16")]
+)
+def test_predict_calls_with_probabilities(library, words, numbers):
+    assert cli.main(["predict", "run", "images", "-o", "out", *words]) == 0
+    assert library.calls[0][2]["probabilities"] == numbers
+    assert library.calls[0][2]["uncertainty"] is False
+
+
+def test_predict_calls_with_uncertainty_and_thresholds(library):
+    words = ["--uncertainty", "--threshold", "core=0.4", "--threshold", "a=b=0.25"]
+    assert cli.main(["predict", "run", "images", "-o", "out", *words]) == 0
+    assert library.calls[0][2]["uncertainty"] is True
+    assert library.calls[0][2]["thresholds"] == {"core": 0.4, "a=b": 0.25}
+
+
+def test_predict_calls_with_several_runs(library):
+    assert cli.main(["predict", "run", "images", "-o", "out", "--with", "validated"]) == 0
+    assert library.calls[0][1][0] == [Path("run"), Path("validated")]
+
+
+@pytest.mark.parametrize(
     ("words", "mirror"), [([], False), (["--mirror-axes", "0,2"], (0, 2)), (["--mirror", "--mirror-axes=1"], (1,))]
 )
 def test_predict_mirrors_along_named_axes(library, words, mirror):

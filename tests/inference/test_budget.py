@@ -66,6 +66,25 @@ def test_the_peak_is_the_process_image_band_windows_empty_one_and_label_map(budg
     assert budget(4).peak(one, Load(3)) == pytest.approx(expected * module.MARGIN + module.FALLOW)
 
 
+def test_every_network_has_a_band_and_what_is_averaged_is_counted(monkeypatch):
+    monkeypatch.setattr(module, "measure_window", lambda *_: WINDOW)
+    one, bands = extent((64, 64, 100)), 5 * 4 * 10 * 32 * 64 * 64
+    predictor = Predictor([nn.Identity() for _ in range(5)], patch_size=(32, 32, 32))
+    averaged = 4 * module.COPIES * module.AVERAGED_NUMBERS
+    alone = Budget(Predictor(nn.Identity(), patch_size=(32, 32, 32)), config(), 4 * GIB).peak(one, Load())
+    found = Budget(predictor, config(), 4 * GIB).peak(one, Load())
+    assert found - alone == pytest.approx(module.MARGIN * (4 * bands / 5 + averaged))
+
+
+def test_what_is_written_beside_the_label_map_is_counted(budget):
+    one, plain = extent((64, 64, 100)), budget(4)
+    rich = Budget(plain._predictor, config(), 4 * GIB, beside=3)
+    interpolated = 16 * min(module.SLAB_NUMBERS, 9 * one.native)
+    assert rich.peak(one, Load()) - plain.peak(one, Load()) == pytest.approx(
+        module.MARGIN * (3 * one.native + interpolated)
+    )
+
+
 def test_as_many_windows_pass_at_once_as_fit(budget):
     one = extent()
     least = budget(100).peak(one, Load(1)) / GIB
@@ -205,6 +224,19 @@ def test_a_window_is_measured(slices):
     assert 50 * 2**20 < cost.bytes < 200 * 2**20
     assert cost.seconds > 0
     assert cost.process > 50 * 2**20
+
+
+def test_a_window_passes_every_network():
+    seen = []
+
+    class Counts(nn.Module):
+        def forward(self, x):
+            seen.append(self)
+            return x
+
+    networks = [Counts(), Counts(), Counts()]
+    measure_window(Predictor(networks, patch_size=(4, 4, 4)), channels=2)
+    assert seen[:3] == networks
 
 
 def test_a_window_without_room_is_refused():

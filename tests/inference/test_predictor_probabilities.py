@@ -11,7 +11,7 @@ from torch import nn
 from dlka_med.data.prepare import Prepared
 from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
-from dlka_med.run_folder import RunFolder, build_run_network
+from dlka_med.run_folder import build_run_network
 
 from .test_predict import make_run
 
@@ -90,9 +90,9 @@ def test_a_temperature_is_positive():
 def test_a_run_folder_gives_its_temperature(tmp_path):
     run = make_run(tmp_path / "run")
     run.save_weights(build_run_network(run.config).state_dict())
-    assert Predictor.of_folder(run).temperature == 1
+    assert Predictor.of_run(run.path).temperature == 1
     digest = hashlib.sha256(run.weights_file.read_bytes()).hexdigest()
     run.calibration_file.write_text(json.dumps({"temperature": 1.7, "weights": {"run": digest}}))
-    predictor = Predictor.of_folder(RunFolder.open(run.path), overlap=0.25)
+    predictor = Predictor.of_run(str(run.path), overlap=0.25)
     assert (predictor.temperature, predictor.overlap, predictor.patch_size) == (1.7, 0.25, (6, 6, 6))
-    assert Predictor.of_folder(run, temperature=1.0).temperature == 1
+    assert Predictor.of_run(run.path, temperature=1.0).temperature == 1

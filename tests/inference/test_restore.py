@@ -14,7 +14,9 @@ from dlka_med.config.dataset import Intensity, Preprocessing
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import prepare
 from dlka_med.data.resample import resample
-from dlka_med.inference import restore as module
+from dlka_med.inference import pieces as module
+from dlka_med.inference.decision import Decision
+from dlka_med.inference.pieces import WayBack
 from dlka_med.inference.restore import restore, restore_slabs
 
 ORIENTATIONS = ["RAS", "LPS", "PIR", "SLA", "ASR"]
@@ -276,7 +278,7 @@ def test_slabs_along_any_axis_give_what_the_whole_gives(along, steps, painted, g
             start += part.shape[1]
             part.fill_(torch.nan)
 
-    found = restore_slabs(slabs(), along, prepared_shape, *grids, painted)
+    found = restore_slabs(slabs(), WayBack(along, prepared_shape, *grids), Decision(painted))
     np.testing.assert_array_equal(found, restore(logits, *grids, painted))
     assert len(np.unique(found)) == 4 + (painted is not None)
 

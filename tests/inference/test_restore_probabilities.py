@@ -7,6 +7,7 @@ from scipy.ndimage import map_coordinates
 from scipy.special import expit, softmax
 
 from dlka_med.inference.grids import corners, seen_box
+from dlka_med.inference.pieces import WayBack
 from dlka_med.inference.restore import restore, restore_probabilities
 
 SHAPE = (6, 8, 7)
@@ -16,14 +17,25 @@ def random_logits(classes=4, shape=SHAPE):
     return 3 * torch.randn(classes, *shape, generator=torch.Generator().manual_seed(0))
 
 
+def probabilities(logits, *grids, **options):
+    """(K, *S) of all rows, from slabs along the last axis."""
+    way = WayBack(logits.ndim - 2, logits.shape[1:], *grids)
+    slabs = ((start, row[:, None]) for start, row in enumerate(logits.unbind(-1)))
+    whole = np.zeros((len(logits), *way.native_shape), np.float32)
+    whole[0] = not options.get("regions", False)
+    for rows, chances in restore_probabilities(slabs, way, **options):
+        assert chances.dtype == np.float32
+        np.moveaxis(whole, way.axis + 1, 0)[rows] = chances
+    return whole
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("regions", [False, True])
 def test_of_one_grid_they_are_those_of_the_logits(temperature, regions):
     logits = random_logits()
-    found = restore_probabilities(logits, np.eye(4), np.eye(4), SHAPE, regions=regions, temperature=temperature)
+    found = probabilities(logits, np.eye(4), np.eye(4), SHAPE, regions=regions, temperature=temperature)
     scaled = logits.numpy().astype(np.float64) / temperature
     np.testing.assert_allclose(found, expit(scaled) if regions else softmax(scaled, axis=0), atol=1e-6)
-    assert (found.dtype, found.flags.c_contiguous) == (np.float32, True)
 
 
 @pytest.mark.parametrize("regions", [False, True])
@@ -36,7 +48,7 @@ def test_resampled_ones_agree_with_scipy_and_the_background_surrounds_them(regio
         matrix[axis, native], matrix[axis, 3] = scale, start
     native_shape = (13, 14, 12)
     logits = random_logits()
-    found = restore_probabilities(logits, np.eye(4), matrix, native_shape, regions=regions, temperature=1.7)
+    found = probabilities(logits, np.eye(4), matrix, native_shape, regions=regions, temperature=1.7)
     places = np.tensordot(matrix[:3, :3], np.indices(native_shape), 1) + matrix[:3, 3].reshape(3, 1, 1, 1)
     scaled = logits.numpy().astype(np.float64) / 1.7
     chances = expit(scaled) if regions else softmax(scaled, axis=0)
@@ -63,24 +75,24 @@ def test_corners_interpolate_to_the_same(scales):
     assert len(indices) == 2 ** sum(scale != 1 for scale in scales)
     np.testing.assert_allclose(shares.sum(axis=0), 1)
     chances = logits.softmax(0).numpy()[(slice(None), *np.moveaxis(indices, -1, 0))]
-    found = restore_probabilities(logits, np.eye(4), native, native_shape)
+    found = probabilities(logits, np.eye(4), native, native_shape)
     np.testing.assert_allclose((chances * shares).sum(axis=1), found[(slice(None), *voxels.T)], atol=1e-5)
 
 
 def test_the_likeliest_class_is_that_of_the_label_map():
     logits = random_logits()
     native = np.diag([0.7, 0.7, 0.7, 1])
-    found = restore_probabilities(logits, np.eye(4), native, (8, 11, 9))
+    found = probabilities(logits, np.eye(4), native, (8, 11, 9))
     assert (found.argmax(0) == restore(logits, np.eye(4), native, (8, 11, 9))).mean() > 0.999
 
 
 def test_a_2d_image_has_probabilities():
     logits = random_logits(shape=(5, 6))
-    found = restore_probabilities(logits, np.eye(3), np.eye(3), (5, 6), temperature=2)
+    found = probabilities(logits, np.eye(3), np.eye(3), (5, 6), temperature=2)
     np.testing.assert_allclose(found, (logits / 2).softmax(0), atol=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, np.inf, np.nan])
 def test_a_temperature_is_positive(temperature):
     with pytest.raises(ValueError, match="temperature must be positive"):
-        restore_probabilities(random_logits(), np.eye(4), np.eye(4), SHAPE, temperature=temperature)
+        probabilities(random_logits(), np.eye(4), np.eye(4), SHAPE, temperature=temperature)
