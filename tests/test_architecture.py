@@ -50,6 +50,9 @@ DOORS = {
     "onnxscript": ("dlka_med.export",),
     "ultralytics": ("dlka_med.export.yolo",),
     "pydantic": ("dlka_med.config",),
+    "SimpleITK": ("dlka_med.data.itk",),
+    "pydicom": ("dlka_med.data.dicom",),
+    "highdicom": ("dlka_med.inference.dicom_seg",),
     "PIL": ("dlka_med.data.raster",),
     "filelock": ("dlka_med.data.cache_room", "dlka_med.shards"),
 }

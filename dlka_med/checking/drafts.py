@@ -11,7 +11,9 @@ import numpy as np
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.channel_files import Case
 from dlka_med.data.fingerprint import grids_of
-from dlka_med.data.formats import is_volume
+from dlka_med.data.formats import ITK_ENDINGS, ending, files_of, is_volume, stem
+from dlka_med.data.grid import Grid
+from dlka_med.data.itk import open_itk, write_itk
 from dlka_med.data.nifti import channels_first, open_nifti
 from dlka_med.data.raster import is_grey, read_bands, read_pixels, write_grey, write_pixels
 
@@ -82,24 +84,34 @@ class Draft:
 
 
 def copy_file(source: str, target: Path) -> None:
-    """Byte by byte, into a folder that need not be there."""
+    """Byte by byte, into a folder that need not be there; voxels in a file of their own come along."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
+    for voxels in files_of(Path(source))[1:]:
+        is_named = ending(target).lower() in ITK_ENDINGS  # by its header
+        name = voxels.name if is_named else f"{stem(target)}{voxels.name[len(stem(Path(source))) :]}"
+        shutil.copyfile(voxels, target.with_name(name))
 
 
 def _read(path: Path, channels: Sequence[str]) -> np.ndarray:
     if is_volume(path):
-        return np.ascontiguousarray(channels_first(path, open_nifti(path, colours=True)[1]))
+        return np.ascontiguousarray(channels_first(path, _voxels(path)))
     return np.ascontiguousarray(np.moveaxis(read_bands(path, channels), -1, 0))
 
 
 def _read_label(path: Path) -> np.ndarray:
     if is_volume(path):
-        return np.ascontiguousarray(channels_first(path, open_nifti(path)[1])[0])
+        return np.ascontiguousarray(channels_first(path, _voxels(path))[0])
     pixels = read_pixels(path, is_label=True)
     if pixels.ndim == 3 and pixels.shape[-1] > 2 and not is_grey(pixels[..., :3]):
         return pixels[..., :3]
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
+
+
+def _voxels(path: Path) -> np.ndarray:
+    if ending(path).lower() in ITK_ENDINGS:
+        return open_itk(path)[1]
+    return open_nifti(path, colours=True)[1]
 
 
 def _as_stored(volume: np.ndarray, dtype: str) -> np.ndarray:
@@ -118,6 +130,9 @@ def _label_type(largest: int) -> type:
 
 def _write_volume(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     """Write (*S, C); one channel as a plain volume."""
+    if ending(path).lower() in ITK_ENDINGS:
+        write_itk(path, volume, Grid(path, volume.shape[:3], affine))
+        return
     image = nib.Nifti1Image(volume[..., 0] if volume.shape[-1] == 1 else volume, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)

@@ -19,6 +19,7 @@ from dlka_med.checking.places import Kept, places
 from dlka_med.checking.selection import surplus
 from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.channel_files import Case
+from dlka_med.data.formats import files_of
 from dlka_med.data.workers import cores, in_workers
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import refuse_existing, whole_folder
@@ -112,7 +113,8 @@ def _codes(report: Report) -> dict[str, Codes]:
 
 def _remove(folder: Path, kept: Kept) -> None:
     for path in kept.files:
-        (folder / path).unlink(missing_ok=True)
+        for file in files_of(folder / path):
+            file.unlink(missing_ok=True)
         with suppress(OSError):
             (folder / path).parent.rmdir()
 

@@ -11,6 +11,7 @@ from dlka_med.checking.description import WRITTEN
 from dlka_med.checking.fixes import LEFT_OUT, Fix
 from dlka_med.checking.places import Kept, inside
 from dlka_med.checking.survey import Survey
+from dlka_med.data.formats import files_of
 from dlka_med.errors import InputError
 from dlka_med.text_files import read_text
 
@@ -38,7 +39,7 @@ def copy_others(survey: Survey, folder: Path, kept: Sequence[Kept]) -> list[Fix]
     fixes: list[Fix] = []
     for entry in sorted(root.iterdir()):
         if entry.name in own:
-            fixes += _unused(entry, {os.path.normpath(path) for path in known})
+            fixes += _unused(entry, {os.path.normpath(file) for path in known for file in files_of(path)})
         elif entry.name == SPLITS:
             trained = {one.case.id for one in kept if one.case.label is not None}
             fixes += _copy_splits(entry, folder / SPLITS, trained)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from dlka_med.cli.parser import device, number, shard
+from dlka_med.data.formats import OUTPUTS
 from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
 
@@ -15,7 +16,7 @@ SUMMARY = "write a label map for each image, on the image's own grid"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=Path, metavar="RUN", help="run folder made by dlka train, or a folder of folds")
-    add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, or a dataset")
+    add("images", type=Path, metavar="IMAGES", help="an image, a folder of images, a dataset, or DICOM")
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for the label maps")
     told = "another run that predicts together with RUN: probabilities are averaged; repeatable"
     add("--with", dest="others", type=Path, action="append", default=[], metavar="RUN", help=told)
@@ -74,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--skip-existing", action="store_true", help=told)
     told = "predict only the I-th case, counted from 0, and every N-th after it: for N commands at a time"
     add("--shard", type=shard, metavar="I/N", help=told)
+    add(
+        "--series",
+        type=_list,
+        default=(),
+        metavar="A,B",
+        help="of DICOM files, number or SeriesInstanceUID of the series for each channel (the only one)",
+    )
+    add("--format", dest="form", choices=tuple(OUTPUTS), help="of the label maps of volumes (that of the image)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -113,6 +122,8 @@ def run(options: argparse.Namespace) -> None:
             probabilities=options.probabilities,
             uncertainty=options.uncertainty,
             thresholds=dict(options.threshold),
+            form=options.form,
+            series=options.series,
         )
 
 
@@ -121,6 +132,13 @@ def _threshold(text: str) -> tuple[str, float]:
     if not equals or not region:
         raise argparse.ArgumentTypeError(f"expected REGION=P, such as core=0.4, got {text!r}")
     return region, number(0, below=1)(probability)
+
+
+def _list(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"expected numbers or UIDs with commas between, such as 2,5, got {text!r}")
+    return names
 
 
 def _axes(text: str) -> tuple[int, ...]:

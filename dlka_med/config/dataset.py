@@ -1,8 +1,19 @@
 """The cases of a run, and their deterministic way to the network's grid."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PositiveFloat, StrictInt, Tag, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    PositiveFloat,
+    StrictInt,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from dlka_med.config.labels import LABEL_KINDS, LabelScheme
 from dlka_med.config.record import FilePath, Plane, Record, Spacing, usable_path
@@ -12,6 +23,38 @@ Value = Annotated[
     Annotated[StrictInt, Tag(LABEL_KINDS[0])] | Annotated[tuple[StrictInt, ...], Tag(LABEL_KINDS[1])],
     Discriminator(lambda value: LABEL_KINDS[isinstance(value, list | tuple)]),
 ]
+
+
+Byte = Annotated[StrictInt, Field(ge=0, le=255)]
+CodeValue = Annotated[str, Field(min_length=1, max_length=16)]
+CodeMeaning = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class Segment(Record):
+    """How a label is shown and coded in DICOM-SEG."""
+
+    color: tuple[Byte, Byte, Byte] | None = Field(
+        None, description="red, green and blue from 0 to 255; null: the viewer's"
+    )
+    code: tuple[CodeValue, CodeValue, CodeMeaning] | None = Field(
+        None, description="value, scheme and meaning, such as [10200004, SCT, Liver]; null: one of this program's own"
+    )
+
+
+def declared_segments(segments: Any, labels: Collection[str]) -> dict[str, Segment]:
+    """Colours and codes by label.
+
+    Raises:
+        ValueError: they are not as in `Segment`, or of an unknown label.
+    """
+    try:
+        found = TypeAdapter(dict[str, Segment]).validate_python(segments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if strangers := [name for name in found if name not in labels]:
+        raise ValueError(f"{strangers[0]!r} is no label; labels are {', '.join(labels)}")
+    return found
 
 
 class Dataset(Record):
@@ -26,6 +69,9 @@ class Dataset(Record):
     )
     regions_class_order: tuple[StrictInt, ...] | None = Field(
         None, description="the value that each region paints, in the order of the regions; null: as the dataset says"
+    )
+    segments: dict[str, Segment] | None = Field(
+        None, description="colours and codes of labels in DICOM-SEG, by name; null: as the dataset says, if it does"
     )
     slices: Plane | None = Field(
         None, description="a 2D network sees volumes slice by slice in this plane; null: cases are what it sees"

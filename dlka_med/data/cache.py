@@ -21,6 +21,7 @@ from dlka_med.config.labels import IGNORE, IGNORED, Declared, LabelScheme
 from dlka_med.config.record import Plane
 from dlka_med.data.cache_room import Lease, exclusive, make_room
 from dlka_med.data.cases import Case
+from dlka_med.data.formats import files_of
 from dlka_med.data.grey import Measured
 from dlka_med.data.intensity import is_robust, named_intensity
 from dlka_med.data.prepare import Prepared, prepare
@@ -285,7 +286,8 @@ def _sizes(entry: Path) -> dict[str, int]:
 
 
 def _files(case: Case) -> tuple[Path, ...]:
-    return (*case.images, case.label) if case.label else case.images
+    named = (*case.images, case.label) if case.label else case.images
+    return tuple(file for path in named for file in files_of(path))
 
 
 def _name(case: Case) -> str:

@@ -1,12 +1,13 @@
 """Which images, labels and groups a folder holds: Decathlon, nnU-Net v2, images beside labels, or plain images."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dlka_med.config.dataset import Dataset as DatasetConfig
+from dlka_med.config.dataset import Segment
 from dlka_med.config.labels import Declared
 from dlka_med.data.channel_files import (
     Case,
@@ -23,7 +24,9 @@ from dlka_med.data.description import (
     in_stored_order,
     labels_and_order,
     read_description,
+    segments_of,
 )
+from dlka_med.data.dicom.cases import dicom_cases
 from dlka_med.data.formats import (
     ENDINGS,
     LISTED,
@@ -31,7 +34,7 @@ from dlka_med.data.formats import (
     contents,
     ending,
     has_usable_name,
-    is_volume,
+    is_dicom,
     label_files,
     stem,
     usable_files,
@@ -49,7 +52,7 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder of cases; `labels` and `regions_class_order`: see `LabelScheme`."""
+    """A folder of cases; `labels` and `regions_class_order`: see `LabelScheme`; `segments`: as in the config."""
 
     root: Path
     name: str
@@ -58,6 +61,7 @@ class Dataset:
     cases: tuple[Case, ...]
     test: tuple[Case, ...] = ()
     regions_class_order: tuple[int, ...] | None = None
+    segments: dict[str, Segment] | None = None
 
 
 def read_dataset(
@@ -139,6 +143,7 @@ def read_dataset(
         cases=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in cases),
         test=tuple(replace(case, group=group_of.get(case.id)).reordered(order) for case in test),
         regions_class_order=painted,
+        segments=segments_of(description, facts, values),
     )
 
 
@@ -162,6 +167,7 @@ def with_names(asked: DatasetConfig, dataset: Dataset) -> DatasetConfig:
         InputError: labels are regions, and nobody says what they paint.
     """
     names = {key: getattr(dataset, key) for key in ("channels", "labels", "regions_class_order")}
+    names["segments"] = asked.segments or dataset.segments
     resolved = asked.model_copy(update=names)
     if resolved.scheme.has_regions and resolved.scheme.painted is None:
         raise InputError(
@@ -184,8 +190,9 @@ def find_cases(
     *,
     one_file_per_case: bool = False,
     renamed: bool = False,
+    series: Sequence[str] = (),
 ) -> tuple[Case, ...]:
-    """Cases to predict, without labels: of one image file, of a folder of them, or of a dataset.
+    """Cases to predict, without labels: of one image file, of a folder of them, of a dataset, or of DICOM files.
 
     Several channels are either one file with all of them or files that end with `_0000`, `_0001` and so on. As in
     `read_dataset`, `channels` and `labels` replace what a dataset says, and images in another order are put into that
@@ -194,6 +201,7 @@ def find_cases(
     Args:
         one_file_per_case: numbers at the end of names do not stand for channels.
         renamed: whether a dataset may have other names for the channels.
+        series: of DICOM files, UID or number for each channel; nothing: the only series that is a volume.
 
     Raises:
         InputError: there is nothing to predict, a channel is missing, or a dataset's channels are not these.
@@ -214,8 +222,11 @@ def find_cases(
     stored = in_stored_order(channels, order)
     single = os.path.isfile(path)
     files = [path] if single else usable_files(path)
-    if not files:
-        raise InputError(f"{path} has no image: expected files that end with {LISTED}")
+    if is_dicom(path) and (single or not files) and (found := dicom_cases(path, channels, series)):
+        return found
+    if not files or series:
+        kinds = "DICOM files" if series else f"files that end with {LISTED}, or DICOM files"
+        raise InputError(f"{path} has no {'series' if series else 'image'}: expected {kinds}")
     if one_file_per_case:
         cases = one_file_each(path, files)
     else:
@@ -239,20 +250,6 @@ def _order_around(path: Path, channels: Sequence[str], *, renamed: bool) -> tupl
     description = root / "dataset.json"
     facts = read_description(description)
     return channel_order(description, facts, channel_names(description, facts, channels), renamed=renamed)
-
-
-def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
-    """Raise `InputError` if a case is a 2D image where volumes are expected, or the other way round.
-
-    Args:
-        dims: 3 for volumes, 2 for 2D images.
-        who: begins the sentence that ends with "volumes" or "2D images".
-    """
-    kinds = {True: "volumes (NIfTI)", False: "2D images (PNG, TIFF or JPEG)"}
-    for case in cases:
-        found = is_volume(case.images[0])
-        if found != (dims == 3):
-            raise InputError(f"{who} {kinds[not found]}, but {case.images[0]} is one of {kinds[found]}")
 
 
 def _decathlon_cases(root: Path, facts: dict[str, Any], refusals: Refusals | None) -> tuple[list[Case], list[Case]]:

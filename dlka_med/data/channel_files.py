@@ -19,7 +19,8 @@ SEPARATE = (
 class Case:
     """One scan: one image file per channel (or one file with all channels), perhaps a label and a group.
 
-    `order`: where each channel stands in a file of all channels; None: in its own place.
+    `order`: where each channel stands in a file of all channels; None: in its own place. `series`: what the DICOM
+    series of each image is asked for by, its UID or number, None for the only one; empty for other formats.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Case:
     label: Path | None = None
     group: str | None = None
     order: tuple[int, ...] | None = None
+    series: tuple[str | None, ...] = ()
 
     def reordered(self, order: tuple[int, ...] | None) -> "Case":
         """The same case with channel i taken from place `order[i]`."""
@@ -146,3 +148,17 @@ def of_one_kind(where: Path, cases: Iterable[Case], refusals: Refusals | None = 
     for case in kinds[not ours]:
         refuse(refusals, "kinds-mixed", case.images[0], said)
     return kinds[ours]
+
+
+def check_dims(cases: Iterable[Case], dims: int, who: str) -> None:
+    """Raise `InputError` if a case is a 2D image where volumes are expected, or the other way round.
+
+    Args:
+        dims: 3 for volumes, 2 for 2D images.
+        who: begins the sentence that ends with "volumes" or "2D images".
+    """
+    kinds = {True: "volumes (NIfTI, NRRD, MetaImage, DICOM)", False: "2D images (PNG, TIFF or JPEG)"}
+    for case in cases:
+        found = is_volume(case.images[0])
+        if found != (dims == 3):
+            raise InputError(f"{who} {kinds[not found]}, but {case.images[0]} is one of {kinds[found]}")

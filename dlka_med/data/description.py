@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dlka_med.config.dataset import Segment, declared_segments
 from dlka_med.config.labels import IGNORE, Declared, LabelScheme, declared_labels
 from dlka_med.errors import InputError
 from dlka_med.text_files import read_text
@@ -131,3 +132,20 @@ def labels_and_order(
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
     return labels, None if order is None else tuple(order)
+
+
+def segments_of(path: Path, facts: dict[str, Any], labels: Declared) -> dict[str, Segment] | None:
+    """Colours and codes of labels by name, from the key `segments` of the file, which it need not have.
+
+    Raises:
+        InputError: they are not as in `Segment`, or of a label that nobody declares.
+    """
+    if facts.get("segments") is None:
+        return None
+    try:
+        return declared_segments(facts["segments"], labels)
+    except ValueError as error:
+        raise InputError(
+            f'{path}: segments: {error}; expected {{"liver": {{"color": [221, 130, 101], "code": ["10200004", "SCT", '
+            f'"Liver"]}}}}'
+        ) from error

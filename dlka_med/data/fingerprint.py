@@ -14,11 +14,12 @@ import numpy as np
 from dlka_med.data.boxes import foreground_box, whole_box
 from dlka_med.data.case_facts import FOREGROUND_PERCENTILES, CaseFacts, ChannelFacts, FileFacts, Foreground, LabelFacts
 from dlka_med.data.channel_files import Case
-from dlka_med.data.formats import is_volume
+from dlka_med.data.formats import ITK_ENDINGS, files_of, is_volume
 from dlka_med.data.grey import measure, outermost
 from dlka_med.data.grid import Grid, farthest_apart, spacing_of, with_one_unit
+from dlka_med.data.itk import open_itk
 from dlka_med.data.label_facts import colour_facts, label_facts
-from dlka_med.data.nifti import UNREADABLE, affine_in_mm, channels_first, is_singular, open_nifti, unit_in_mm
+from dlka_med.data.nifti import UNREADABLE, affine_in_mm, channels_first, is_nifti, is_singular, open_nifti, unit_in_mm
 from dlka_med.data.raster import is_grey, look_at_raster, read_bands, read_pixels
 from dlka_med.data.workers import Progress, cores, in_workers
 from dlka_med.errors import InputError, WriteError
@@ -69,7 +70,7 @@ def grids_of(facts: CaseFacts) -> list[Grid]:
 def _kept(channels: tuple[str, ...], case: Case) -> CaseFacts:
     paths = [*case.images, *([case.label] if case.label else [])]
     named = [[str(path), str(path.resolve())] for path in paths]
-    marks = [[stat.bytes, stat.modified] for stat in map(_stat, paths)]
+    marks = [[stat.bytes, stat.modified] for path in paths for stat in map(_stat, files_of(path))]
     key = hashlib.sha256(json.dumps([case.id, named, case.order, channels]).encode()).hexdigest()
     file = user_cache_folder() / "facts" / key[:2] / f"{key[2:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -218,6 +219,8 @@ def _stat(path: Path) -> FileFacts:
 
 
 def _open_volume(file: FileFacts, path: Path) -> tuple[FileFacts, np.ndarray]:
+    if path.name.lower().endswith(ITK_ENDINGS):
+        return _open_itk(file, path)
     image, voxels = open_nifti(path, colours=True)
     header, affine = image.header, affine_in_mm(image)
     scale = unit_in_mm(image) or 1.0
@@ -228,8 +231,19 @@ def _open_volume(file: FileFacts, path: Path) -> tuple[FileFacts, np.ndarray]:
         has_colours=header.get_data_dtype().names is not None,
         affine=tuple(tuple(_finite(entry) for entry in row) for row in affine),
         pixdim=tuple(_finite(abs(zoom) * scale) for zoom in header["pixdim"][1:4]),
-        forms_apart=_forms_apart(image),
+        forms_apart=_forms_apart(image) if is_nifti(image) else None,
         unit=unit_in_mm(image),
+    ), voxels
+
+
+def _open_itk(file: FileFacts, path: Path) -> tuple[FileFacts, np.ndarray]:
+    header, voxels = open_itk(path)
+    return replace(
+        file,
+        shape=voxels.shape,
+        dtype=str(header.dtype),
+        affine=tuple(map(tuple, header.affine.tolist())),
+        pixdim=tuple(spacing_of(header.affine).tolist()),
     ), voxels
 
 

@@ -7,11 +7,17 @@ from dlka_med.data.refusals import Refusals, refuse
 from dlka_med.errors import InputError
 from dlka_med.paths import shown
 
-VOLUME_ENDINGS = (".nii.gz", ".nii")
+NIFTI_ENDINGS = (".nii.gz", ".nii", ".hdr")
+ITK_ENDINGS = (".nrrd", ".mha", ".mhd")
+VOLUME_ENDINGS = (*NIFTI_ENDINGS, *ITK_ENDINGS)
 RASTER_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
+HEADER_BYTES = 2**16  # of a MetaImage header, at most
 LOSSY_ENDINGS = (".jpg", ".jpeg")
 ENDINGS = (*VOLUME_ENDINGS, *RASTER_ENDINGS)
 LISTED = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
+DICOM_ENDINGS = (".dcm", ".ima", ".zip")
+OUTPUTS = {"nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
+"""What label maps of volumes can be written as, and how such files end."""
 
 
 def ending(path: Path) -> str:
@@ -23,8 +29,14 @@ def ending(path: Path) -> str:
 
 
 def is_volume(path: Path) -> bool:
-    """Whether the file is NIfTI rather than PNG, TIFF or JPEG; `InputError` if it is none of them."""
-    return ending(path).lower() in VOLUME_ENDINGS
+    """Whether the file is a volume rather than PNG, TIFF or JPEG; `InputError` if it is none of them."""
+    return is_dicom(path) or ending(path).lower() in VOLUME_ENDINGS
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a case of this path is a DICOM series: a folder, a zip file or one DICOM file."""
+    name = path.name.lower()
+    return name.endswith(DICOM_ENDINGS) or (path.is_dir() and not name.endswith(ENDINGS))
 
 
 def stem(path: Path) -> str:
@@ -38,7 +50,7 @@ def case_id(path: Path) -> str:
 
 
 def usable_files(folder: Path, refusals: Refusals | None = None) -> list[Path]:
-    """The folder's NIfTI, PNG, TIFF and JPEG files by name, hidden ones left out.
+    """The folder's volumes and PNG, TIFF and JPEG files by name, hidden ones left out.
 
     Raises:
         InputError: as in `has_usable_name`.
@@ -78,6 +90,47 @@ def contents(folder: Path) -> str:
     said = [f"{count} files {known}" if count > 1 else f"1 file {known}" for known, count in endings.most_common(5)]
     named = f"the folders {', '.join(folders[:8])}{', ...' if len(folders) > 8 else ''}"
     return " and ".join([*([named] if folders else []), *([", ".join(said)] if said else [])]) or "nothing"
+
+
+def with_partner(path: Path) -> tuple[Path, ...]:
+    """The files that hold an image: the voxels of `.hdr` and `.mhd` lie in another one.
+
+    Raises:
+        InputError: the other one is not there, or the header does not name it.
+    """
+    kind = path.name.lower()
+    if kind.endswith(".hdr"):
+        base = path.name[: -len(".hdr")]
+        ends = (".IMG", ".IMG.gz") if path.name.endswith(".HDR") else (".img", ".img.gz")
+        candidates = [path.with_name(base + end) for end in ends]
+    elif kind.endswith((".mhd", ".mha")) and path.is_file():
+        candidates = [path.with_name(_data_file(path))]
+    else:
+        return (path,)
+    if candidates == [path]:
+        return (path,)
+    found = next((file for file in candidates if file.is_file()), None)
+    if found is None:
+        raise InputError(f"{path} is a header alone, its voxels are missing: put {candidates[0].name} beside it")
+    return path, found
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """As `with_partner`, of a file that may be broken."""
+    try:
+        return with_partner(path)
+    except (InputError, OSError):
+        return (path,)
+
+
+def _data_file(header: Path) -> str:
+    """What a MetaImage header names as its file of voxels; its own name where they follow in the same file."""
+    with header.open("rb") as stream:
+        lines = stream.read(HEADER_BYTES).decode("latin-1").splitlines()
+    named = [line.partition("=")[2].strip() for line in lines if line.partition("=")[0].strip() == "ElementDataFile"]
+    if not named or named[0].upper().startswith("LIST") or set(named[0]) & set("%/\\\0") or named[0] in ("", ".", ".."):
+        raise InputError(f"{header} names no single file of voxels beside it (ElementDataFile): save it as one .mha")
+    return header.name if named[0].upper() == "LOCAL" else named[0]
 
 
 def label_files(folder: Path, refusals: Refusals | None = None) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from dlka_med.config.labels import IGNORED, Declared, LabelScheme
 from dlka_med.data.channel_files import SEPARATE, Case
 from dlka_med.data.formats import is_volume
 from dlka_med.data.grid import Grid, check_same_grid, with_one_unit
-from dlka_med.data.readers import Reader, reader_of
+from dlka_med.data.readers import Reader, reader_of, readers_of
 from dlka_med.errors import InputError
 
 WHOLE_NUMBER_TOLERANCE = 1e-4
@@ -47,8 +47,8 @@ def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelSchem
     if len(case.images) not in (1, len(channels)):
         raise InputError(f"case {case.id} has {len(case.images)} images, expected {len(channels)}: {list(channels)}")
     arrays, grids = [], []
-    reader = reader_of(case.images[0])
-    for index, path in enumerate(case.images):
+    readers = readers_of(case)
+    for index, (path, reader) in enumerate(zip(case.images, readers, strict=True)):
         with _hint_at_separate_images(case):
             array, grid = reader.image(path, channels if len(case.images) == 1 else channels[index : index + 1])
         refuse_nonfinite(path, array)
@@ -72,7 +72,7 @@ def load_case(case: Case, channels: Sequence[str], labels: Declared | LabelSchem
     if label is not None:
         check_same_grid(grids[0], grids[-1])
     image = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-    return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine, reader)
+    return LoadedCase(image if case.order is None else image[list(case.order)], label, grids[0].affine, readers[0])
 
 
 def load_label(path: Path, labels: Declared | LabelScheme) -> np.ndarray:

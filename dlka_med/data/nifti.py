@@ -1,6 +1,7 @@
-"""NIfTI files: voxels and where they lie in the world."""
+"""NIfTI files, also as pairs of header and voxels: voxels and where they lie in the world."""
 
 import gzip
+import logging
 import zlib
 from collections.abc import Iterable
 from math import prod
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.analyze import AnalyzeImage
 from nibabel.filebasedimages import ImageFileError
 from nibabel.nifti1 import Nifti1Pair
 from nibabel.spatialimages import HeaderDataError
 
-from dlka_med.data.formats import check_file
+from dlka_med.data.formats import check_file, with_partner
 from dlka_med.data.grid import Grid
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
@@ -22,7 +24,11 @@ LARGEST_SHARE = 255  # stands for 1
 SLOPE = np.nextafter(np.float32(1 / LARGEST_SHARE), np.float32(0))  # headers hold float32: no product is over 1
 VOXELS_AT = 352  # bytes, of a file without extensions
 PIECE = 2**20  # bytes
+SCANNER = 1  # the code of coordinates in the scanner
+RIGHT_ANGLES = 1e-4  # cosine between axes: a qform cannot hold more
 MILLIMETRES = {1: 1e3, 2: 1.0, 3: 1e-3}  # of a unit, by its code in xyzt_units
+
+logger = logging.getLogger("dlka_med")
 
 UNREADABLE = (
     ImageFileError,
@@ -80,6 +86,7 @@ def nifti_grid(path: Path) -> Grid:
         InputError: it is no NIfTI file of a volume.
     """
     check_file(path)
+    with_partner(path)
     try:
         with np.errstate(all="ignore"):
             image = nib.load(path)
@@ -91,7 +98,11 @@ def nifti_grid(path: Path) -> Grid:
 
 def write_nifti(path: Path, values: np.ndarray, like: Path) -> None:
     """Write label values (x, y, z) with the affines of `like`, their codes and units; whole or not at all."""
-    image = nifti_like(values, nib.load(like))
+    source = nib.load(like)
+    if not is_nifti(source):
+        write_nifti_on(path, values, nifti_grid(like))
+        return
+    image = nifti_like(values, source)
     with whole_file(path) as temporary:
         nib.save(image, temporary)
 
@@ -119,20 +130,35 @@ def write_shares(path: Path, volumes: Iterable[np.ndarray], channels: int, like:
             if number == 0:
                 header.set_data_shape((*volume.shape, channels)[: None if channels > 1 else 3])
                 header.set_data_dtype(np.uint8)
-                if isinstance(like, Path):
-                    source = nib.load(like)
+                source = nib.load(like) if isinstance(like, Path) else None
+                if source is not None and is_nifti(source):
                     for key in GEOMETRY:
                         header[key] = source.header[key]
                     header["pixdim"][4:] = 1
                 else:
-                    header.set_xyzt_units("mm")
-                    header.set_sform(like, "scanner")
-                    header.set_qform(like, "scanner")
+                    _lay(header, like if source is None else nifti_grid(like).affine)
                 header.set_slope_inter(SLOPE, 0)
                 header["vox_offset"] = VOXELS_AT
                 header.write_to(stream)
                 stream.write(bytes(VOXELS_AT - stream.tell()))
             stream.write(np.asfortranarray(volume).tobytes(order="F"))
+
+
+def write_nifti_on(path: Path, values: np.ndarray, grid: Grid) -> None:
+    """Write label values (x, y, z) onto a grid, in mm; sheared axes have no qform. Whole or not at all."""
+    image = nib.Nifti1Image(values, None)
+    _lay(image.header, grid.affine)
+    with whole_file(path) as temporary:
+        nib.save(nib.Nifti1Image(values, None, image.header), temporary)
+
+
+def _lay(header: nib.Nifti1Header, affine: np.ndarray) -> None:
+    """Give a header of its shape a grid in mm."""
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, code=SCANNER)
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(axes.T @ axes - np.eye(SPATIAL_DIMS)).max() < RIGHT_ANGLES:
+        header.set_qform(affine, code=SCANNER)
 
 
 def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) -> tuple[Nifti1Pair, np.ndarray]:
@@ -146,9 +172,12 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
         InputError: the file is truncated or no NIfTI file, or its voxels are no real numbers.
     """
     check_file(path)
+    with_partner(path)
     try:
         with np.errstate(all="ignore"):
             image = nib.load(path)
+        if not is_nifti(image):
+            logger.warning("%s is Analyze, which does not tell left from right: it is read as nibabel does", path)
         dtype = image.get_data_dtype()
         if dtype.kind not in "iuf" and not (colours and dtype.names):
             raise InputError(f"{path} holds {dtype} instead of real numbers: export one file per channel")
@@ -170,6 +199,11 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
 
 
+def is_nifti(image: AnalyzeImage) -> bool:
+    """Whether an image is NIfTI rather than Analyze, which has no affine."""
+    return isinstance(image, Nifti1Pair)
+
+
 def is_singular(affine: np.ndarray) -> bool:
     """Whether a 4x4 affine sends a voxel to a plane, a line or nowhere."""
     linear = affine[:3, :3]
@@ -186,6 +220,8 @@ def affine_in_mm(image: Nifti1Pair) -> np.ndarray:
 
 def unit_in_mm(image: Nifti1Pair) -> float | None:
     """Millimetres of the file's unit of length; None if it names none."""
+    if not is_nifti(image):
+        return None
     return MILLIMETRES.get(int(image.header["xyzt_units"]) % 8)
 
 

@@ -93,7 +93,8 @@ def find_label_maps(path: Path) -> dict[str, Path]:
         return {stem(path): path}
     found = label_files(path)
     if not found:
-        raise InputError(f"{path} holds no label map: expected files that end with {LISTED}")
+        seg = "; DICOM-SEG is not among them, predict with --format nii.gz" if any(path.glob("*.dcm")) else ""
+        raise InputError(f"{path} holds no label map: expected files that end with {LISTED}{seg}")
     return found
 
 

@@ -13,7 +13,7 @@ from dlka_med import machine
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared, expected_grid
-from dlka_med.data.readers import reader_of
+from dlka_med.data.readers import readers_of
 from dlka_med.errors import InputError
 from dlka_med.inference.ensemble import AVERAGED_NUMBERS, COPIES
 from dlka_med.inference.memory import free_memory, is_out_of_memory, lacking_memory
@@ -156,7 +156,7 @@ class Budget:
         header, which whoever reads the file will tell.
         """
         try:
-            grid = reader_of(case.images[0]).grid(case.images[0])
+            grid = readers_of(case)[0].grid(case.images[0])
             shape, affine = expected_grid(grid.shape, grid.affine, self._preprocessing)
         except (InputError, ValueError, np.linalg.LinAlgError):
             return None

@@ -4,7 +4,8 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from dlka_med.data.cases import Case, check_dims, dataset_around, find_cases
+from dlka_med.data.cases import Case, dataset_around, find_cases
+from dlka_med.data.channel_files import check_dims
 from dlka_med.errors import InputError
 from dlka_med.inference.writing import label_map_ending
 from dlka_med.run_folder import PARTS, RunFolder
@@ -17,6 +18,7 @@ def cases_to_predict(
     split: str | None = None,
     one_file_per_case: bool = False,
     only: Collection[str] | None = None,
+    series: Sequence[str] = (),
 ) -> list[Case]:
     """The cases of an image, a folder or a dataset that runs can predict; further arguments are as in `predict_images`.
 
@@ -34,23 +36,29 @@ def cases_to_predict(
         dataset.labels,
         one_file_per_case=one_file_per_case,
         renamed=_lies_in(images, dataset.root),
+        series=series,
     )
     cases = [case for case in _of_split(found, members, split, images) if only is None or case.id in only]
     check_dims(cases, run.config.image_dims, f"the run {run.path} was trained on")
     return cases
 
 
-def targets_of(cases: Sequence[Case], out: Path) -> dict[str, Path]:
+def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dict[str, Path]:
     """Where the label map of each case goes.
 
+    Args:
+        form: as in `label_map_ending`.
+
     Raises:
-        InputError: it would replace an image.
+        InputError: it would replace an image or lie in a series; or as in `label_map_ending`.
     """
-    targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0])}" for case in cases}
+    targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0], form)}" for case in cases}
     inputs = {image.resolve() for case in cases for image in case.images}
     for target in targets.values():
-        if target.resolve() in inputs:
-            raise InputError(f"the prediction {target} would replace an image: name another folder for the output")
+        if inputs & {target.resolve(), *target.resolve().parents}:
+            raise InputError(
+                f"the prediction {target} would replace an image or lie in a series: name another folder for the output"
+            )
     return targets
 
 

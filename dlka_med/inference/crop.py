@@ -11,7 +11,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.formats import label_files
 from dlka_med.data.grid import check_same_grid, with_one_unit
 from dlka_med.data.prepare import Prepared
-from dlka_med.data.readers import reader_of
+from dlka_med.data.readers import reader_of, readers_of
 from dlka_med.errors import InputError
 from dlka_med.inference.grids import match_axes
 
@@ -82,7 +82,7 @@ class Crop:
     def _box(self, case: Case) -> tuple[list[int], list[int]]:
         path = self.masks[case.id]
         values, grid = reader_of(path).label(path)
-        image = reader_of(case.images[0]).grid(case.images[0])
+        image = readers_of(case)[0].grid(case.images[0])
         check_same_grid(*with_one_unit([image, grid]))
         if not values.any():
             raise InputError(f"{path}: the mask is empty, all of its voxels are 0: leave the case out, or mend it")

@@ -21,6 +21,7 @@ from dlka_med.inference.windows import Progress
 from dlka_med.inference.writing import write_share_map
 
 PROBABILITIES, UNCERTAINTY, DISAGREEMENT = "probabilities", "uncertainty", "disagreement"
+SHARE_ENDING = {2: ".png", 3: ".nii.gz"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Extras:
         """`Predictor.segment` of a case; what else is made of it is written.
 
         Args:
-            target: the file that its label map will be: the others have its name in their folders.
+            target: the file that its label map will be; the others lie in folders beside it.
             image: that was predicted.
         """
         if not self:
@@ -76,5 +77,6 @@ class Extras:
                 name = prepared.case_id + probability_ending(prepared, self.probabilities)
                 write_probabilities(folder / name, rows, prepared, image, predictor.config.dataset)
             for kind, collected in maps.items():
-                write_share_map(target.parent / kind / target.name, collected.values, prepared, image)
+                name = prepared.case_id + SHARE_ENDING[len(prepared.native_shape)]
+                write_share_map(target.parent / kind / name, collected.values, prepared, image)
         return classes

@@ -65,19 +65,23 @@ def predict_images(
     probabilities: Numbers | None = None,
     uncertainty: bool = False,
     thresholds: Mapping[str, float] | None = None,
+    form: str | None = None,
+    series: Sequence[str] = (),
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
-    It is called `<case id>.nii.gz` for a volume and `<case id>.png` for a 2D image. The voxels hold the label
-    values of the dataset that the run was trained on. A bad case, or one too large for the memory, does not keep the
-    others from being predicted; the mistakes are reported together at the end, and in `failed.json`. `cases.json` says
-    which run made each label map and what the case was to it, see `PredictionFolder`. While the network is at a case
-    the next one is read and the last one written, if both fit into the memory.
+    It is called `<case id>` with the ending of its format: that of the image (of `.hdr` .nii.gz, of `.mhd` .mha, of
+    DICOM a DICOM-SEG file `.dcm`), PNG for a 2D image. The voxels hold the label values of the dataset that the run was
+    trained on, those of DICOM-SEG the segments. A bad case, or one too large for the memory, does not keep the others
+    from being predicted; the mistakes are reported together at the end, and in `failed.json`. `cases.json` says which
+    run made each label map and what the case was to it, see `PredictionFolder`. While the network is at a case the next
+    one is read and the last one written, if both fit into the memory.
 
     Args:
         run: folder made by training; a folder of folds, whose runs predict together, or several of either do: their
             probabilities are averaged.
-        images: an image file, a folder of them, or a dataset.
+        images: an image file, a folder of them, a dataset, or DICOM: a folder or a zip file of a series, or a folder of
+            those.
         out: folder for the label maps; it may exist.
         split: only these cases of the run's split (all: its three parts); None: everything found.
         device: as PyTorch names it; None: cuda where there is one.
@@ -101,6 +105,8 @@ def predict_images(
         uncertainty: also write their entropy into `out/uncertainty`, from 0 to 1, and how far several runs disagree
             into `out/disagreement`.
         thresholds: probability over which a voxel belongs to a region, by its name, in place of 0.5.
+        form: of the label maps of volumes: nii.gz, nii, nrrd, mha or dicom-seg; None: that of the image.
+        series: of DICOM files, UID or number of the series for each channel; nothing: the only one that is a volume.
 
     Returns:
         The files written, in the order of the cases.
@@ -121,11 +127,12 @@ def predict_images(
     cuts = thresholds_of(folder.config.dataset.scheme, thresholds or {})
     dataset, record = folder.config.dataset, PredictionFolder(out)
     could_hold_files(out)
-    cases = cases_to_predict(images, members, split=split, one_file_per_case=one_file_per_case, only=only)
+    chosen = {"split": split, "one_file_per_case": one_file_per_case, "only": only, "series": series}
+    cases = cases_to_predict(images, members, **chosen)
     if shard != ALONE:
         cases, among = cases[shard[0] :: shard[1]], len(cases)
         logger.info("shard %d of %d: %d of %d cases", *shard, len(cases), among)
-    targets = targets_of(cases, out)
+    targets = targets_of(cases, out, form)
     existing = existing_of(targets, refused=not (overwrite or skip_existing))
     cut = None if crop is None else Crop.of(crop, cases)
     limit = None if memory is None else memory * GIB
@@ -170,7 +177,9 @@ def predict_images(
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
-        write_label_map(targets[case.id], answer.classes, dataset.scheme, case.images[0], answer.reader)
+        write_label_map(
+            targets[case.id], answer.classes, dataset.scheme, case.images[0], answer.reader, dataset.segments
+        )
         record.finish(case.id, made_by(facts, origin, case))
 
     def beside(last: Case | None, case: Case, following: Case | None) -> tuple[bool, bool]:

@@ -1,21 +1,41 @@
 """Label maps to disk, on the grid of the image they belong to."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dlka_med.config.dataset import Segment
 from dlka_med.config.labels import Declared, LabelScheme
+from dlka_med.data.formats import OUTPUTS, is_dicom, is_volume
 from dlka_med.data.nifti import write_shares
 from dlka_med.data.prepare import Prepared
 from dlka_med.data.raster import write_grey
-from dlka_med.data.readers import NIFTI, Reader, reader_of
+from dlka_med.data.readers import NIFTI, Reader, reader_of, write_on
+from dlka_med.errors import InputError
+from dlka_med.inference.dicom_seg import write_dicom_seg
 
 KINDS = (np.uint8, np.int16, np.int32)
 
 
-def label_map_ending(image: Path) -> str:
-    """How the label map of an image ends: volumes and 2D images have formats of their own."""
-    return reader_of(image).label_ending
+def label_map_ending(image: Path, form: str | None = None) -> str:
+    """How the label map of an image ends: by default in the image's own format, of which some hold no label maps.
+
+    Args:
+        form: one of `OUTPUTS`.
+
+    Raises:
+        InputError: there is no such format, or the image cannot have its label map in it.
+    """
+    if form is None:
+        return reader_of(image).label_ending
+    if form not in OUTPUTS:
+        raise InputError(f"the format is {form!r}, expected one of {', '.join(OUTPUTS)}")
+    if not is_volume(image):
+        raise InputError(f"{image} is a 2D image, whose label map is PNG: give no format")
+    if form == "dicom-seg" and not is_dicom(image):
+        raise InputError(f"{image} is no DICOM series, and DICOM-SEG refers to one: choose another format")
+    return OUTPUTS[form]
 
 
 def write_label_map(
@@ -24,8 +44,9 @@ def write_label_map(
     labels: Declared | LabelScheme,
     like: str | Path,
     reader: Reader | None = None,
+    segments: Mapping[str, Segment] | None = None,
 ) -> None:
-    """Write class indices as label values; of a volume with the affines, their codes and the units of `like`.
+    """Write class indices as label values, on the grid of `like`; in its own format with its units and codes.
 
     Args:
         path: ends as `label_map_ending` says; the file appears whole or not at all.
@@ -33,12 +54,22 @@ def write_label_map(
         labels: uint8 holds their values, or int16 or int32 (of PNG: 16 bit) where they are larger.
         like: the image that was predicted.
         reader: of `like`; None: who reads files of its name.
+        segments: colours and codes of labels, which DICOM-SEG alone can hold.
 
     Raises:
+        InputError: as in `write_dicom_seg`; or a package that writes the format is not installed.
         ValueError: labels that no dataset can declare.
     """
-    like = Path(like)
-    (reader or reader_of(like)).write_label(Path(path), label_values(classes, labels), like)
+    path, like, scheme = Path(path), Path(like), LabelScheme.of(labels)
+    reader = reader or reader_of(like)
+    if path.name.lower().endswith(OUTPUTS["dicom-seg"]):
+        write_dicom_seg(path, classes, scheme, like, reader.series, segments or {})
+        return
+    values = label_values(classes, scheme)
+    if reader.write_label is not None and path.name.lower().endswith(reader.label_ending):
+        reader.write_label(path, values, like)
+    else:
+        write_on(path, values, reader.grid(like))
 
 
 def label_values(classes: np.ndarray, labels: Declared | LabelScheme) -> np.ndarray:

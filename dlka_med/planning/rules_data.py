@@ -32,6 +32,7 @@ def dataset(summary: Summary, root: str, plane: Choice) -> Choices:
         "channels": Choice(None, f"as the dataset says: {names}"),
         "labels": Choice(None, f"as the dataset says: {listed}{more}"),
         "regions_class_order": Choice(None, "of labels that are regions, as the dataset says"),
+        "segments": Choice(None, "colours and codes of labels in DICOM-SEG, as the dataset says, if it does"),
         "slices": plane,
         "groups": Choice(None, "groups.csv of the dataset, if any"),
         "folds": folds,

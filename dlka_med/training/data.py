@@ -15,7 +15,8 @@ from dlka_med.config.labels import LabelScheme
 from dlka_med.config.loading import save_config
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cache import PreparedCache
-from dlka_med.data.cases import Case, check_dims, dataset_of, with_names
+from dlka_med.data.cases import Case, dataset_of, with_names
+from dlka_med.data.channel_files import check_dims
 from dlka_med.data.growth import grown
 from dlka_med.data.intensity import named_intensity, resolve_intensity, warn_of_outliers
 from dlka_med.data.loaders import patch_loader

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -97,6 +98,16 @@ def test_only_what_changed_is_computed_again(cache, random_cases, computed, make
     os.utime(cases[2].label, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     cache.fill(cases)
     assert computed[4:] == ["case_2"]
+
+
+def test_voxels_in_a_file_of_their_own_may_change(cache, computed, tmp_path):
+    path = tmp_path / "a.hdr"
+    for value in (1, 2):
+        nib.save(nib.Nifti1Pair(np.full((4, 5, 6), value, np.int16), np.eye(4)), path)
+        for file in (path, path.with_suffix(".img")):
+            os.utime(file, ns=(0, 0 if file == path else value))
+        cache.fill([Case("a", (path,))])
+    assert computed == ["a", "a"]
 
 
 def test_the_files_are_not_needed_once_the_cache_is_filled(cache, random_cases, tmp_path):

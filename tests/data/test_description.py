@@ -7,7 +7,7 @@ import pytest
 
 from dlka_med.config.labels import MAX_LABELS
 from dlka_med.data.cases import read_dataset
-from dlka_med.data.description import channel_order, read_description
+from dlka_med.data.description import channel_order, read_description, segments_of
 from dlka_med.errors import InputError
 
 
@@ -134,3 +134,27 @@ def test_other_channels_are_refused_unless_renamed(tmp_path, declared, wanted):
 @pytest.mark.parametrize("facts", [{}, {"modality": ["MRI"]}, {"modality": {"0": "MRI", "2": "T2"}}])
 def test_nothing_is_compared_where_nobody_named_the_channels(tmp_path, facts):
     assert channel_order(tmp_path, facts, ["CT"], renamed=False) is None
+
+
+def test_colours_and_codes_of_labels(tmp_path):
+    facts = {"segments": {"liver": {"color": [1, 2, 255], "code": ["10200004", "SCT", "Liver"]}, "b": {}}}
+    found = segments_of(tmp_path, facts, {"background": 0, "liver": 1, "b": 2})
+    assert (found["liver"].color, found["liver"].code) == ((1, 2, 255), ("10200004", "SCT", "Liver"))
+    assert (found["b"].color, found["b"].code) == (None, None)
+    assert segments_of(tmp_path, {}, {"background": 0, "liver": 1}) is None
+
+
+@pytest.mark.parametrize(
+    ("segments", "said"),
+    [
+        ({"spleen": {}}, "'spleen' is no label; labels are background, liver"),
+        ({"liver": {"color": [1, 2, 256]}}, r"liver\.color\.2: .*255"),
+        ({"liver": {"color": [1, 2]}}, r"liver\.color"),
+        ({"liver": {"code": ["1" * 17, "SCT", "Liver"]}}, r"liver\.code\.0: .*16 characters"),
+        ({"liver": {"colour": [1, 2, 3]}}, r"liver\.colour"),
+        (["liver"], "dictionary"),
+    ],
+)
+def test_colours_and_codes_that_cannot_be(tmp_path, segments, said):
+    with pytest.raises(InputError, match=rf"dataset\.json: segments: .*{said}"):
+        segments_of(tmp_path / "dataset.json", {"segments": segments}, {"background": 0, "liver": 1})

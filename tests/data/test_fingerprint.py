@@ -3,10 +3,12 @@
 import json
 import os
 import random
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from dlka_med.data import fingerprint as module
@@ -15,6 +17,7 @@ from dlka_med.data.case_facts import FOREGROUND_PERCENTILES, CaseFacts
 from dlka_med.data.channel_files import Case
 from dlka_med.data.fingerprint import fingerprint, read_case
 from dlka_med.data.grey import measure
+from dlka_med.data.nifti import nifti_grid
 
 
 @pytest.fixture
@@ -219,3 +222,44 @@ def test_random_bytes_in_a_header_are_facts(tmp_path, seed):
         path.write_bytes(content)
         facts = read_case(Case("x", (path,), path), ["MRI"])
         assert CaseFacts.of_json(json.loads(json.dumps(facts.to_json(), allow_nan=False))) == facts
+
+
+@pytest.mark.parametrize(
+    ("ending", "voxels"), [(".mhd", ".raw"), (".hdr", ".img"), (".nrrd", ".nrrd"), (".mha", ".mha")]
+)
+def test_other_formats_are_told_as_nifti_is(two_channels, tmp_path, ending, voxels):
+    """The same case in another format, but for its files; and facts do not outlive a change of the voxels."""
+    case, image, label = two_channels
+    grid = nifti_grid(case.images[0])
+    images, masks = tmp_path / "other" / "images", tmp_path / "other" / "labels"
+    for folder in (images, masks):
+        folder.mkdir(parents=True)
+
+    def write(path, values):
+        if ending == ".hdr":
+            nib.save(nib.Nifti1Pair(values, grid.affine), path)
+        else:
+            lps = np.diag([-1, -1, 1, 1]) @ grid.affine
+            made = SimpleITK.GetImageFromArray(np.moveaxis(values, 2, 0).swapaxes(1, 2), isVector=values.ndim == 4)
+            made.SetSpacing(np.linalg.norm(lps[:3, :3], axis=0).tolist())
+            made.SetDirection((lps[:3, :3] / made.GetSpacing()).ravel().tolist())
+            made.SetOrigin(lps[:3, 3].tolist())
+            SimpleITK.WriteImage(made, str(path))
+        return path
+
+    other = Case(
+        case.id, (write(images / f"a{ending}", np.moveaxis(image, 0, -1)),), write(masks / f"a{ending}", label)
+    )
+    (kept,) = fingerprint([other], ["T1", "T2"], workers=1)
+    expected = read_case(case, ["T1", "T2"])
+    assert kept.is_readable
+    for name in ("size", "spacing", "orientation", "cropped"):
+        assert getattr(kept, name) == getattr(expected, name)
+    assert [replace(one, path="") for one in kept.channels] == [replace(one, path="") for one in expected.channels]
+    assert kept.label.voxels == expected.label.voxels
+    assert [file.dtype for file in kept.files] == ["float32", "uint8"]
+    write(images / f"b{ending}", np.moveaxis(image + 1, 0, -1))
+    os.replace(images / f"b{voxels}", images / f"a{voxels}")
+    os.utime(images / f"a{voxels}", ns=(0, 0))
+    (changed,) = fingerprint([other], ["T1", "T2"], workers=1)
+    assert changed.channels[0].maximum == expected.channels[0].maximum + 1

@@ -7,12 +7,14 @@ from dataclasses import replace
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from PIL import Image
 
 from dlka_med.data.channel_files import Case
+from dlka_med.data.formats import ITK_ENDINGS
 from dlka_med.data.grid import Grid, check_same_grid, farthest_apart
 from dlka_med.data.load import load_case
-from dlka_med.data.readers import NIFTI, RASTER, reader_of
+from dlka_med.data.readers import META, NIFTI, NRRD, RASTER, reader_of, write_on
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import read_label_map
 
@@ -20,12 +22,20 @@ AFFINE = np.array([[-0.7, 0.1, 0, 9], [0.1, 0.7, 0.2, -8], [0, -0.1, 2.5, 7], [0
 
 
 def source(folder, ending, shape):
+    folder.mkdir(exist_ok=True)
     path = folder / f"image{ending}"
     grey = np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
     if len(shape) == 2 and "nii" not in ending:
         Image.fromarray(grey).save(path)
+    elif ending in ITK_ENDINGS:
+        image = SimpleITK.GetImageFromArray(grey.T)
+        lps = np.diag([-1, -1, 1, 1]) @ AFFINE
+        image.SetSpacing(np.linalg.norm(lps[:3, :3], axis=0).tolist())
+        image.SetDirection((lps[:3, :3] / np.linalg.norm(lps[:3, :3], axis=0)).ravel().tolist())
+        image.SetOrigin(lps[:3, 3].tolist())
+        SimpleITK.WriteImage(image, str(path))
     else:
-        nib.save(nib.Nifti1Image(grey, AFFINE), path)
+        nib.save((nib.Nifti1Pair if ending == ".hdr" else nib.Nifti1Image)(grey, AFFINE), path)
     return path, grey
 
 
@@ -34,6 +44,7 @@ def source(folder, ending, shape):
     [
         (".nii.gz", (5, 4, 3), (5, 4, 3)),
         (".nii", (5, 4), (5, 4, 1)),
+        *[(ending, (5, 4, 3), (5, 4, 3)) for ending in (".hdr", ".nrrd", ".mha", ".mhd")],
         (".png", (5, 4), (5, 4)),
         (".tif", (5, 4), (5, 4)),
     ],
@@ -55,6 +66,62 @@ def test_what_is_written_for_an_image_is_read_on_its_grid(tmp_path, ending, shap
     np.testing.assert_array_equal(again, values)
     assert again.dtype.itemsize == values.dtype.itemsize
     check_same_grid(grid, label_grid)
+    if len(kept) == 3:
+        np.testing.assert_allclose(label_grid.affine, AFFINE, rtol=1e-6)
+
+
+ALL = (".nii.gz", ".nii", ".hdr", *ITK_ENDINGS)
+
+
+@pytest.mark.parametrize("affine", [AFFINE, np.diag([-2.0, 1.5, 0.75, 1]), AFFINE[:, [2, 0, 1, 3]]])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_a_label_map_is_written_onto_any_grid(tmp_path, ending, affine):
+    """In formats other than the image's: NIfTI in mm, with a qform where axes have right angles."""
+    values = np.random.default_rng(0).integers(0, 300, (5, 4, 3)).astype(np.int16)
+    path = tmp_path / f"a{ending}"
+    write_on(path, values, Grid(tmp_path / "source", values.shape, affine))
+    found, grid = reader_of(path).label(path)
+    np.testing.assert_array_equal(found, values)
+    np.testing.assert_allclose(grid.affine, affine, rtol=1e-6)
+    if ending.startswith(".nii"):
+        header = nib.load(path).header
+        assert header.get_xyzt_units()[0] == "mm"
+        assert (int(header["sform_code"]), int(header["qform_code"])) == (1, int((affine[0, 1:3] == 0).all()))
+        if header["qform_code"]:
+            np.testing.assert_allclose(header.get_qform(), affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("image", "label"), [*itertools.pairwise([*ALL, ALL[0]])])
+def test_image_and_label_may_be_of_different_formats(tmp_path, image, label):
+    case = Case("a", (source(tmp_path, image, (5, 4, 3))[0],), source(tmp_path / "labels", label, (5, 4, 3))[0])
+    loaded = load_case(case, ["grey"], {"background": 0} | {str(value): value for value in range(1, 200)})
+    np.testing.assert_array_equal(loaded.image[0], loaded.label)
+
+
+def test_analyze_is_read_as_nibabel_does_and_told(tmp_path, caplog):
+    grey = np.random.default_rng(0).integers(0, 200, (5, 4, 3)).astype(np.int16)
+    image = nib.AnalyzeImage(grey, None)
+    image.header.set_zooms((2, 3, 4))
+    nib.save(image, tmp_path / "a.hdr")
+    reader = reader_of(tmp_path / "a.hdr")
+    (volume,), grid = reader.image(tmp_path / "a.hdr", ["grey"])
+    np.testing.assert_array_equal(volume, grey)
+    np.testing.assert_array_equal(grid.affine, nib.load(tmp_path / "a.hdr").affine)
+    assert "a.hdr is Analyze, which does not tell left from right" in caplog.text
+    reader.write_label(tmp_path / "b.nii.gz", grey, tmp_path / "a.hdr")
+    found = nib.load(tmp_path / "b.nii.gz")
+    np.testing.assert_array_equal(found.affine, grid.affine)
+    np.testing.assert_array_equal(np.asarray(found.dataobj), grey)
+
+
+@pytest.mark.parametrize("name", ["a.hdr", "a.mhd"])
+def test_a_header_without_its_voxels(tmp_path, name):
+    path, _ = source(tmp_path, name[1:], (5, 4, 3))
+    for voxels in (".img", ".raw"):
+        path.with_suffix(voxels).unlink(missing_ok=True)
+    for read in (reader_of(path).grid, lambda path: reader_of(path).image(path, ["grey"]), reader_of(path).label):
+        with pytest.raises(InputError, match=r"its voxels are missing: put image\.(img|raw) beside it"):
+            read(path)
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.png", "a.tif", "a.jpg"])
@@ -71,7 +138,7 @@ def test_the_grid_of_a_turned_photograph_is_upright(tmp_path):
     assert RASTER.grid(tmp_path / "a.png").shape == RASTER.image(tmp_path / "a.png", ["grey"])[1].shape == (5, 3)
 
 
-@pytest.mark.parametrize("reader", [NIFTI, RASTER])
+@pytest.mark.parametrize("reader", [NIFTI, RASTER, NRRD, META])
 def test_a_reader_goes_to_other_processes(reader):
     assert pickle.loads(pickle.dumps(reader)) == reader
 
@@ -81,8 +148,17 @@ def test_a_loaded_case_carries_its_reader(tmp_path, monkeypatch, ending, shape, 
     path, _ = source(tmp_path, ending, shape)
     assert load_case(Case("a", (path,)), ["grey"]).reader is reader
     other = replace(reader, label_ending=".other")
-    monkeypatch.setattr("dlka_med.data.load.reader_of", lambda path: other)
+    monkeypatch.setattr("dlka_med.data.load.readers_of", lambda case: (other,))
     assert load_case(Case("a", (path,)), ["grey"]).reader is other
+
+
+def test_a_reader_of_a_series_goes_to_other_processes(tmp_path):
+    reader = pickle.loads(pickle.dumps(reader_of(tmp_path, "7")))
+    assert reader.series == "7"
+    with pytest.raises(InputError, match="holds no DICOM file"):
+        reader.grid(tmp_path)
+    with pytest.raises(InputError, match="is DICOM, but a label map was expected"):
+        reader.label(tmp_path)
 
 
 def test_no_format_of_ours(tmp_path):

@@ -304,7 +304,7 @@ def test_who_read_an_image_writes_its_label_map(run, tmp_path, monkeypatch):
     write_folder(tmp_path / "images", 1)
     written = []
     reader = replace(NIFTI, write_label=lambda path, values, like: written.append((path, values.shape, like)))
-    monkeypatch.setattr("dlka_med.data.load.reader_of", lambda path: reader)
+    monkeypatch.setattr("dlka_med.data.load.readers_of", lambda case: (reader,))
     (target,) = predict_images(run.path, tmp_path / "images", tmp_path / "out")
     (image,) = (tmp_path / "images").iterdir()
     assert written == [(target, nib.load(image).shape, image)]
