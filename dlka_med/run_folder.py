@@ -38,6 +38,7 @@ class RunFolder:
     metrics.csv, curve.png, log.txt
     stop                 made by somebody while it trains, it ends the training with a validation
     calibration.json     the temperature of its probabilities, if they were calibrated, and reliability.png
+    postprocessing.json  what is done to its label maps, if that was learned
     """
 
     path: Path
@@ -78,6 +79,10 @@ class RunFolder:
     def calibration_file(self) -> Path:
         return self.path / "calibration.json"
 
+    @property
+    def postprocessing_file(self) -> Path:
+        return self.path / "postprocessing.json"
+
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> RunFolder:
         """Make the folder with its config and split, whole or not at all.
@@ -99,7 +104,7 @@ class RunFolder:
             raise ValueError(f"a split has the keys {', '.join(PARTS)}, got {', '.join(split)}")
         text = json.dumps({part: list(split[part]) for part in PARTS}, indent=2) + "\n"
         run = cls(Path(path))
-        if _is_run(run.path) and not run.started:
+        if is_run(run.path) and not run.started:
             with whole_file(run.split_file) as file:
                 file.write_text(text, encoding="utf-8")
             save_config(config, run.config_file)
@@ -118,13 +123,13 @@ class RunFolder:
         """
         path = Path(path)
         if os.path.isfile(path):
-            path_hint = f"; its folder {path.parent} may be meant" if _is_run(path.parent) else ""
+            path_hint = f"; its folder {path.parent} may be meant" if is_run(path.parent) else ""
             raise InputError(f"{path} is a file, but a run is a folder made by training{path_hint}")
         if not os.path.isdir(path):
-            raise InputError(f"there is no run folder {shown(path)}{did_you_mean(path, _is_run)}")
+            raise InputError(f"there is no run folder {shown(path)}{did_you_mean(path, is_run)}")
         missing = [name for name in ("config.yaml", "split.json") if not (path / name).is_file()]
         if missing:
-            inside = sorted(child.name for child in path.iterdir() if _is_run(child))
+            inside = sorted(child.name for child in path.iterdir() if is_run(child))
             hint = f"; it holds runs: {', '.join(inside[:5])}" if inside else ""
             raise InputError(f"{path} is not a run folder: {' and '.join(missing)} missing{hint}")
         run = cls(path)
@@ -228,56 +233,6 @@ class RunFolder:
         return tensors, metadata
 
 
-@dataclass(frozen=True)
-class FoldsFolder:
-    """A folder made by training several folds of one config.
-
-    folds.json            ids of the cases that validate in each fold
-    fold_0, fold_1, ...   a run each
-    predictions           label maps of all cases, each by the fold that did not see it
-    crossvalidation.json  how good they are
-    calibration.json      the temperature of their probabilities, which each run holds too, and reliability.png
-    """
-
-    path: Path
-
-    @property
-    def folds_file(self) -> Path:
-        return self.path / "folds.json"
-
-    @property
-    def predictions(self) -> Path:
-        return self.path / "predictions"
-
-    @property
-    def crossvalidation_file(self) -> Path:
-        return self.path / "crossvalidation.json"
-
-    @property
-    def calibration_file(self) -> Path:
-        return self.path / "calibration.json"
-
-    def run(self, fold: int) -> RunFolder:
-        """The run of one fold; it need not be there."""
-        return RunFolder(self.path / f"fold_{fold}")
-
-    def started(self, folds: int) -> dict[int, RunFolder]:
-        """The runs, of so many folds, that have learned something."""
-        return {fold: run for fold in range(folds) if (run := self.run(fold)).started}
-
-    def refuse_other(self) -> None:
-        """Raise `InputError` if the folder holds anything but folds, also such as were trained one by one."""
-        could_hold_files(self.path)
-        if _is_run(self.path) or RunFolder(self.path).started:
-            raise InputError(f"{self.path} holds a run already, no folds: name another folder")
-        if self.folds_file.is_file() or not os.path.exists(self.path):
-            return
-        # Locks and what a killed process was writing are hidden.
-        found = [child for child in self.path.iterdir() if not child.name.startswith(".")]
-        if not all(re.fullmatch(r"fold_\d+", child.name) and _is_run(child) for child in found):
-            refuse_existing(self.path)
-
-
 def build_run_network(config: RunConfig, *, pretrained: bool = True) -> nn.Module:
     """The network of a config whose channels and labels are resolved, with fresh weights.
 
@@ -322,7 +277,8 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
     return str(tuple(tensors[name].shape)) if name in tensors else "absent"
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a run."""
     return path.is_dir() and all((path / name).is_file() for name in ("config.yaml", "split.json"))
 
 

@@ -1,10 +1,12 @@
 """Intervals hold what they promise, tests are wrong as often as they say, patients are not torn apart."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from dlka_med.statistics import LEAST_PATIENTS, claim, difference, holm, interval, ranks, seeded_difference
+from dlka_med.statistics import LEAST_PATIENTS, claim, difference, holm, interval, p_of_best, ranks, seeded_difference
 
 STUDIES = 1000
 
@@ -269,3 +271,31 @@ def test_ranks_hold_what_other_seeds_would_have_brought():
         (2, 2),
         (1, 1),
     ]
+
+
+@pytest.mark.parametrize("patients", [6, 8])
+def test_the_best_of_several_by_chance_counts_all_flips(patients):
+    """Against all flips of signs one by one, patients of several cases flipped as one."""
+    gains = np.random.default_rng(patients).normal(0.3, 1, (2 * patients, 3))
+    groups = [str(case % patients) for case in range(2 * patients)]
+    sums = gains[:patients] + gains[patients:]
+    scaled = sums / np.sqrt((sums**2).sum(axis=0))
+    flips = itertools.product((1, -1), repeat=patients)
+    largest = np.array([(np.array(signs)[:, None] * scaled).sum(axis=0).max() for signs in flips])
+    for chosen in range(3):
+        expected = (largest >= scaled[:, chosen].sum() - 1e-12).mean()
+        assert p_of_best(gains, chosen, groups) == pytest.approx(expected)
+
+
+def test_the_best_of_several_among_many_patients():
+    gains = np.random.default_rng(0).normal([0, 0, 0.6, 0, 0], 1, (40, 5))
+    groups = [str(case) for case in range(40)]
+    found = [p_of_best(gains, chosen, groups) for chosen in range(5)]
+    assert found[2] < 0.01 < min(*found[:2], *found[3:])
+    alone = p_of_best(gains[:, 2:3], 0, groups)
+    assert alone < found[2] + 1e-9
+    assert alone == pytest.approx(stats.ttest_1samp(gains[:, 2], 0, alternative="greater").pvalue, abs=0.003)
+
+
+def test_nothing_to_gain_is_chance():
+    assert p_of_best(np.zeros((7, 2)), 0, list("abcdefg")) == 1

@@ -1,8 +1,8 @@
 """What calibrating a run has found, as files and as a table to read in a terminal."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,9 @@ from dlka_med.calibrating.sampling import Sample
 from dlka_med.calibrating.temperature import measured
 from dlka_med.evaluation.figures_calibration import plot_reliability
 from dlka_med.evaluation.tables import aligned, cell
-from dlka_med.files import whole_file
+from dlka_med.inference.held_out import HeldOut, learners, write_into_all
 from dlka_med.metrics import Reliability
 from dlka_med.metrics.calibration import MARGIN
-from dlka_med.run_folder import FoldsFolder, RunFolder
 
 RULE = (
     f"near: voxels within {MARGIN} voxels of the foreground of reference or prediction, by which the temperature is "
@@ -72,15 +71,11 @@ class Calibration:
         """Of voxels near the foreground, before or after: of the classes, or of each region."""
         return self._measured(when, near=True)
 
-    def write(self, folder: RunFolder | FoldsFolder, runs: Sequence[RunFolder]) -> dict[str, Any]:
+    def write(self, path: str | Path, runs: Sequence[HeldOut]) -> dict[str, Any]:
         """Write `reliability.png` into the folder and `calibration.json` into it and its runs; give its content."""
-        content = self.summary
-        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        plot_reliability(*(_joined(self.near(when)) for when in ("before", "after")), folder.path / "reliability.png")
-        files = dict.fromkeys([*(run.calibration_file for run in runs), folder.calibration_file])
-        for path in files:
-            with whole_file(path) as file:
-                file.write_text(text, encoding="utf-8")
+        content, figure = self.summary, Path(path) / "reliability.png"
+        plot_reliability(*(_joined(self.near(when)) for when in ("before", "after")), figure)
+        write_into_all([folder.calibration_file for folder in learners(path, runs)], content)
         return content
 
     def _measured(self, when: str, *, near: bool) -> list[Reliability]:

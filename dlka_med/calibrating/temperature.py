@@ -2,7 +2,6 @@
 
 import logging
 import math
-import random
 from collections.abc import Sequence
 
 from scipy.optimize import minimize_scalar
@@ -10,10 +9,10 @@ from scipy.optimize import minimize_scalar
 from dlka_med.calibrating.sampling import Sample
 from dlka_med.errors import InputError
 from dlka_med.metrics import Reliability
+from dlka_med.statistics import PARTS, deal
 
 LOWEST, HIGHEST = 0.05, 20.0
 RELATIVE_ERROR = 1e-3
-PARTS = 5
 
 log = logging.getLogger("dlka_med")
 
@@ -51,9 +50,10 @@ def deal_patients(samples: Sequence[Sample], parts: int = PARTS, seed: int = 0) 
             "needs two or more, one to fit it and one to see what it is worth; hold out more cases"
         )
     others = sorted({sample.patient for sample in samples} - set(telling))
-    random.Random(seed).shuffle(telling)
-    part_of = {patient: place % min(parts, len(telling)) for place, patient in enumerate([*telling, *others])}
-    dealt: list[list[Sample]] = [[] for _ in range(min(parts, len(telling)))]
+    number = min(parts, len(telling))
+    part_of = deal(telling, parts, seed)
+    part_of |= {patient: place % number for place, patient in enumerate(others, len(telling))}
+    dealt: list[list[Sample]] = [[] for _ in range(number)]
     for sample in samples:
         dealt[part_of[sample.patient]].append(sample)
     return dealt

@@ -17,9 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from dlka_med.calibrating.held_out import held_out
+    from dlka_med.inference.held_out import held_out
 
-    held_out(options.run)
+    held_out(options.run, "a temperature")
     could_hold_files(options.run)
 
     from dlka_med.calibrating.calibrate import calibrate

@@ -9,7 +9,19 @@ import warnings
 from collections.abc import Sequence
 
 from dlka_med import __version__
-from dlka_med.cli import calibrate, check, compare, demo, evaluate, import_weights, plan, predict, schema, train
+from dlka_med.cli import (
+    calibrate,
+    check,
+    compare,
+    demo,
+    evaluate,
+    import_weights,
+    plan,
+    postprocess,
+    predict,
+    schema,
+    train,
+)
 from dlka_med.cli.parser import Parser
 from dlka_med.errors import InputError
 
@@ -21,6 +33,7 @@ VERBS = {
     "plan": plan,
     "train": train,
     "calibrate": calibrate,
+    "postprocess": postprocess,
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,

@@ -83,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of DICOM files, number or SeriesInstanceUID of the series for each channel (the only one)",
     )
     add("--format", dest="form", choices=tuple(OUTPUTS), help="of the label maps of volumes (that of the image)")
+    add(
+        "--no-postprocess",
+        dest="postprocess",
+        action="store_false",
+        help="the network's label maps, without what dlka postprocess learned",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -124,6 +130,7 @@ def run(options: argparse.Namespace) -> None:
             thresholds=dict(options.threshold),
             form=options.form,
             series=options.series,
+            postprocess=options.postprocess,
         )
 
 

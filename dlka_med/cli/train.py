@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     from dlka_med.config.loading import load_config
-    from dlka_med.run_folder import FoldsFolder, RunFolder
+    from dlka_med.folds_folder import FoldsFolder
+    from dlka_med.run_folder import RunFolder
 
     path, out, many = existing(options.config, "the YAML file of a config"), options.out, options.folds is not None
     if options.shard is not None and not many:

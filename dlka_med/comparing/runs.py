@@ -119,6 +119,7 @@ def _predicted(folder: ComparisonFolder, key: RunKey, run: RunFolder, device: st
         split="validation",
         device="cpu" if run.config.training.accelerator == "cpu" else device,
         skip_existing=True,
+        postprocess=False,
     )
     seconds = time.monotonic() - start if written else 0.0
     return Outcome(weights, before.cases + len(written), before.seconds + seconds)

@@ -7,7 +7,8 @@ from typing import Any
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.folds import read_folds
 from dlka_med.errors import InputError
-from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.folds_folder import FoldsFolder
+from dlka_med.run_folder import RunFolder
 
 
 def members_of(runs: str | Path | Sequence[str | Path]) -> tuple[RunFolder, ...]:

@@ -27,6 +27,7 @@ from dlka_med.inference.decision import thresholds_of
 from dlka_med.inference.device import find_device
 from dlka_med.inference.extras import Extras
 from dlka_med.inference.fast import fast_predictor
+from dlka_med.inference.kept_steps import agreed_postprocessing
 from dlka_med.inference.members import members_of
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.pipeline import overlapped
@@ -67,6 +68,7 @@ def predict_images(
     thresholds: Mapping[str, float] | None = None,
     form: str | None = None,
     series: Sequence[str] = (),
+    postprocess: bool = True,
 ) -> list[Path]:
     """Write a label map for each image, on the image's own grid, and `labels.json` with the names.
 
@@ -107,6 +109,7 @@ def predict_images(
         thresholds: probability over which a voxel belongs to a region, by its name, in place of 0.5.
         form: of the label maps of volumes: nii.gz, nii, nrrd, mha or dicom-seg; None: that of the image.
         series: of DICOM files, UID or number of the series for each channel; nothing: the only one that is a volume.
+        postprocess: whether the steps that `dlka postprocess` kept are done to the label maps, if the run has any.
 
     Returns:
         The files written, in the order of the cases.
@@ -139,7 +142,9 @@ def predict_images(
     predictor = _predictor(members, place, mirror, overlap, cuts, calibrated=bool(extras or cuts))
     if fast and cases:
         predictor = fast_predictor(folder, predictor, limit)
-    facts = facts_of(members, predictor, crop=None if crop is None else str(Path(crop).resolve()))
+    steps = agreed_postprocessing(members, [case.id for case in cases]) if postprocess else None
+    settings = {"crop": None if crop is None else str(Path(crop).resolve()), "postprocessing": steps and str(steps)}
+    facts = facts_of(members, predictor, **settings)
     origin = Origin(members)
     if skip_existing:
         unfinished = refuse_others(record, facts, existing)
@@ -170,16 +175,16 @@ def predict_images(
             ready = prepared()
             predictor.load = budget.load(budget.extent(ready))
             windows = within(show, done, len(cases))
-            return Answer(extras.segment(predictor, ready, windows, targets[case.id], case.images[0]), ready.reader)
+            classes = extras.segment(predictor, ready, windows, targets[case.id], case.images[0])
+            return Answer(classes, ready.native_affine, ready.reader)
         finally:
             done += 1
             if done < len(cases):
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
-        write_label_map(
-            targets[case.id], answer.classes, dataset.scheme, case.images[0], answer.reader, dataset.segments
-        )
+        classes = answer.classes if steps is None else steps(answer.classes, answer.affine)
+        write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], answer.reader, dataset.segments)
         record.finish(case.id, made_by(facts, origin, case))
 
     def beside(last: Case | None, case: Case, following: Case | None) -> tuple[bool, bool]:
@@ -209,9 +214,10 @@ def predict_images(
 
 @dataclass(frozen=True)
 class Answer:
-    """What is written of a case: class indices on its native grid; `reader` read its images."""
+    """What is written of a case: class indices on its native grid, by the affine; `reader` read its images."""
 
     classes: np.ndarray
+    affine: np.ndarray
     reader: Reader
 
 

@@ -16,9 +16,9 @@ from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.evaluation.summary import Evaluation, summarise
 from dlka_med.evaluation.tables import aligned, cell, records
 from dlka_med.files import remove_unfinished, whole_file, writable_folder
+from dlka_med.folds_folder import FoldsFolder
 from dlka_med.inference.predict import predict_images
 from dlka_med.provenance import Provenance, digest
-from dlka_med.run_folder import FoldsFolder
 from dlka_med.statistics import LEVEL
 
 MADE_WITH = "made_with.json"
@@ -62,6 +62,7 @@ def cross_validate(folder: FoldsFolder, config: RunConfig, folds: Folds) -> dict
             folder.predictions,
             device="cpu" if config.training.accelerator == "cpu" else None,
             only=lacking,
+            postprocess=False,
         )
     names = folder.run(0).config.dataset.labels
     result = evaluate(

@@ -11,7 +11,8 @@ from dlka_med.data.cases import Dataset, dataset_of
 from dlka_med.data.folds import Folds, join_folds, read_folds, write_folds
 from dlka_med.data.splits import find_folds, related_to_test
 from dlka_med.errors import InputError
-from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.folds_folder import FoldsFolder
+from dlka_med.run_folder import RunFolder
 from dlka_med.shards import ALONE, Shard, claimed, lock_of
 from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.crossvalidation import cross_validate, refuse_trained

@@ -14,8 +14,7 @@ from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.temperature import temperature_of
 from dlka_med.run_folder import RunFolder
-
-from .conftest import CASES, REGIONS, Boastful, folds_of, make_run
+from tests.held_out_runs import CASES, REGIONS, Boastful, folds_of, make_run
 
 ALL = [f"scan{case}" for case in range(CASES)]
 

@@ -52,7 +52,7 @@ def run(tmp_path, monkeypatch) -> RunFolder:
 
 
 def usual(run, **options) -> Predictor:
-    return Predictor.of_run(Drifting(), run.config, **options)
+    return Predictor.of_config(Drifting(), run.config, **options)
 
 
 def test_what_it_costs_is_what_evaluations_of_both_ways_say(run, caplog):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dlka_med.errors import InputError
+from dlka_med.folds_folder import FoldsFolder
 from dlka_med.inference.members import members_of
-from dlka_med.run_folder import FoldsFolder
 
 from .test_predict import make_run
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dlka_med.config.loading import load_config
-from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.folds_folder import FoldsFolder
+from dlka_med.run_folder import RunFolder
 from dlka_med.training.callbacks import Recorder
 from dlka_med.training.folds import train_folds
 from dlka_med.training.train import train

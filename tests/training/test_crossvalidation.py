@@ -11,8 +11,8 @@ import pytest
 from dlka_med.data.folds import read_folds
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.folds_folder import FoldsFolder
 from dlka_med.inference.predict import predict_images
-from dlka_med.run_folder import FoldsFolder
 from dlka_med.training.crossvalidation import cross_validate, format_crossvalidation
 from dlka_med.training.folds import train_folds
 from dlka_med.training.train import train

@@ -14,7 +14,8 @@ from dlka_med.data.cases import read_dataset
 from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import find_folds
 from dlka_med.errors import InputError
-from dlka_med.run_folder import FoldsFolder, RunFolder
+from dlka_med.folds_folder import FoldsFolder
+from dlka_med.run_folder import RunFolder
 from dlka_med.shards import claimed
 from dlka_med.training.callbacks import Recorder
 from dlka_med.training.folds import train_folds

@@ -1,13 +1,26 @@
-"""Who has not trained a run, and what keeps a run from being calibrated."""
+"""Who has not trained a run, and what keeps one from learning on them."""
 
 import shutil
 
 import pytest
 
-from dlka_med.calibrating.held_out import held_out
 from dlka_med.errors import InputError
+from dlka_med.inference import held_out as module
+from tests.held_out_runs import CASES, folds_of, make_dataset, make_run
 
-from .conftest import folds_of, make_run
+
+@pytest.fixture
+def dataset(tmp_path):
+    return make_dataset(tmp_path / "data")
+
+
+@pytest.fixture
+def run(dataset, tmp_path):
+    return make_run(tmp_path / "run", dataset, [f"scan{case}" for case in range(CASES)])
+
+
+def held_out(path):
+    return module.held_out(path, "a temperature")
 
 
 def test_a_run_has_its_validation_cases(run, dataset):
@@ -36,7 +49,7 @@ def test_a_missing_fold_is_named(dataset, tmp_path):
         held_out(tmp_path / "folds")
 
 
-def test_without_weights_there_is_nothing_to_calibrate(run):
+def test_without_weights_nothing_can_be_predicted(run):
     run.weights_file.unlink()
     with pytest.raises(InputError, match=r"weights\.safetensors is missing"):
         held_out(run.path)
@@ -45,7 +58,7 @@ def test_without_weights_there_is_nothing_to_calibrate(run):
 @pytest.mark.parametrize(
     ("fold", "told"), [("all", r", since it was trained on all cases \(dataset\.fold: all\)"), (0, "")]
 )
-def test_who_has_seen_all_cases_cannot_be_calibrated(dataset, tmp_path, fold, told):
+def test_who_has_seen_all_cases_has_none_left(dataset, tmp_path, fold, told):
     run = make_run(tmp_path / "all", dataset, [], fold=fold)
     with pytest.raises(InputError, match=rf"split\.json has no validation case{told}: a temperature needs"):
         held_out(run.path)
