@@ -95,12 +95,45 @@ def test_a_mistyped_command_is_explained_in_one_line(arguments, near, capsys):
 def test_train_calls(library):
     assert cli.main(["train", "c.yaml", "-s", "seed=1", "-s", "training.minutes=2"]) == 0
     [(name, (config, out), keywords)] = library.calls
-    assert (name, out, keywords) == ("train", Path("runs/brain"), {"resume": False})
+    assert (name, out, keywords) == ("train", Path("runs/brain"), {"resume": False, "extend": False})
     assert (config.name, config.seed, config.training.minutes) == ("brain", 1, 2)
     library.calls.clear()
     assert cli.main(["train", "run", "--resume"]) == 0
     [(name, (config, out), keywords)] = library.calls
-    assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True})
+    assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True, "extend": False})
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "longer"),
+    [
+        ({"minutes": 20.0, "epochs": None}, "10", (30.0, None)),
+        ({"minutes": None, "epochs": 8}, "2", (None, 10)),
+        ({"minutes": 20.0, "epochs": 8}, "5", (25.0, 10)),
+    ],
+)
+def test_extend_adds_to_what_ends_the_run(library, limits, more, longer):
+    settings = [f"training.{key}={'null' if value is None else value}" for key, value in limits.items()]
+    overrides = [word for setting in settings for word in ("-s", setting)]
+    assert cli.main(["train", "run", "--extend", more, *overrides]) == 0
+    [(_, (config, out), keywords)] = library.calls
+    assert (out, keywords) == (Path("run"), {"resume": True, "extend": True})
+    assert (config.training.minutes, config.training.epochs) == longer
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["c.yaml", "--extend", "2"], "--extend goes on with one run: name its folder"),
+        (["run", "--extend", "2", "--folds", "all"], "leave out --folds"),
+        (["run", "--extend", "0.5", "-s", "training.minutes=null", "-s", "training.epochs=3"], "a whole number"),
+        (["run", "--extend", "2", "--resume"], "not allowed with argument"),
+    ],
+)
+def test_what_cannot_be_extended_is_refused(library, capsys, words, told):
+    code, message = stop(["train", *words], capsys)
+    assert code == 2
+    assert told in message
+    assert library.calls == []
 
 
 @pytest.mark.parametrize(
@@ -112,7 +145,7 @@ def test_train_calls(library):
     ],
 )
 def test_train_of_folds_calls_and_prints_the_table(library, capsys, monkeypatch, words, chosen, shard):
-    monkeypatch.setattr("dlka_med.run_folder.FoldsFolder.refuse_other", lambda self: None)
+    monkeypatch.setattr("dlka_med.folds_folder.FoldsFolder.refuse_other", lambda self: None)
     assert cli.main(["train", "c.yaml", *words]) == 0
     name, (config, out, folds), keywords = library.calls[0]
     assert (name, config.name, folds, keywords) == ("train_folds", "brain", chosen, {"shard": shard})

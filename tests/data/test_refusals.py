@@ -89,10 +89,10 @@ def test_the_kind_that_there_is_most_of_is_kept(decathlon, save):
 def test_files_of_a_foreign_kind_are_told(decathlon):
     root = decathlon(["a", "b"])
     description = json.loads((root / "dataset.json").read_text())
-    description["training"][0]["image"] = "imagesTr/a.mha"
+    description["training"][0]["image"] = "imagesTr/a.mat"
     (root / "dataset.json").write_text(json.dumps(description))
     dataset, refusals = read(root)
-    assert ([case.id for case in dataset.cases], refusals) == (["b"], [("file-stray", "a.mha")])
+    assert ([case.id for case in dataset.cases], refusals) == (["b"], [("file-stray", "a.mat")])
 
 
 def test_a_wrong_table_of_groups_is_told(decathlon):

@@ -16,8 +16,8 @@ def make_folds(folder, number=3, lacking=(), **changes) -> FoldsFolder:
     (folder / "folds.json").write_text(json.dumps([[f"scan{fold}"] for fold in range(number)]))
     for fold in range(number):
         run = make_run(folder / f"fold_{fold}", **changes)
-        if fold not in lacking:
-            run.weights_file.touch()
+        if fold in lacking:
+            run.weights_file.unlink()
     return FoldsFolder(folder)
 
 

@@ -94,7 +94,7 @@ def test_overlapping_windows_are_weighted_by_a_gaussian():
         def forward(self, x):
             return torch.full_like(x, float(next(numbers)))
 
-    found = Predictor(Number(), patch_size=(8, 8), overlap=0.5).logits(torch.zeros(1, 12, 8))[0, :, 4]
+    found = Predictor(Number(), patch_size=(8, 8), overlap=0.5).logits(torch.ones(1, 12, 8))[0, :, 4]
     profile = np.exp(-((np.arange(8) - 3.5) ** 2) / 2)  # sigma is an eighth of the window
     first, second = np.pad(profile, (0, 4)), np.pad(profile, (4, 0))
     np.testing.assert_allclose(found.numpy(), second / (first + second), atol=2e-3)

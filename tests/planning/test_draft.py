@@ -36,7 +36,7 @@ def bytes_of(config):
 def keys(config):
     def walk(tree, before=""):
         for key, value in tree.items():
-            if isinstance(value, dict):
+            if isinstance(value, dict) and key != "rates":
                 yield from walk(value, f"{before}{key}.")
             else:
                 yield f"{before}{key}"
