@@ -24,7 +24,7 @@ FLOORS = [
     {"data", "losses", "metrics", "statistics", "run_folder", "prediction_folder"},
     {"checking", "provenance", "folds_folder"},
     {"planning", "inference", "evaluation", "import_weights"},
-    {"training", "export", "calibrating", "postprocessing"},
+    {"training", "export", "calibrating", "postprocessing", "inspection"},
     {"comparing"},
     {"demo"},
     {"cli"},

@@ -64,6 +64,7 @@ class LargeKernelGate(nn.Module):
         if deformation is None:
             deformation = DEFAULT_DEFORMATION[spatial_dims]
         check_choice("deformation", deformation, DEFORMATIONS)
+        self.deformation = deformation
         sizes = {"kernel_size": kernel_size, "dilated_kernel_size": dilated_kernel_size}
         for name, size in (sizes | {"dense_kernel_size": dense_kernel_size}).items():
             if size < 1 or size % 2 == 0:

@@ -16,6 +16,8 @@ from dlka_med.cli import (
     demo,
     evaluate,
     import_weights,
+    info,
+    inspect,
     plan,
     postprocess,
     predict,
@@ -37,6 +39,8 @@ VERBS = {
     "predict": predict,
     "evaluate": evaluate,
     "compare": compare,
+    "info": info,
+    "inspect": inspect,
     "import-weights": import_weights,
     "schema": schema,
 }

@@ -77,6 +77,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise InputError("\n".join(_explain(path, tree, overridden, item) for item in error.errors())) from None
 
 
+def checked_config(data: Mapping[str, Any], name: str) -> RunConfig:
+    """The config of plain data that no file holds; `name` begins the message where it is wrong.
+
+    Raises:
+        InputError: a key or value is wrong.
+    """
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        told = "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        raise InputError(f"{name}: {told}") from None
+
+
 def save_config(
     config: RunConfig, path: str | Path, reasons: Mapping[str, str] = MappingProxyType({}), head: str = ""
 ) -> None:

@@ -35,7 +35,7 @@ def cases_to_predict(
         dataset.channels or (),
         dataset.labels,
         one_file_per_case=one_file_per_case,
-        renamed=_lies_in(images, dataset.root),
+        renamed=lies_in(images, dataset.root),
         series=series,
     )
     cases = [case for case in _of_split(found, members, split, images) if only is None or case.id in only]
@@ -102,7 +102,7 @@ def _of_split(cases: Sequence[Case], members: Sequence[RunFolder], split: str | 
     return [found[case] for case in wanted]
 
 
-def _lies_in(images: str | Path, root: str) -> bool:
+def lies_in(images: str | Path, root: str) -> bool:
     """Whether these are images of the run's own dataset, where its config may have changed names."""
     found = dataset_around(images) or images
     return os.path.isdir(found) and os.path.isdir(root) and os.path.samefile(found, root)

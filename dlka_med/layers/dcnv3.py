@@ -15,6 +15,7 @@ from dlka_med.ops import deform_conv
 from dlka_med.ops.geometry import Geometry, per_axis
 from dlka_med.ops.layout import channels_last
 
+OF_THE_VALUES = ("input_proj", "output_proj", "center_scale")
 ORIGINAL_NAMES = {"dw_conv.conv.": "dw_conv.0.", "norm.": "dw_conv.1.1.", "center_scale.": "center_feature_scale_proj_"}
 
 
@@ -72,6 +73,11 @@ class DeformAggregation(nn.Module):
     def offset_predictor(self) -> tuple[nn.Linear, slice]:
         """The layer whose output holds the offsets, and the channels that they are."""
         raise NotImplementedError
+
+    @property
+    def predicting(self) -> tuple[str, ...]:
+        """Names of the parts that offsets and modulation are computed by."""
+        return tuple(name for name, _ in self.named_children() if name not in OF_THE_VALUES)
 
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets and modulation for `deform_conv`, and the features `(B, *S', C)` that they come from."""

@@ -88,6 +88,7 @@ class DeformConv(nn.Module):
         self.reset_parameters()
 
     spread = None
+    predicting = ("offset_conv",)
 
     def predictors(self) -> tuple[nn.Module, ...]:
         """The layers whose output is offsets and modulation."""

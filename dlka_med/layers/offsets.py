@@ -39,9 +39,65 @@ class Deformation:
     at_limit: float = 0.0
 
 
+@dataclass(frozen=True)
+class KernelPoints:
+    """Where a deformable layer reads its input, in voxels of that input.
+
+    Attributes:
+        start: `(1, G, K, d, *S')` kernel points before they move.
+        offsets: `(B, G, K, d, *S')` learned displacements.
+        modulation: `(B, G, K, *S')` factors of what is read; None without modulation.
+        size: spatial shape S of the input.
+        limit: `offset_limit` of the layer.
+    """
+
+    start: Tensor
+    offsets: Tensor
+    modulation: Tensor | None
+    size: tuple[int, ...]
+    limit: float | None
+
+    @classmethod
+    def of(cls, layer: DeformableLayer, x: Tensor) -> KernelPoints:
+        """Those of a layer for its input x, in float64."""
+        geometry, dims = layer.geometry, layer.geometry.spatial_dims
+        shape = (geometry.offset_groups, geometry.points)
+        offsets, modulation = layer.predict_offsets(x)
+        offsets = offsets.unflatten(1, (*shape, dims)).double()
+        start = torch.zeros_like(offsets[:1])
+        for axis, position in enumerate(kernel_positions(geometry, start.shape[4:], start.dtype, start.device)):
+            start[:, :, :, axis] += position.expand(*geometry.kernel_size, *start.shape[4:]).flatten(0, dims - 1)
+        if layer.spread is not None:
+            spread = layer.spread.double().view(*shape, dims, *[1] * dims)
+            start, offsets = start + spread, offsets - spread
+        modulation = None if modulation is None else modulation.unflatten(1, shape)
+        return cls(start, offsets, modulation, tuple(x.shape[2:]), layer.offset_limit)
+
+    def outside(self, moved: bool = True) -> Tensor:
+        """Which points `(B or 1, G, K, *S')` lie outside the input, where they read zero, moved or not."""
+        position = self.start + self.offsets if moved else self.start
+        size = torch.tensor(self.size, device=position.device).view(-1, *[1] * len(self.size))
+        return ((position <= -1) | (position >= size)).any(3)
+
+    def at_limit(self) -> Tensor:
+        """Which points `(B, G, K, *S')` an axis holds at the limit."""
+        limit = float("inf") if self.limit is None else self.limit
+        return (self.offsets.abs() > AT_LIMIT * limit).any(3)
+
+
 def deformable_layers(module: nn.Module) -> dict[str, DeformableLayer]:
     """Name -> `DeformConv`, `DCNv3` or `DCNv4` in `module` ("" if it is `module` itself)."""
     return {name: part for name, part in module.named_modules() if isinstance(part, DeformableLayer)}
+
+
+def predicting_parts(module: nn.Module) -> set[str]:
+    """Names of all modules in `module` by which deformable layers compute their offsets and modulation."""
+    found = set()
+    for name, layer in deformable_layers(module).items():
+        for child in layer.predicting:
+            inside = layer.get_submodule(child).named_modules(prefix=child)
+            found |= {f"{name}.{part}".removeprefix(".") for part, _ in inside}
+    return found
 
 
 def offset_parameters(module: nn.Module) -> list[nn.Parameter]:
@@ -71,15 +127,38 @@ def read_offsets(module: nn.Module, *inputs: Any) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
+def visit_points(module: nn.Module, visit: Callable[[str, KernelPoints], None], *inputs: Any) -> Any:
+    """Run `module(*inputs)` as `read_offsets` does, calling `visit(name, points)` at every deformable layer.
+
+    Returns:
+        The output of `module`.
+    """
+
+    def look(name: str, layer: DeformableLayer, arguments: tuple[Tensor]) -> None:
+        visit(name, KernelPoints.of(layer, arguments[0]))
+
+    return _run(module, inputs, look)
+
+
 def measure_deformation(module: nn.Module, *inputs: Any) -> dict[str, Deformation]:
     """Run `module(*inputs)` as `read_offsets` does, and return for every deformable layer what its offsets do."""
     measured: dict[str, Deformation] = {}
 
-    def keep(name: str, layer: DeformableLayer, arguments: tuple[Tensor]) -> None:
-        measured[name] = _measure(layer, arguments[0])
+    def keep(name: str, points: KernelPoints) -> None:
+        measured[name] = Deformation(
+            displacement=points.offsets.norm(dim=3).mean().item(),
+            largest=points.offsets.abs().max().item(),
+            outside=_share(points.outside()),
+            outside_undeformed=_share(points.outside(moved=False)),
+            at_limit=_share(points.at_limit()),
+        )
 
-    _run(module, inputs, keep)
+    visit_points(module, keep, *inputs)
     return measured
+
+
+def _share(where: Tensor) -> float:
+    return where.double().mean().item()
 
 
 @contextmanager
@@ -119,46 +198,29 @@ def effects_of_layers(module: nn.Module, *inputs: Any) -> dict[str, tuple[float,
     def change(output: Tensor) -> float:
         return ((output.double() - plain.double()).square().mean().sqrt() / deviation).item()
 
-    effects = {}
+    return {name: (change(silent), change(still)) for name, silent, still in outputs_without(module, *inputs)}
+
+
+@torch.no_grad()
+def outputs_without(module: nn.Module, *inputs: Any) -> Iterator[tuple[str, Any, Any]]:
+    """For each deformable layer its name and `module(*inputs)`, in evaluation mode, if the layer returns zeros, and if
+    only its offsets are zero.
+    """
     for name, layer in deformable_layers(module).items():
         hook = layer.register_forward_hook(lambda layer, arguments, output: torch.zeros_like(output))
         try:
-            silent = change(_run(module, inputs))
+            silent = _run(module, inputs)
         finally:
             hook.remove()
         with without_offsets(module, [name]):
-            effects[name] = silent, change(_run(module, inputs))
-    return effects
+            still = _run(module, inputs)
+        yield name, silent, still
 
 
 def _offsets(layer: DeformableLayer, x: Tensor) -> Tensor:
     geometry = layer.geometry
     shape = (geometry.offset_groups, geometry.points, geometry.spatial_dims)
     return layer.predict_offsets(x)[0].unflatten(1, shape)
-
-
-def _measure(layer: DeformableLayer, x: Tensor) -> Deformation:
-    geometry, dims, limit = layer.geometry, layer.geometry.spatial_dims, layer.offset_limit
-    offset = _offsets(layer, x).double()
-    start = torch.zeros_like(offset[:1])
-    if layer.spread is not None:
-        start += layer.spread.view(start.shape[1:4] + (1,) * dims)
-    for axis, position in enumerate(kernel_positions(geometry, offset.shape[4:], offset.dtype, offset.device)):
-        start[:, :, :, axis] += position.expand(*geometry.kernel_size, *offset.shape[4:]).flatten(0, dims - 1)
-    if layer.spread is not None:
-        offset = offset - layer.spread.view(offset.shape[1:4] + (1,) * dims)
-    size = torch.tensor(x.shape[2:], device=x.device).view(-1, *[1] * dims)
-
-    def outside(position: Tensor) -> float:
-        return ((position <= -1) | (position >= size)).any(3).double().mean().item()
-
-    return Deformation(
-        displacement=offset.norm(dim=3).mean().item(),
-        largest=offset.abs().max().item(),
-        outside=outside(start + offset),
-        outside_undeformed=outside(start),
-        at_limit=0.0 if limit is None else (offset.abs() > AT_LIMIT * limit).any(3).double().mean().item(),
-    )
 
 
 def _run(module: nn.Module, inputs: tuple[Any, ...], look: Callable[..., None] | None = None) -> Any:

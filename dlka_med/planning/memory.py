@@ -38,23 +38,35 @@ def estimated_peak(config: RunConfig, device: str) -> float:
     Args:
         config: with channels and labels.
     """
-    small, ratio = _smaller(config)
-    network = build_run_network(small, pretrained=False).to(device)
-    weights = sum(tensor.nbytes for tensor in network.state_dict().values())
-    training = config.training
+    held, training = activations(config, device), config.training
     copies = 1 + STATES[training.optimizer.name] + (training.ema is not None)
+    held += copies * sum(tensor.nbytes for tensor in build_run_network(config, pretrained=False).state_dict().values())
+    return PROCESS + HEAP * held if device == "cpu" else held
+
+
+def activations(config: RunConfig, device: str, *, training: bool = True) -> float:
+    """Bytes of the tensors that a training step, or the prediction of a window, makes and holds at its peak.
+
+    Args:
+        config: with channels and labels.
+    """
+    small, ratio = _smaller(config)
+    network = build_run_network(small, pretrained=False).to(device).train(training)
+    asked, batch = config.training, config.training.batch_size if training else 1
     mode = FakeTensorMode()
     _empty(network, mode)
-    with mode, Ledger() as ledger:
-        shape = (training.batch_size, len(config.dataset.channels or ()), *small.training.patch_size)
+    with mode, Ledger() as ledger, torch.set_grad_enabled(training):
+        shape = (batch, len(config.dataset.channels or ()), *small.training.patch_size)
         image, label = torch.empty(shape, device=device), torch.empty((shape[0], 1, *shape[2:]), dtype=torch.uint8)
-        dtype = AUTOCAST.get(training.precision)
+        dtype = AUTOCAST.get(asked.precision)
         with torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None):
-            criterion = PyramidLoss.of(training.loss, config.dataset.scheme, network.scale_strides)
+            if not training:
+                network(image)
+                return ratio * ledger.peak
+            criterion = PyramidLoss.of(asked.loss, config.dataset.scheme, network.scale_strides)
             loss = criterion(network.forward_pyramid(channels_last(image)), label.to(device))
         loss.backward()
-    held = ratio * ledger.peak + copies * weights
-    return PROCESS + HEAP * held if device == "cpu" else held
+    return ratio * ledger.peak
 
 
 def _smaller(config: RunConfig) -> tuple[RunConfig, float]:

@@ -10,7 +10,10 @@ from dlka_med.layers import (
     DeformConv,
     measure_deformation,
     offset_parameters,
+    outputs_without,
+    predicting_parts,
     read_offsets,
+    visit_points,
     without_offsets,
 )
 
@@ -143,3 +146,52 @@ def test_what_predicts_offsets(build, names):
     layer = build(2)
     found = {id(parameter) for parameter in offset_parameters(nn.Sequential(layer, nn.Conv2d(4, 4, 1)))}
     assert {name for name, parameter in layer.named_parameters() if id(parameter) in found} == names
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
+def test_where_a_layer_reads(build, dims):
+    """Kernel points start about their output voxel, the last axis fastest; what `deform_conv` gets is the rest."""
+    layer, step = build(dims), (1.0, -2.0, 0.5)[:dims]
+    move(layer, 1, 4, step)
+    x, seen = torch.randn(2, 4, *(6, 5, 4)[:dims]), []
+    y = visit_points(layer, lambda name, points: seen.append(points), x)
+    torch.testing.assert_close(y, layer(x))
+    ((points,),) = (seen,)
+    at, k = (3, 2, 1)[:dims], 3**dims - 2
+    first = torch.tensor([k // 3**axis % 3 - 1 for axis in reversed(range(dims))]) + torch.tensor(at)
+    assert points.start[(0, 1, k, slice(None), *at)].tolist() == first.tolist()
+    torch.testing.assert_close(points.offsets, read_offsets(layer, x)[""].double())
+    torch.testing.assert_close(points.modulation.flatten(1, 2), layer.predict_offsets(x)[1])
+    assert (points.size, points.limit) == (tuple(x.shape[2:]), None)
+
+
+def test_the_spread_of_a_scaled_kernel_belongs_to_its_start():
+    seen = []
+    visit_points(DCNv3(4, offset_scale=4.0, group=2), lambda name, points: seen.append(points), torch.randn(1, 4, 6, 6))
+    assert not seen[0].offsets.any()
+    assert seen[0].start[0, 0, 0, :, 2, 3].tolist() == [2 - 4, 3 - 4]
+
+
+@pytest.mark.parametrize(
+    ("build", "parts"),
+    [
+        (LAYERS["DeformConv"], {"0.offset_conv"}),
+        (LAYERS["DCNv3"], {"0.dw_conv", "0.dw_conv.conv", "0.norm", "0.offset", "0.mask"}),
+        (LAYERS["DCNv4"], {"0.offset_mask"}),
+    ],
+)
+def test_parts_that_predict(build, parts):
+    assert predicting_parts(nn.Sequential(build(2), nn.Conv2d(4, 4, 1))) == parts
+
+
+def test_outputs_without_a_layer_and_without_its_offsets():
+    module = nn.Sequential(LAYERS["DeformConv"](2), nn.Conv2d(4, 2, 1))
+    move(module[0], 0, 3, (1.0, 0.0))
+    x = torch.randn(1, 4, 5, 5)
+    ((name, silent, still),) = outputs_without(module, x)
+    assert name == "0"
+    torch.testing.assert_close(silent, module[1](torch.zeros(1, 4, 5, 5)))
+    with without_offsets(module):
+        torch.testing.assert_close(still, module(x))
+    assert (module(x) - still).abs().max() > 1e-3

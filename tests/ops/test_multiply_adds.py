@@ -7,7 +7,7 @@ from torch import nn
 from dlka_med.layers import DCNv3, DeformConv
 from dlka_med.ops import deform_conv
 from dlka_med.ops.backends import BACKENDS
-from dlka_med.ops.multiply_adds import multiply_adds
+from dlka_med.ops.multiply_adds import multiply_adds, work_of_modules
 
 
 def test_plain_layers():
@@ -62,3 +62,27 @@ def test_the_backends_are_as_before():
     assert list(BACKENDS.items()) == list(before.items())
     x = torch.ones(1, 1, 3, 3)
     assert deform_conv(x, torch.zeros(1, 2, 3, 3), torch.ones(1, 1, 1, 1)).equal(x)
+
+
+def test_each_module_has_its_own_work():
+    """A layer that runs twice counts twice; a weight that another module uses counts there."""
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.deform, self.borrowed = nn.Conv2d(2, 2, 1), DeformConv(2, 2, 3), nn.Linear(3, 4)
+
+        def forward(self, x):
+            y = self.deform(self.conv(self.conv(x)))
+            return nn.functional.linear(y.movedim(1, -1), self.borrowed.weight), x
+
+    work = work_of_modules(Both(), 1, 2, 5, 6)
+    assert {name: (part.plain, part.sampling, part.kernel) for name, part in work.items()} == {
+        "": (30 * 3 * 4, 0, 0),
+        "conv": (2 * 30 * 2 * 2, 0, 0),
+        "deform": (0, 30 * 9 * 2 * 4, 30 * 9 * 2 * 3),
+        "deform.offset_conv": (30 * 9 * 2 * 18, 0, 0),
+        "borrowed": (0, 0, 0),
+    }
+    assert work[""].shapes == ((1, 5, 6, 4), (1, 2, 5, 6))
+    assert (work["deform"].shapes, work["borrowed"].shapes) == (((1, 3, 5, 6),), ())

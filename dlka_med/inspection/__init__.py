@@ -1,0 +1,1 @@
+"""Looking into a network: what it costs, what it sees, and where its kernel points went."""

@@ -1,0 +1,83 @@
+"""Pictures of kernel points: what is drawn is there, where it belongs."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.image import imread
+
+from dlka_med.evaluation.figures_deformation import (
+    MOVED,
+    Aim,
+    Field,
+    Ground,
+    plot_fields,
+    plot_lengths,
+    plot_points,
+)
+
+
+def share_of(color, picture):
+    return (np.abs(picture[..., :3] - to_rgb(color)).max(-1) < 0.03).mean()
+
+
+def ground(dims, channels=1):
+    labels = np.zeros((20, 30, 12)[:dims], np.uint8)
+    labels[5:12, 8:20] = 1
+    image = np.random.default_rng(0).random((channels, *labels.shape))
+    return Ground(image, labels, {1: "<b>&"}, (1.0, 0.5, 2.0)[:dims])
+
+
+def aim(dims, groups=1, step=4.0, off=0.0, weight=None):
+    """Nine points, of which each group's move `step` along the second axis and `off` along the third."""
+    place = (9, 14, 6)[:dims]
+    rest = np.array(np.meshgrid((-2, 0, 2), (-2, 0, 2))).reshape(2, -1).T
+    start = np.zeros((groups, 9, dims)) + place
+    start[..., :2] += rest
+    moved = start.copy()
+    moved[..., 1] += step
+    if dims == 3:
+        moved[..., 2] += off
+    homes = np.indices((20, 30, 12)[:dims]).astype(float)
+    return Aim(place, (1.0,) * dims, start, moved, weight, homes, np.zeros_like(homes))
+
+
+@pytest.mark.parametrize(("dims", "channels", "groups"), [(2, 1, 1), (2, 3, 4), (3, 1, 2)])
+def test_every_group_has_its_colour(tmp_path, dims, channels, groups):
+    weight = np.linspace(0, 1, 9 * groups).reshape(groups, 9)
+    aims = [aim(dims, groups, weight=None if groups == 1 else weight)]
+    plot_points(ground(dims, channels), {"layer": aims, "other": aims}, "$title", tmp_path / "x.png")
+    picture = imread(tmp_path / "x.png")
+    for group in range(groups - 1, -1, -1):
+        shown = share_of(MOVED[group], picture) > 1e-5
+        assert shown
+    assert [share_of(color, picture) > 1e-5 for color in MOVED[groups:]] == [False] * (4 - groups)
+
+
+def test_points_off_the_slice_are_faint(tmp_path):
+    for name, off in (("on", 0.4), ("off", 3.0)):
+        plot_points(ground(3), {"layer": [aim(3, off=off)]}, "", tmp_path / f"{name}.png")
+    on, off = (share_of(MOVED[0], imread(tmp_path / f"{name}.png")) for name in ("on", "off"))
+    assert off < 0.8 * on
+
+
+def test_histograms_of_layers_and_labels(tmp_path):
+    lengths = {"a": {"all": np.arange(9.0), "b": np.arange(3.0), "none": np.empty(0)}, "c": {"all": np.zeros(4)}}
+    plot_lengths(lengths, "mm", tmp_path / "x.png")
+    assert np.ptp(imread(tmp_path / "x.png")) > 0.5
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fields_and_their_circles(tmp_path, dims):
+    place, shape = (9, 14, 6)[:dims], (16, 16, 8)[:dims]
+    seen = np.zeros(shape)
+    seen[tuple(n // 2 for n in shape)] = 1
+    field = Field(
+        place, tuple(at - n // 2 for at, n in zip(place, shape, strict=True)), seen, 0 * seen, 3.0, float("nan")
+    )
+    plot_fields(ground(dims), [field, field], tmp_path / "x.png")
+    picture = imread(tmp_path / "x.png")
+    third = picture.shape[1] // 3
+    bright = [
+        np.abs(picture[40:, part : part + third, :3] - to_rgb("#fcfdbf")).max(-1).min() for part in (third, 2 * third)
+    ]
+    assert bright[0] < 0.1 < bright[1]
