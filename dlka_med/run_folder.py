@@ -36,6 +36,7 @@ class RunFolder:
     checkpoint.ckpt      the latest state, to resume from
     trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
     metrics.csv, curve.png, log.txt
+    loggers.json         what the loggers of its config know of it; tensorboard, mlruns, wandb: their folders
     stop                 made by somebody while it trains, it ends the training with a validation
     calibration.json     the temperature of its probabilities, if they were calibrated, and reliability.png
     postprocessing.json  what is done to its label maps, if that was learned
@@ -70,6 +71,10 @@ class RunFolder:
     @property
     def log_file(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def loggers_file(self) -> Path:
+        return self.path / "loggers.json"
 
     @property
     def stop_file(self) -> Path:

@@ -25,6 +25,12 @@ def ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
+def different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is named twice: once is enough")
+    return names
+
+
 def usable_path(path: str) -> str:
     if "\0" in path:
         raise ValueError("a path cannot hold the null character")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from dlka_med.config.record import FilePath, Probability, Range, Record, Share, Size, ascending
+from dlka_med.config.record import FilePath, Probability, Range, Record, Share, Size, ascending, different
 
 
 class Loss(Record):
@@ -115,6 +115,9 @@ class Training(Record):
     nodes: PositiveInt = 1
     strategy: Literal["auto", "ddp"] = Field("auto", description="how several devices share the work")
     workers: Annotated[int, Field(ge=0)] = Field(2, description="processes that load data")
+    loggers: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], AfterValidator(different)] = Field(
+        (), description="what else records curves, validations and pictures; each is an extra to install"
+    )
 
     @model_validator(mode="after")
     def _ends(self) -> "Training":

@@ -98,6 +98,7 @@ def overlay(
     *,
     spacing: Sequence[float] | None = None,
     title: str = "",
+    dpi: int = 130,
 ) -> None:
     """Draw the most telling slice across each axis: the reference above, the prediction below.
 
@@ -107,6 +108,7 @@ def overlay(
         image, reference, prediction, spacing, title: see `Panel`.
         labels: values by name; background (0) is not drawn.
         path: the PNG.
+        dpi: pixels per inch of a picture that is 10 inches wide.
 
     Raises:
         ValueError: shapes or the number of spacings do not fit.
@@ -133,7 +135,7 @@ def overlay(
     if title:
         figure.suptitle(title, color=PALE, fontsize=13)
     _legend(figure, labels)
-    _save(figure, path, dpi=130)
+    _save(figure, path, dpi=dpi)
 
 
 def contact_sheet(panels: Sequence[Panel], labels: Mapping[str, int], path: str | Path) -> None:

@@ -172,6 +172,7 @@ def hardware(budget: Budget, is_long: bool) -> Choices:
         "nodes": (1, "one machine"),
         "strategy": ("auto", "one device shares with nobody"),
         "workers": (workers, "loaders" if budget.on_gpu else "one loader: the cores are for the network"),
+        "loggers": ([], "the run folder has all records; [tensorboard], mlflow and wandb show them elsewhere"),
     }
     return {f"training.{key}": Choice(*pair) for key, pair in settings.items()}
 

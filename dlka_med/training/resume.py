@@ -19,6 +19,7 @@ CHANGEABLE = {
     "training.validation_cases",
     "training.accelerator",
     "training.workers",
+    "training.loggers",
     "inference.batch_size",
 }
 """Settings that a resumed run may change: they decide where and how long, not what was learned so far."""

@@ -28,6 +28,9 @@ from dlka_med.training.data import RunData
 from dlka_med.training.deformation import DeformationMonitor
 from dlka_med.training.interruption import Interruption
 from dlka_med.training.log import training_words
+from dlka_med.training.loggers import refuse_missing
+from dlka_med.training.pictures import Pictures
+from dlka_med.training.reporting import Reporter
 from dlka_med.training.resume import resumed_config
 from dlka_med.training.schedule import Budget, learning_rate_factor
 from dlka_med.training.start import first_network
@@ -71,6 +74,7 @@ def train(
             run.refuse_started()
             writable_folder(run.path.parent)
         _check_hardware(config)
+        refuse_missing(config.training.loggers)
         if rank_zero_only.rank == 0:
             remove_unfinished(run.path)
         checkpoint = latest_checkpoint(run) if resume else None
@@ -118,8 +122,9 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
     config, training, run = data.config, data.config.training, data.run
     interruption = Interruption(run)
     clock = Clock(Budget.of(training), TIME_OF[training.clock], interruption.asked)
+    pictures = Pictures(data)
     validation = Validation(
-        _scorer(data),
+        _scorer(data, pictures),
         data.split["validation"][: training.validation_cases],
         data.is_labelled,
         config.dataset.scheme.names,
@@ -132,6 +137,8 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
         return
     if not validation.cases and rank_zero_only.rank == 0:
         log.info("dataset.fold is all: nothing validates, and the latest weights are kept without a score")
+    recorder = Recorder(clock, run)
+    reporter = Reporter(config, run, recorder, validation, pictures)
     with _fastest_algorithms():
         trainer = pl.Trainer(
             max_epochs=-1,  # the clock ends the run
@@ -146,7 +153,8 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
                 Safekeeping(clock, validation, run),
                 validation,
                 DeformationMonitor(),
-                Recorder(clock, run),
+                recorder,
+                reporter,
                 interruption,
             ],
             plugins=[SafeCheckpointIO()],
@@ -157,11 +165,11 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        with interruption.told():
+        with interruption.told(), reporter.ending():
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
 
 
-def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
+def _scorer(data: RunData, pictures: Pictures) -> Callable[[nn.Module, str], list[float | None]]:
     config, scheme = data.config, data.config.dataset.scheme
 
     def score(network: nn.Module, case: str) -> list[float | None]:
@@ -169,6 +177,8 @@ def _scorer(data: RunData) -> Callable[[nn.Module, str], list[float | None]]:
         prediction = predictor.segment(data.prepared(case))
         reference = data.reference(case)
         prediction[reference == IGNORED] = IGNORED
+        if config.training.loggers:
+            pictures.keep(case, prediction, reference)
         return [dice(scheme.mask(name, prediction), scheme.mask(name, reference)) for name in scheme.names]
 
     return score

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -39,6 +39,7 @@ class Validation(pl.Callback):
     Attributes:
         due: whether the latest epoch still has to be validated.
         best: score of the weights in the run folder on `scored`, the cases that count; -1 before the first.
+        found: Dice per label of each case in the latest validation of this process.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Validation(pl.Callback):
         self.due = False
         self.best = -1.0
         self.scored: list[str] = []
+        self.found: dict[str, Scores] = {}
         self._scored_of: dict[str, Any] = {}
         if not self.cases:
             clock.estimate = 0.0
@@ -92,7 +94,8 @@ class Validation(pl.Callback):
         share_buffers(task.shipped_network)
         known, better = {"epoch": int(task.row["epoch"])}, True
         if self.cases:
-            mean, means = self._measure(trainer, task.shipped_network)
+            self.found = self._measure(trainer, task.shipped_network)
+            mean, means = _means(self.found, self.labels)
             task.row["dice"] = mean
             task.row |= {f"dice {name}": value for name, value in means.items() if value is not None}
             known["validation_dice"] = f"{mean:.6f}"
@@ -116,8 +119,8 @@ class Validation(pl.Callback):
         cut = 0 < len(self.scored) < len(self.cases)
         return {"cases": self.cases, "limit": self.clock.budget.longest_validation if cut else math.inf}
 
-    def _measure(self, trainer: pl.Trainer, network: nn.Module) -> tuple[float, dict[str, float | None]]:
-        """Mean Dice, and that of each label, over `scored`, which is chosen here if it is empty."""
+    def _measure(self, trainer: pl.Trainer, network: nn.Module) -> dict[str, Scores]:
+        """Dice per label of each case of `scored`, which is chosen here if it is empty."""
         limit = math.inf if self.scored else self.clock.budget.longest_validation
         found: dict[str, Scores] = {}
         shortest, started = math.inf, self.clock.now()
@@ -139,9 +142,7 @@ class Validation(pl.Callback):
                     len(self.scored),
                     len(self.cases),
                 )
-        means = _mean_per_label([found[case] for case in self.scored], self.labels)
-        present = [value for value in means.values() if value is not None]
-        return (sum(present) / len(present) if present else 0.0), means
+        return {case: found[case] for case in self.scored}
 
     def _score_best_again(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
         """The score of the best weights was measured on other cases; later ones must be compared on the same."""
@@ -151,7 +152,7 @@ class Validation(pl.Callback):
             return
         network = deepcopy(task.shipped_network)
         network.load_state_dict(self.run.load_weights())
-        self.best, _ = self._measure(trainer, network)
+        self.best, _ = _means(self._measure(trainer, network), self.labels)
         known = self.run.weights_metadata | {"validation_dice": f"{self.best:.6f}"}
         if trainer.is_global_zero:
             log.info("other cases validate than before: the best weights so far have Dice %.4f on them", self.best)
@@ -159,9 +160,11 @@ class Validation(pl.Callback):
         self.clock.validated(task, self.clock.now() - started)
 
 
-def _mean_per_label(scores: Sequence[Scores], labels: Sequence[str]) -> dict[str, float | None]:
+def _means(found: Mapping[str, Scores], labels: Sequence[str]) -> tuple[float, dict[str, float | None]]:
+    """Mean Dice over the labels, and that of each label over the cases."""
     means: dict[str, float | None] = {}
     for index, name in enumerate(labels):
-        values = [score[index] for score in scores if score[index] is not None]
+        values = [score[index] for score in found.values() if score[index] is not None]
         means[name] = sum(values) / len(values) if values else None
-    return means
+    present = [value for value in means.values() if value is not None]
+    return (sum(present) / len(present) if present else 0.0), means
