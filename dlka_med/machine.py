@@ -1,13 +1,18 @@
-"""Memory of the machine, and what this process holds of it."""
+"""The machine: its memory and what this process holds of it, its parts and the software on it by name."""
 
+import os
+import platform
 import sys
 import threading
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
 SAMPLED_EVERY = 0.002  # seconds
 UNKNOWN = 4 * 2**30  # bytes, where the system does not tell
+
+PACKAGES = ("dlka_med", "torch", "monai", "numpy", "timm", "nibabel", "pytorch-lightning")
 
 T = TypeVar("T")
 
@@ -54,6 +59,39 @@ def peak_while(work: Callable[[], T]) -> tuple[T, float]:
     return answer, max(peak, held_memory())
 
 
+def software() -> dict[str, str]:
+    """Versions of Python and of the packages that matter for a result, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, str]:
+    """Operating system, processor, cores, memory and GPUs; no name of the machine or of its user."""
+    found = {"system": f"{platform.system()} {platform.machine()}", "processor": _processor()}
+    found["cores"] = f"{os.cpu_count() or 1} cores"
+    if total := _meminfo(Path("/proc/meminfo"), "MemTotal"):
+        found["memory"] = f"{total / 2**30:.1f} GiB"
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        found["gpu"] = ", ".join(names)
+    return found
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
 def _start_new_peak() -> bool:
     """Whether the system counts the peak anew from here on; the former one is remembered."""
     global _forgotten
@@ -82,11 +120,16 @@ def _largest() -> float:
 
 
 def _available(meminfo: Path) -> float:
+    return _meminfo(meminfo, "MemAvailable") or UNKNOWN
+
+
+def _meminfo(meminfo: Path, name: str) -> float:
+    """Bytes of one line of the file; 0 where there is none."""
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        return 1024 * float(lines["MemAvailable"].split()[0])
+        return 1024 * float(lines[name].split()[0])
     except (OSError, KeyError, ValueError):
-        return UNKNOWN
+        return 0.0
 
 
 def _left_to_container(folder: Path) -> float:

@@ -35,6 +35,8 @@ class RunFolder:
     weights.safetensors  the best weights so far; the latest where nothing validates
     checkpoint.ckpt      the latest state, to resume from
     trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
+    machine.json         on which machines and with which versions it was trained
+    reasons.json         what the config that it was started from said of its values, if it did
     metrics.csv, curve.png, log.txt
     loggers.json         what the loggers of its config know of it; tensorboard, mlruns, wandb: their folders
     stop                 made by somebody while it trains, it ends the training with a validation
@@ -87,6 +89,14 @@ class RunFolder:
     @property
     def postprocessing_file(self) -> Path:
         return self.path / "postprocessing.json"
+
+    @property
+    def machine_file(self) -> Path:
+        return self.path / "machine.json"
+
+    @property
+    def reasons_file(self) -> Path:
+        return self.path / "reasons.json"
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig, split: Mapping[str, Sequence[str]]) -> RunFolder:

@@ -15,12 +15,14 @@ from dlka_med.cli import (
     compare,
     demo,
     evaluate,
+    figure,
     import_weights,
     info,
     inspect,
     plan,
     postprocess,
     predict,
+    report,
     schema,
     train,
 )
@@ -41,6 +43,8 @@ VERBS = {
     "compare": compare,
     "info": info,
     "inspect": inspect,
+    "report": report,
+    "figure": figure,
     "import-weights": import_weights,
     "schema": schema,
 }

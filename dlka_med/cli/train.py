@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
 
     from dlka_med.training.train import train
 
-    train(config, out, resume=resume, extend=extend)
+    train(config, out, resume=resume, extend=extend, reasons=_reasons(options))
 
 
 def _extended(config: "RunConfig", more: float) -> "RunConfig":
@@ -110,6 +110,16 @@ def look_at_data(config: "RunConfig", started: bool) -> None:
         RunFolder.open(config.training.start_from)
 
 
+def _reasons(options: argparse.Namespace) -> dict[str, str]:
+    """What the YAML file says of its values, but for those that the command line replaces."""
+    from dlka_med.config.comments import comments_of
+
+    if options.config.is_dir():
+        return {}
+    replaced = {entry.partition("=")[0].strip() for entry in options.overrides}
+    return {key: said for key, said in comments_of(options.config).items() if key not in replaced}
+
+
 def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) -> None:
     from dlka_med.shards import ALONE, leave_launcher
 
@@ -121,6 +131,6 @@ def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) ->
     from dlka_med.training.crossvalidation import format_crossvalidation
     from dlka_med.training.folds import train_folds
 
-    result = train_folds(config, out, options.folds or None, shard=mine)
+    result = train_folds(config, out, options.folds or None, shard=mine, reasons=_reasons(options))
     if result is not None:
         sys.stdout.write(format_crossvalidation(result))

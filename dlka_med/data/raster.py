@@ -1,5 +1,6 @@
 """PNG, JPEG and TIFF files: pixels in rows and columns."""
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -117,6 +118,18 @@ def write_pixels(path: Path, pixels: np.ndarray) -> None:
             Image.fromarray(np.ascontiguousarray(image)).save(temporary, **quality)
     except (OSError, TypeError, KeyError) as error:
         raise InputError(f"{path} cannot hold {len(pixels)} channels of {pixels.dtype} ({error})") from error
+
+
+def webp_of(pixels: np.ndarray, quality: int | None = None) -> bytes:
+    """A picture (rows, columns) or (rows, columns, 3) of uint8 as a WebP file, of at most 16383 rows and columns.
+
+    Args:
+        quality: 0 to 100; None: nothing is lost.
+    """
+    written = io.BytesIO()
+    options = {"lossless": True} if quality is None else {"quality": quality, "method": 4}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(written, format="WEBP", **options)
+    return written.getvalue()
 
 
 def look_at_raster(path: Path) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""Pictures of a training and of predictions (PNG)."""
+"""Pictures of a training and of predictions."""
 
 import csv
 import io
@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dlka_med.errors import InputError
-from dlka_med.files import whole_file
+from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.marks import draw_marks
 from dlka_med.metrics import bounding_box, check_spacing
 from dlka_med.text_files import read_text
 
@@ -25,6 +26,7 @@ ON_WHITE = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2")
 DASHES = ("solid", "dashed", "dotted")
 DARK, PALE, INK, GREY = "#16181d", "#e8e8ea", "#22262e", "#8b919c"
 PLANES = ("sagittal", "coronal", "axial")
+NARROW = 6.0  # inches
 
 
 @dataclass(frozen=True)
@@ -46,34 +48,38 @@ class Panel:
     spacing: Sequence[float] | None = None
 
 
-def plot_curve(rows: Sequence[Mapping[str, object]] | str | Path, path: str | Path) -> None:
+def plot_curve(
+    rows: Sequence[Mapping[str, object]] | str | Path, path: str | Path, size: tuple[float, float] = (9, 6.2)
+) -> None:
     """Draw training loss, validation Dice (mean and per label) and learning rate over the epochs.
 
     Args:
         rows: one mapping per epoch, or a `metrics.csv` of such; the keys epoch, loss, dice, `dice <label>`
             and learning_rate are drawn, as far as they are there and finite.
-        path: the PNG.
+        path: the picture: PNG, SVG or PDF, as its name ends.
+        size: width and height in inches; where it is narrow the legend stands below.
 
     Raises:
-        InputError: the CSV is missing, or the PNG cannot be written.
+        InputError: the CSV is missing, or the picture cannot be written.
     """
     if isinstance(rows, str | Path):
-        try:
-            rows = list(csv.DictReader(io.StringIO(read_text(rows), newline="")))
-        except csv.Error as error:
-            raise InputError(f"{rows} cannot be read as the table of a training: {error}") from error
-    figure = Figure(figsize=(9, 6.2), layout="constrained", facecolor="white")
+        rows = read_rows(rows)
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     upper, middle, lower = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
     _draw(upper, rows, "loss", color=ON_WHITE[-1])
     upper.set_ylabel("training loss")
     labels = [key for key in dict.fromkeys(key for row in rows for key in row) if key.startswith("dice ")]
     for key, (color, dash) in zip(labels, _styles(len(labels), ON_WHITE), strict=True):
-        _draw(middle, rows, key, color=color, linestyle=dash, label=key.removeprefix("dice "), linewidth=1.2)
+        _draw(middle, rows, key, color=color, linestyle=dash, label=plain(key.removeprefix("dice ")), linewidth=1.2)
     _draw(middle, rows, "dice", color=INK, label="mean", linewidth=2.2)
     middle.set_ylabel("validation Dice")
     middle.set_ylim(bottom=0, top=1)
     _mark_best(middle, rows)
-    if middle.lines:
+    if middle.lines and size[0] < NARROW:
+        figure.legend(
+            *middle.get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False, ncols=3
+        )
+    elif middle.lines:
         columns = 1 + (len(middle.lines) - 1) // 10
         middle.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, ncols=columns)
     _draw(lower, rows, "learning_rate", color=GREY)
@@ -86,7 +92,19 @@ def plot_curve(rows: Sequence[Mapping[str, object]] | str | Path, path: str | Pa
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)
     figure.align_ylabels()
-    _save(figure, path, dpi=120)
+    save(figure, path, dpi=120)
+
+
+def read_rows(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a `metrics.csv`.
+
+    Raises:
+        InputError: the file is missing or no such table.
+    """
+    try:
+        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path} cannot be read as the table of a training: {error}") from error
 
 
 def overlay(
@@ -99,6 +117,7 @@ def overlay(
     spacing: Sequence[float] | None = None,
     title: str = "",
     dpi: int = 130,
+    marks: bool = False,
 ) -> None:
     """Draw the most telling slice across each axis: the reference above, the prediction below.
 
@@ -107,12 +126,13 @@ def overlay(
     Args:
         image, reference, prediction, spacing, title: see `Panel`.
         labels: values by name; background (0) is not drawn.
-        path: the PNG.
+        path: the picture: PNG, SVG or PDF, as its name ends.
+        marks: a scale bar on each slice, and letters that say where left, front and top are.
         dpi: pixels per inch of a picture that is 10 inches wide.
 
     Raises:
         ValueError: shapes or the number of spacings do not fit.
-        InputError: the PNG cannot be written.
+        InputError: the picture cannot be written.
     """
     panel = Panel(title, image, reference, prediction, spacing)
     picture, steps = _picture(panel)
@@ -129,13 +149,16 @@ def overlay(
         for axes, axis in zip(line, axes_shown, strict=True):
             index = None if axis is None else _telling(panel, labels, axis)
             _show(axes, picture, labelled, steps, labels, axis, index)
+            if marks:
+                unit = "px" if axis is None else "mm"
+                draw_marks(axes, *_extent(picture.shape, steps, axis), unit, axis, PALE, DARK)
             if name == rows[0][0] and axis is not None:
                 axes.set_title(f"{PLANES[axis]}  {index}", color=GREY, fontsize=9)
         line[0].set_ylabel(name, color=PALE, fontsize=11)
     if title:
-        figure.suptitle(title, color=PALE, fontsize=13)
+        figure.suptitle(plain(title), color=PALE, fontsize=13)
     _legend(figure, labels)
-    _save(figure, path, dpi=dpi)
+    save(figure, path, dpi=dpi)
 
 
 def contact_sheet(panels: Sequence[Panel], labels: Mapping[str, int], path: str | Path) -> None:
@@ -162,9 +185,9 @@ def contact_sheet(panels: Sequence[Panel], labels: Mapping[str, int], path: str 
             _show(axes, picture, labelled, steps, labels, axis, index)
             if panel is panels[0]:
                 axes.set_ylabel(name, color=PALE, fontsize=11)
-        column[0].set_title(panel.title, color=PALE, fontsize=9)
+        column[0].set_title(plain(panel.title), color=PALE, fontsize=9)
     _legend(figure, labels)
-    _save(figure, path, dpi=130)
+    save(figure, path)
 
 
 def series(rows: Sequence[Mapping[str, object]], key: str) -> tuple[list[float], list[float]]:
@@ -208,10 +231,20 @@ def _picture(panel: Panel) -> tuple[NDArray, tuple[float, ...]]:
         )
     spacing = (1.0,) * dims if panel.spacing is None else tuple(map(float, panel.spacing))
     check_spacing(spacing, dims)
+    return scaled(picture, window_of(picture)), spacing
+
+
+def window_of(picture: NDArray) -> tuple[float, float]:
+    """Greys that are shown as black and white: 0.5 % of the voxels lie below and above."""
     known = picture[np.isfinite(picture)]
     low, high = np.percentile(known, (0.5, 99.5)) if known.size else (0.0, 0.0)
-    scaled = (np.nan_to_num(picture.astype(np.float32), nan=low) - low) / max(high - low, 1e-8)
-    return np.clip(scaled, 0, 1), spacing
+    return float(low), float(high)
+
+
+def scaled(picture: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
+    """Greys from 0 to 1; what is not finite is black."""
+    low, high = window
+    return np.clip((np.nan_to_num(picture.astype(np.float32), nan=low) - low) / max(high - low, 1e-8), 0, 1)
 
 
 def _rows(panel: Panel) -> tuple[tuple[str, NDArray | None], ...]:
@@ -284,7 +317,7 @@ def _rgb(color: str) -> tuple[float, ...]:
 
 
 def _legend(figure: Figure, labels: Mapping[str, int]) -> None:
-    names = [name for name, value in labels.items() if value != 0]
+    names = [plain(name) for name, value in labels.items() if value != 0]
     if names:
         figure.legend(
             [Line2D([], [], color=color, linestyle=dash, linewidth=2.5) for color, dash in _styles(len(names))],
@@ -295,8 +328,3 @@ def _legend(figure: Figure, labels: Mapping[str, int]) -> None:
             labelcolor=PALE,
             fontsize=10,
         )
-
-
-def _save(figure: Figure, path: str | Path, dpi: int) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")

@@ -7,26 +7,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from dlka_med.evaluation.figures import GREY, INK, ON_WHITE
-from dlka_med.files import whole_file
+from dlka_med.evaluation.drawing import save
+from dlka_med.evaluation.figures import GREY, INK, NARROW, ON_WHITE
 from dlka_med.metrics import Reliability
 
 
-def plot_reliability(before: Reliability, after: Reliability, path: str | Path) -> None:
+def plot_reliability(
+    before: Reliability, after: Reliability, path: str | Path, size: tuple[float, float] = (9, 5.6)
+) -> None:
     """Draw two reliability diagrams side by side (Guo et al., ICML 2017), below each the share of voxels per bin.
 
     Bars reach the accuracy of a bin; dots are its mean confidence, on the diagonal where both agree.
 
+    Args:
+        path: the picture: PNG, SVG or PDF, as its name ends.
+        size: width and height in inches.
+
     Raises:
-        InputError: the PNG cannot be written.
+        InputError: the picture cannot be written.
     """
-    figure = Figure(figsize=(9, 5.6), layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     upper, lower = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(4, 1))
     for column, (name, found) in enumerate({"before": before, "after": after}.items()):
         _diagram(upper[column], found)
         _shares(lower[column], found)
         told = "no voxel" if found.ece is None else f"ECE {found.ece:.4f}, NLL {found.nll:.4f}"
-        upper[column].set_title(f"{name}: {told}", color=INK, fontsize=11, loc="left")
+        between = "\n" if size[0] < NARROW else " "
+        upper[column].set_title(f"{name}:{between}{told}", color=INK, fontsize=11, loc="left")
         lower[column].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
     lower[0].set_ylabel("share of voxels")
@@ -36,8 +43,7 @@ def plot_reliability(before: Reliability, after: Reliability, path: str | Path) 
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.set_axisbelow(True)
     figure.align_ylabels()
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save(figure, path)
 
 
 def _diagram(axes: Axes, found: Reliability) -> None:

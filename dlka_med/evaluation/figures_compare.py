@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from dlka_med.evaluation.drawing import plain, save
 from dlka_med.evaluation.figures import GREY, INK, ON_WHITE
-from dlka_med.files import whole_file
 from dlka_med.statistics import LEVEL, Interval
 
 
@@ -29,13 +29,17 @@ class Point:
     seeds: Sequence[float] = ()
 
 
-def plot_comparison(points: Sequence[Point], path: str | Path) -> None:
+def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float, float] = (8, 5)) -> None:
     """Draw Dice against seconds per training step (log axis), with interval bars, and each seed as a small dot.
 
+    Args:
+        path: the picture: PNG, SVG or PDF, as its name ends.
+        size: width and height in inches.
+
     Raises:
-        InputError: the PNG cannot be written.
+        InputError: the picture cannot be written.
     """
-    figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, layout="constrained", facecolor="white")
     axes = figure.subplots()
     axes.set_xscale("log")
     by_time = sorted(points, key=lambda point: point.seconds)
@@ -50,7 +54,7 @@ def plot_comparison(points: Sequence[Point], path: str | Path) -> None:
         shown = [point.dice, *point.seeds, *(point.interval or ())]
         above = by_time.index(point) % 2 == 0
         axes.annotate(
-            point.name,
+            plain(point.name),
             (point.seconds, max(shown) if above else min(shown)),
             xytext=(0, 8 if above else -8),
             textcoords="offset points",
@@ -70,13 +74,17 @@ def plot_comparison(points: Sequence[Point], path: str | Path) -> None:
     _finish(figure, points, path)
 
 
-def plot_variants(points: Sequence[Point], path: str | Path) -> None:
+def plot_variants(points: Sequence[Point], path: str | Path, width: float = 8) -> None:
     """Draw a row for each, the first on top and its Dice as a line through all, with interval bars and seeds as dots.
 
+    Args:
+        path: the picture: PNG, SVG or PDF, as its name ends.
+        width: in inches.
+
     Raises:
-        InputError: the PNG cannot be written.
+        InputError: the picture cannot be written.
     """
-    figure = Figure(figsize=(8, 1.4 + 0.42 * len(points)), layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, 1.4 + 0.42 * len(points)), layout="constrained", facecolor="white")
     axes = figure.subplots()
     for row, point in enumerate(points):
         color = ON_WHITE[min(row, 1)]
@@ -101,5 +109,4 @@ def _finish(figure: Figure, points: Sequence[Point], path: str | Path) -> None:
     axes.set_title(f"{bars}small dots: seeds", color=GREY, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
+    save(figure, path)

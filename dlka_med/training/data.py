@@ -1,9 +1,10 @@
 """What a training run reads: the complete config, the split, the cache and the loader."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from dlka_med.files import user_cache_folder
 from dlka_med.progress import progress
 from dlka_med.provenance import Provenance
 from dlka_med.run_folder import RunFolder
+from dlka_med.training.made_on import note_machine, note_reasons
 from dlka_med.training.resume import with_absolute_paths
 
 log = logging.getLogger("dlka_med")
@@ -39,13 +41,17 @@ class RunData(pl.LightningDataModule):
     Args:
         config: as asked for; for a resumed run already that of the folder.
         out: the run folder, to be made unless `resume`.
+        reasons: see `dlka_med.training.train.train`.
 
     Raises:
         InputError: the dataset cannot be used, or lacks a case of the run's split.
     """
 
-    def __init__(self, config: RunConfig, out: Path, resume: bool) -> None:
+    def __init__(
+        self, config: RunConfig, out: Path, resume: bool, reasons: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__()
+        self.reasons = reasons
         self.prepare_data_per_node = False
         self.resume = resume
         self.first_epoch, self.first_progress = 0, 0.0
@@ -109,6 +115,8 @@ class RunData(pl.LightningDataModule):
             start = config.training.start_from
             before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
             before.joined(self.part("train")).save(self.run)
+        note_machine(self.run)
+        note_reasons(self.run, self.reasons)
         for case in cases:
             intensity = named_intensity(preprocessing, channels)
             warn_of_outliers(case.id, channels, intensity, self._filled.open(case).measured)

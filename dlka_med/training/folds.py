@@ -1,9 +1,10 @@
 """Many folds of one config: trained one after the other, restarted at any point, joined to a cross-validation."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dlka_med.config.schema import RunConfig
@@ -25,7 +26,12 @@ log = logging.getLogger("dlka_med")
 
 
 def train_folds(
-    config: RunConfig, out: str | Path, chosen: Sequence[int] | None = None, *, shard: Shard = ALONE
+    config: RunConfig,
+    out: str | Path,
+    chosen: Sequence[int] | None = None,
+    *,
+    shard: Shard = ALONE,
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any] | None:
     """Train folds of a config one after the other; when all are there, make the cross-validation.
 
@@ -39,6 +45,7 @@ def train_folds(
         out: folder for `fold_0`, `fold_1`, ..., each a run of its own.
         chosen: numbers of folds; None: all.
         shard: (i, n): of the chosen folds only the i-th, counted from 0, and every n-th after it.
+        reasons: as in `train`.
 
     Returns:
         The content of `crossvalidation.json`; None while folds are missing, or if another process makes it.
@@ -61,7 +68,7 @@ def train_folds(
         for fold in mine:
             with claimed(lock_of(folder.run(fold).path), wait=False) as free:
                 if free:
-                    _train(_of_fold(config, folder, fold), folder.run(fold))
+                    _train(_of_fold(config, folder, fold), folder.run(fold), reasons)
                 else:
                     log.info("fold %d: another process is training it", fold)
         return _joined(config, folder, folds)
@@ -151,7 +158,7 @@ def _check_start(config: RunConfig, dataset: Dataset, folder: FoldsFolder, folds
     refuse_seen(RunFolder.open(config.training.start_from), [case for case in dataset.cases if case.id in unseen])
 
 
-def _train(config: RunConfig, run: RunFolder) -> None:
+def _train(config: RunConfig, run: RunFolder, reasons: Mapping[str, str]) -> None:
     training, fold = config.training, config.dataset.fold
     if has_finished(run, Budget.of(config.training)):
         log.info("fold %s is finished", fold)
@@ -163,7 +170,7 @@ def _train(config: RunConfig, run: RunFolder) -> None:
             f"-s dataset.folds={config.dataset.folds} -s dataset.fold={fold} --out {run.path}"
         )
     log.info("fold %s %s, into %s", fold, "goes on" if run.started else "is trained", run.path)
-    train(config, run.path, resume=run.started, extend=run.started, is_claimed=True)
+    train(config, run.path, resume=run.started, extend=run.started, is_claimed=True, reasons=reasons)
 
 
 def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, Any] | None:

@@ -1,9 +1,10 @@
 """From a config to a trained run folder."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import pytorch_lightning as pl
 import torch
@@ -43,7 +44,13 @@ log = logging.getLogger("dlka_med")
 
 
 def train(
-    config: RunConfig, out: str | Path, *, resume: bool = False, extend: bool = False, is_claimed: bool = False
+    config: RunConfig,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    extend: bool = False,
+    is_claimed: bool = False,
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> RunFolder:
     """Train the network of a config and keep the weights that validate best.
 
@@ -58,6 +65,7 @@ def train(
         extend: with `resume`, `config` may have more epochs or minutes than the run was made for. Its learning rate
             goes back up to where the longer course has it, and falls to zero at the new end; the log says so.
         is_claimed: the caller keeps other processes out of the folder.
+        reasons: why values of the config are what they are, by dotted key; they are kept in the folder.
 
     Raises:
         InputError: the config, the data, the hardware or the folder cannot be used, or another process trains into
@@ -80,7 +88,7 @@ def train(
         checkpoint = latest_checkpoint(run) if resume else None
         if checkpoint is not None and before is not None:
             _tell_course(checkpoint, before, config.training)
-        data = RunData(config, run.path, resume)
+        data = RunData(config, run.path, resume, reasons)
         if checkpoint is None:
             network = first_network(data.config, data.held_out)
         else:

@@ -95,12 +95,17 @@ def test_a_mistyped_command_is_explained_in_one_line(arguments, near, capsys):
 def test_train_calls(library):
     assert cli.main(["train", "c.yaml", "-s", "seed=1", "-s", "training.minutes=2"]) == 0
     [(name, (config, out), keywords)] = library.calls
-    assert (name, out, keywords) == ("train", Path("runs/brain"), {"resume": False, "extend": False})
+    assert (name, out, keywords) == ("train", Path("runs/brain"), {"resume": False, "extend": False, "reasons": {}})
     assert (config.name, config.seed, config.training.minutes) == ("brain", 1, 2)
     library.calls.clear()
     assert cli.main(["train", "run", "--resume"]) == 0
     [(name, (config, out), keywords)] = library.calls
-    assert (name, config.name, out, keywords) == ("train", "trained", Path("run"), {"resume": True, "extend": False})
+    assert (name, config.name, out, keywords) == (
+        "train",
+        "trained",
+        Path("run"),
+        {"resume": True, "extend": False, "reasons": {}},
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,7 +121,7 @@ def test_extend_adds_to_what_ends_the_run(library, limits, more, longer):
     overrides = [word for setting in settings for word in ("-s", setting)]
     assert cli.main(["train", "run", "--extend", more, *overrides]) == 0
     [(_, (config, out), keywords)] = library.calls
-    assert (out, keywords) == (Path("run"), {"resume": True, "extend": True})
+    assert (out, keywords) == (Path("run"), {"resume": True, "extend": True, "reasons": {}})
     assert (config.training.minutes, config.training.epochs) == longer
 
 
@@ -151,7 +156,7 @@ def test_train_of_folds_calls_and_prints_the_table(library, capsys, monkeypatch,
     monkeypatch.setattr("dlka_med.folds_folder.FoldsFolder.refuse_other", lambda self: None)
     assert cli.main(["train", "c.yaml", *words]) == 0
     name, (config, out, folds), keywords = library.calls[0]
-    assert (name, config.name, folds, keywords) == ("train_folds", "brain", chosen, {"shard": shard})
+    assert (name, config.name, folds, keywords) == ("train_folds", "brain", chosen, {"shard": shard, "reasons": {}})
     assert out == Path("images" if "-o" in words else "runs/brain")
     assert capsys.readouterr().out == "mean Dice 0.5\n"
 

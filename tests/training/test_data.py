@@ -39,7 +39,7 @@ def test_images_are_kept_once_for_all_folds_and_not_in_the_run(elsewhere, tmp_pa
         data = RunData(config, tmp_path / f"run_{fold}", resume=False)
         data.prepare_data()
         assert sorted(path.name for path in data.run.path.iterdir()) == [
-            *("config.yaml", "split.json", "trained_on.json")
+            *("config.yaml", "machine.json", "split.json", "trained_on.json")
         ]
     assert len(list(user_cache.glob("prepared-*/*"))) == 6
     assert user_cache.stat().st_mode & 0o077 == 0

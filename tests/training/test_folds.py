@@ -40,7 +40,7 @@ def trained(crossvalidated, monkeypatch):
     """Folds are copied instead of trained; which, and whether they were resumed."""
     calls = []
 
-    def copy(config, out, *, resume=False, extend=False, is_claimed=False):
+    def copy(config, out, *, resume=False, extend=False, is_claimed=False, reasons=()):
         assert is_claimed
         calls.append((config.dataset.fold, resume))
         if not resume:
@@ -92,7 +92,7 @@ def test_interrupted_inside_and_between_folds_it_ends_as_if_nothing_had_been(
     monkeypatch.setattr(Recorder, "on_train_epoch_end", record)
     calls = []
 
-    def train_one(config, path, *, resume, extend, is_claimed):
+    def train_one(config, path, *, resume, extend, is_claimed, reasons):
         calls.append((config.dataset.fold, resume))
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -165,7 +165,7 @@ def test_of_two_that_finish_together_one_makes_the_result(config, complete, trai
     rival = threading.Thread(target=finish_first)
     shutil.move(complete.run(2).path, complete.path / ".moved")
 
-    def train_last(config, out, *, resume, extend, is_claimed):
+    def train_last(config, out, *, resume, extend, is_claimed, reasons):
         shutil.move(complete.path / ".moved", out)
         rival.start()
         assert held.wait(30)
@@ -215,7 +215,7 @@ def test_a_fold_that_comes_with_another_length_makes_no_result(config, complete,
     """Another process trains it meanwhile, with another config."""
     shutil.move(complete.run(2).path, complete.path / ".moved")
 
-    def bring(asked, out, *, resume, extend, is_claimed):
+    def bring(asked, out, *, resume, extend, is_claimed, reasons):
         shutil.move(complete.path / ".moved", out)
         save_config(changed(complete.run(2).config, epochs=3), complete.run(2).config_file)
 

@@ -22,7 +22,7 @@ def test_a_run_leaves_a_complete_folder(config, tmp_path):
     run = train(changed(config, epochs=4, steps_per_epoch=3), tmp_path / "run")
     assert {p.name for p in run.path.iterdir()} == {
         *("config.yaml", "split.json", "weights.safetensors", "checkpoint.ckpt"),
-        *("metrics.csv", "curve.png", "log.txt", "trained_on.json"),
+        *("metrics.csv", "curve.png", "log.txt", "trained_on.json", "machine.json"),
     }
     rows = rows_of(run)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4]

@@ -1,0 +1,1 @@
+"""One HTML file about a trained run, and pictures of single cases."""

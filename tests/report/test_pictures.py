@@ -1,0 +1,134 @@
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dlka_med.evaluation.figures import Panel
+from dlka_med.report.outlines import outline
+from dlka_med.report.pictures import OUTLINES, SIDE, SLICES, planes_of
+
+LABELS = {"front": 3, "back": 7}
+
+
+def strip(plane):
+    """Decoded picture, (slices, rows, columns)."""
+    written = base64.b64decode(plane.uri.removeprefix("data:image/webp;base64,"))
+    pixels = np.asarray(Image.open(io.BytesIO(written)).convert("L"))
+    assert pixels.shape == (plane.rows * len(plane.numbers), plane.columns)
+    return pixels.reshape(len(plane.numbers), plane.rows, plane.columns)
+
+
+def panel(shape=(23, 31, 19), spacing=(1.0, 2.0, 4.0)):
+    reference = np.zeros(shape, np.uint8)
+    reference[6:12, 8:20, 5:13] = 3
+    reference[12:16, 8:20, 5:13] = 7
+    prediction = np.roll(reference, 1, axis=0)
+    image = np.zeros((1, *shape), np.float32)
+    image[0, -2:, -2:, -2:] = 1  # right, front, top
+    return Panel("case", image, reference, prediction, spacing)
+
+
+def test_the_planes_of_a_volume_are_seen_as_their_letters_say():
+    """The bright corner lies right, front and top."""
+    axial, coronal, sagittal = planes_of(panel(), LABELS)
+    assert [plane.name for plane in (axial, coronal, sagittal)] == ["axial", "coronal", "sagittal"]
+    corners = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}
+    for plane in (axial, coronal, sagittal):
+        last = strip(plane)[-1]
+        assert last[0, -1] == 255
+        assert last[-1, 0] == 0
+        assert (plane.letters["top"], plane.letters["right"]) == corners[plane.name]
+    assert axial.height == pytest.approx(100 * 31 * 2 / 23)
+    assert sagittal.height == pytest.approx(100 * 19 * 4 / (31 * 2))
+
+
+def test_outlines_are_those_of_the_slice_that_is_named():
+    made = panel()
+    axial = planes_of(made, LABELS)[0]
+    for place, number in enumerate(axial.numbers):
+        reference, prediction = (one[:, :, number].T[::-1] for one in (made.reference, made.prediction))
+        assert axial.reference[place] == [outline(reference == value) for value in (3, 7)]
+        assert axial.prediction[place] == [outline(prediction == value) for value in (3, 7)]
+        both = (reference > 0) & (prediction > 0) & (reference != prediction)
+        missed, false = (reference > 0) & (prediction == 0), (reference == 0) & (prediction > 0)
+        assert axial.errors[place] == [outline(missed), outline(false), outline(both)]
+    assert axial.total == 19
+    assert any(axial.errors[axial.start])
+
+
+def test_numbers_stand_in_their_labels():
+    made = panel()
+    for plane, axis in zip(planes_of(made, LABELS), (2, 1, 0), strict=True):
+        for place, number in enumerate(plane.numbers):
+            reference, prediction = (one.take(number, axis).T[::-1] for one in (made.reference, made.prediction))
+            seen = reference if reference.any() else prediction
+            for x, y, tag in plane.tags[place]:
+                row, column = int(y / 100 * seen.shape[0]), int(x / 100 * seen.shape[1])
+                assert seen[row, column] == (3, 7)[tag - 1]
+    assert len(planes_of(made, LABELS)[0].tags[5]) == 2
+    assert planes_of(made, {"one": 3})[0].tags[5] == []
+
+
+def test_large_volumes_become_small():
+    shape = (500, 40, 70)
+    reference = np.zeros(shape, np.uint8)
+    reference[20:480, 10:30, 10:60] = 3
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    for plane in planes_of(Panel("large", image, reference, reference, (1.0, 1.0, 1.0)), LABELS):
+        assert max(plane.rows, plane.columns) <= SIDE[3]
+        assert len(plane.numbers) <= SLICES + 1
+        assert plane.numbers[plane.start] in plane.numbers
+        assert strip(plane).std() > 0
+
+
+@pytest.mark.parametrize("shape", [(50, 51, 30), (300, 310)])
+def test_crowded_slices_stay_small(shape):
+    """Outlines of noise become coarser and fewer, and lie where they were."""
+    reference = np.random.default_rng(0).choice([0, 3, 7], shape).astype(np.uint8)
+    made = Panel("noise", np.zeros((1, *shape), np.float32), reference, reference, (1.0,) * len(shape))
+    for plane in planes_of(made, LABELS):
+        told = sum(
+            len(path) for kind in (plane.reference, plane.prediction, plane.errors) for one in kind for path in one
+        )
+        assert told < 1.3 * OUTLINES
+        assert plane.grid[0] < plane.rows or len(plane.numbers) < min(plane.total, SLICES)
+        reached = max(int(x) for path in plane.reference[0] for x in re.findall(r"M(\d+) ", path))
+        assert reached / 2 > 0.9 * plane.grid[1]
+
+
+def test_far_surroundings_are_cut_away():
+    shape = (100, 90, 80)
+    reference = np.zeros(shape, np.uint8)
+    reference[40:60, 40:60, 40:60] = 3
+    axial = planes_of(Panel("x", np.zeros((1, *shape), np.float32), reference, reference, (1.0,) * 3), LABELS)[0]
+    assert (axial.rows, axial.columns) == (44, 44)  # 12 voxels on either side
+    assert (axial.numbers[0], axial.numbers[-1], axial.total) == (28, 71, 80)
+
+
+def test_a_2d_image_stands_as_it_is():
+    image = np.zeros((3, 20, 31), np.float32)
+    image[0, 0, -1] = 1
+    label = np.zeros((20, 31), np.uint8)
+    label[3:9, 4:8] = 3
+    (plane,) = planes_of(Panel("flat", image, label, np.zeros_like(label), (1.0, 1.0)), LABELS)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(plane.uri.partition(",")[2]))))
+    assert picture[0, -1].tolist() == [255, 0, 0]
+    assert (plane.name, plane.letters, plane.bar) == ("", {}, (10 / 31, "10 px"))
+    assert plane.errors == [[outline(label == 3), "", ""]]
+
+
+def test_a_case_without_structures_is_shown_whole():
+    nothing = np.zeros((9, 8, 7), np.uint8)
+    planes = planes_of(Panel("empty", np.zeros((1, 9, 8, 7), np.float32), nothing, nothing, (1.0,) * 3), LABELS)
+    assert [plane.numbers for plane in planes] == [tuple(range(7)), tuple(range(8)), tuple(range(9))]
+    assert planes[0].start == 3
+
+
+def test_a_single_slice_has_one_plane():
+    label = np.zeros((9, 8, 1), np.uint8)
+    label[2:5, 2:5] = 3
+    planes = planes_of(Panel("thin", np.zeros((1, 9, 8, 1), np.float32), label, label, (1.0,) * 3), LABELS)
+    assert [(plane.name, plane.numbers) for plane in planes] == [("axial", (0,))]

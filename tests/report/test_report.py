@@ -1,0 +1,246 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from dlka_med.cli import main
+from dlka_med.errors import InputError
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.report.report import write_report
+
+from .conftest import HOSTILE, LABELS, make_run
+from .test_subject import NAMES, compared, folds
+
+VOID = {"meta", "link", "input", "img", "br", "wbr"}
+
+
+class Page(HTMLParser):
+    """Elements with attributes and texts; open and close tags have to match."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.text, self.open = [], "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.text += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.found if name == tag]
+
+
+def page_of(path, *arguments, **keywords):
+    out = path.parent / "page.html"
+    write_report(path, *arguments, out=out, device="cpu", workers=1, **keywords)
+    return Page(out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def run(dims, dataset, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("runs") / "run", dataset, dims)
+
+
+@pytest.fixture(scope="session")
+def page(run, dataset):
+    return page_of(run.path, dataset / "predictions", against=dataset / "others")
+
+
+def test_the_page_tells_what_evaluate_tells(page, dims, dataset):
+    result = evaluate(dataset / "predictions", dataset, label_names=LABELS)
+    assert f"{result.mean['dice'].mean:.3f}" in page.text
+    low, high = result.mean["dice"].interval
+    assert f"{low:.3f} to {high:.3f}" in page.text
+    assert "of 11 patients" in page.text
+    assert "Against others" in page.text
+    assert "12 held out" in page.text
+    assert ("Volumes" if dims == 3 else "Areas") + " against the reference" in page.text
+
+
+def test_worst_median_and_best_are_shown(page, dataset):
+    result = evaluate(dataset / "predictions", dataset, label_names=LABELS)
+    means = {}
+    for row in result.scores:
+        means.setdefault(row.case, []).append(row.values["dice"])
+    order = sorted(means, key=lambda case: (np.mean(means[case]), case))
+    for word, case in (("Worst", order[0]), ("Second worst", order[1]), ("Median", order[6]), ("Best", order[-1])):
+        assert f"{word}: {case}" in page.text
+
+
+def test_names_are_text(page):
+    """Every name stands there as it is written, and none has become an element."""
+    assert HOSTILE in page.text
+    assert next(name for name in LABELS if "script" in name) in page.text
+    assert not any("onerror" in attributes for _, attributes in page.found)
+    scripts = page.all("script")
+    assert [script.get("type") for script in scripts[:-1]] == ["application/json"] * (len(scripts) - 1)
+    assert "type" not in scripts[-1]
+
+
+def test_the_page_asks_for_nothing(page):
+    for tag, attributes in page.found:
+        for key, value in attributes.items():
+            if key in ("src", "href", "xlink:href", "action", "data", "poster", "srcset"):
+                assert re.match(r"data:|#", value), (tag, key, value[:80])
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_who_cannot_see_it_is_told(page):
+    assert page.all("html") == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in page.found if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(later - former <= 1 for former, later in pairwise(levels))
+    assert all(len(image["alt"]) > 30 for image in page.all("img"))
+    assert all(cell["scope"] in ("col", "row") for cell in page.all("th"))
+    ids = [attributes["id"] for _, attributes in page.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for attributes in (attributes for _, attributes in page.found):
+        for key in ("aria-labelledby", "for"):
+            assert attributes.get(key) is None or attributes[key] in ids
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
+    for slider in (one for one in page.all("input") if one["type"] == "range"):
+        assert slider["id"] in [label.get("for") for label in page.all("label")]
+
+
+def test_settings_stand_with_what_the_config_says_of_them(page):
+    assert "cases that it does not name join" in page.text
+    assert "resnet18" in page.text or "dlka_net_3d" in page.text
+
+
+def test_without_predictions_the_validation_cases_are_predicted(tmp_path, volumes, thresholding):
+    run = make_run(tmp_path / "run", volumes, validation=["case_1", "case_2", "case_4"], everybody=NAMES)
+    found = page_of(run.path)
+    assert "by weights that did not train on them" in found.text
+    assert "of 3 patients" in found.text
+    assert "0.9" in found.text or "1.000" in found.text
+    assert sorted(child.name for child in run.path.iterdir()) == sorted(
+        ["config.yaml", "split.json", "metrics.csv", "weights.safetensors"]
+    )
+
+
+def test_cases_that_trained_are_named(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, validation=["case_1", "case_2"], everybody=NAMES)
+    found = page_of(run.path, volumes / "predictions")
+    assert "4 of 6 cases trained the network: their figures say nothing about new patients" in found.text
+    assert "2 held out, 4 trained" in found.text
+
+
+def test_a_run_still_training_has_curves_and_settings(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, trained=False)
+    found = page_of(run.path)
+    assert "has no weights yet" in found.text
+    assert "Curves of 2 epochs" in found.all("img")[0]["alt"]
+    assert "Settings and their reasons" in found.text
+    assert len(found.all("article")) == 0
+    run.metrics_file.unlink()
+    assert "No epoch has finished yet." in page_of(run.path).text
+    with pytest.raises(InputError, match="nothing to compare"):
+        page_of(run.path, against=volumes / "others")
+
+
+def test_a_run_that_nothing_validates_says_so(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, validation=[], fold="all", everybody=NAMES)
+    found = page_of(run.path)
+    assert "No case validates this run, since it was trained on all of them (dataset.fold: all)" in found.text
+
+
+def test_a_dataset_that_moved_is_told(tmp_path, volumes):
+    run = make_run(tmp_path / "run", tmp_path / "gone")
+    assert "The dataset is not where the run's config says" in page_of(run.path).text
+    with pytest.raises(InputError, match=r"Set dataset\.root of its config\.yaml"):
+        page_of(run.path, volumes / "predictions")
+
+
+def test_predictions_of_another_dataset_are_refused(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    shutil.copytree(volumes / "predictions", tmp_path / "renamed")
+    (tmp_path / "renamed" / "labels.json").write_text(json.dumps({"labels": {"background": 0, "liver": 1, "x": 2}}))
+    with pytest.raises(InputError, match=r"renamed holds predictions of another dataset.*names .*liver"):
+        page_of(run.path, tmp_path / "renamed")
+    (tmp_path / "strange").mkdir()
+    shutil.copy(volumes / "predictions" / "case_1.nii.gz", tmp_path / "strange" / "liver_7.nii.gz")
+    with pytest.raises(InputError, match=r"strange holds predictions of another dataset.*none of its 1 cases"):
+        page_of(run.path, tmp_path / "strange")
+    with pytest.raises(InputError, match="strange holds predictions of another dataset"):
+        page_of(run.path, volumes / "predictions", against=tmp_path / "strange")
+
+
+def test_folds_that_are_not_finished(tmp_path, volumes, thresholding):
+    found = page_of(folds(tmp_path / "folds", volumes))
+    assert "1 of 3 trainings have no weights yet" in found.text
+    assert "Cross-validation" in found.text
+    assert re.findall(r"fold \d(?=\s*Network)", found.text) == ["fold 0", "fold 1", "fold 2"]
+
+
+def test_folds_that_were_evaluated_are_found(tmp_path, volumes):
+    folder = folds(tmp_path / "folds", volumes, trained=(True, True, True))
+    shutil.copytree(volumes / "predictions", folder / "predictions")
+    (folder / "crossvalidation.json").touch()
+    assert "Every case was predicted by the fold that did not see it." in page_of(folder).text
+
+
+def test_a_comparison(tmp_path, volumes, thresholding):
+    folder = compared(tmp_path / "compared", volumes)
+    assert "The comparison is not finished" in page_of(folder).text
+    for network in ("unet", "dynunet"):
+        for seed in (0, 1):
+            shutil.copytree(volumes / "predictions", folder / "predictions" / network / f"seed_{seed}")
+    summary = evaluate(volumes / "predictions", volumes, label_names=LABELS).summary()
+    network = {"mean": summary["mean"], "labels": {}, "seeds": {"0": 0.5, "1": None}, "spread_of_seeds": None}
+    network |= {"parameters": 4.2e6, "multiply_adds": 7e9, "seconds_per_step": 0.3, "seconds_per_case": None}
+    claims = [{"other": "dynunet", "claims": ["Dice: neither may be called <b>better</b>"]}]
+    content = {"networks": {"unet": network, "dynunet": network}, "comparisons": claims, "left_out": {}}
+    content |= {key: summary[key] for key in ("cases", "patients", "unit", "tolerance_mm")}
+    (folder / "compare.json").write_text(json.dumps(content))
+    found = page_of(folder)
+    assert "neither may be called <b>better</b>" in found.text
+    assert "4.2 M" in found.text
+    assert "those of unet, seed 0" in found.text
+    assert "Against dynunet" in found.text
+    (folder / "compare.json").write_text("{}")
+    with pytest.raises(InputError, match=r"compare\.json is damaged"):
+        page_of(folder)
+
+
+def test_a_calibrated_run_shows_its_reliability(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    bins = [{"from": 0, "to": 1, "voxels": 10.0, "confidence": 0.8, "accuracy": 0.7}]
+    near = {"near": {"nll": 0.1, "brier": 0.2, "ece": 0.0123, "mce": 0.1}}
+    content = {"temperature": 1.5, "cases": 6, "before": near, "after": near}
+    run.calibration_file.write_text(json.dumps(content | {"reliability": {"before": bins, "after": bins}}))
+    found = page_of(run.path, volumes / "predictions")
+    assert "temperature 1.500, from 6 held-out cases" in found.text
+    assert any("0.0123 before" in image["alt"] for image in found.all("img"))
+    for text in ("{}", "no json", json.dumps(content)):
+        run.calibration_file.write_text(text)
+        assert "Reliability" not in page_of(run.path, volumes / "predictions").text
+
+
+def test_the_verb_writes_into_the_run_and_refuses_what_is_there(tmp_path, volumes, capsys):
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    words = ["report", str(run.path), str(volumes / "predictions"), "--workers", "1"]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{run.path / 'report.html'}\n"
+    before = (run.path / "report.html").read_bytes()
+    assert main(words) == 2
+    assert "report.html exists already: name another file with -o" in capsys.readouterr().err
+    assert (run.path / "report.html").read_bytes() == before
