@@ -10,13 +10,16 @@ from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.train import train as train_really
 
-from .conftest import NETWORKS
+from .conftest import NETWORKS, small_plans
 
 
-@pytest.fixture
-def searched(call, small, tmp_path):
+@pytest.fixture(scope="module")
+def searched(call, tmp_path_factory):
     """A comparison of one seed whose rates were tuned."""
-    return ComparisonFolder(tmp_path / "tuned"), call(tmp_path / "tuned", seeds=1, tune="lr")
+    folder = ComparisonFolder(tmp_path_factory.mktemp("searched") / "tuned")
+    with pytest.MonkeyPatch.context() as patch:
+        small_plans(patch)
+        return folder, call(folder.path, seeds=1, tune="lr")
 
 
 def test_each_network_gets_the_best_of_its_rates(searched, call, trained):
@@ -59,6 +62,7 @@ def test_what_is_compared_tunes_nothing(searched):
     assert split["validation"]
 
 
+@pytest.mark.slow
 def test_a_rate_that_cannot_be_trained_is_left_out(call, small, tmp_path, monkeypatch):
     def refuse(config, path, **more):
         if "tuning" in path.parts and (config.network.name == "unet" or path.name == "rate_0.006"):

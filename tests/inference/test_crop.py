@@ -73,6 +73,7 @@ def test_a_mask_of_everything_changes_nothing(run, tmp_path, monkeypatch, spacin
     assert len(np.unique(read(plain))) == 3
 
 
+@pytest.mark.slow
 def test_grey_values_are_those_of_the_whole_image(run, tmp_path, monkeypatch):
     """In the mask, and as far as a voxel sees, a crop changes nothing."""
     monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Neighbours())

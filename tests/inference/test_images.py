@@ -145,6 +145,7 @@ def test_what_does_not_fit_is_refused(run, predicted):
         Predictor(nn.Identity(), patch_size=(4, 4, 4))(voxels, source.affine)
 
 
+@pytest.mark.slow
 def test_case_after_case_holds_no_more_memory(tmp_path):
     """Nothing of a case is left when its label map is given away: neither what numpy holds nor a tensor."""
     run = make_run(tmp_path / "run", ("T1",), intensity=[{"kind": "zscore"}])

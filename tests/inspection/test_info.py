@@ -47,6 +47,7 @@ def test_epochs_and_another_window(tmp_path, monkeypatch):
     assert content["training"]["minutes"] == pytest.approx(21 * 2 / 60 / 0.85)
 
 
+@pytest.mark.slow
 def test_nothing_is_timed_where_memory_lacks_or_nobody_asks(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", config_of(2, [32, 64]))
     content = describe(run.path, device="cpu", timed=False)

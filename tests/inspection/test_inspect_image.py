@@ -26,10 +26,10 @@ from .runs import config_of, make_run, noise, picture, volume
 @pytest.mark.parametrize(
     ("dims", "network"),
     [
-        (2, {"deformation": "depthwise"}),
+        pytest.param(2, {"deformation": "depthwise"}, marks=pytest.mark.slow),
         (2, {"deformation": ["none", "dcnv3", "none"]}),
         (3, {"deformation": ["absent", "dense"]}),
-        (3, {"deformation": ["dcnv3", "none"], "offset_limit": None}),
+        pytest.param(3, {"deformation": ["dcnv3", "none"], "offset_limit": None}, marks=pytest.mark.slow),
     ],
 )
 def test_pictures_and_figures_of_every_gate(tmp_path, dims, network):
@@ -61,6 +61,7 @@ def test_pictures_and_figures_of_every_gate(tmp_path, dims, network):
     assert all(name in table for name in layers)
 
 
+@pytest.mark.slow
 def test_a_constant_image_moves_nothing_that_a_bias_does_not(tmp_path):
     run = make_run(tmp_path / "run", config_of(3, [8, 12, 8], {"deformation": "dense"}))
     image = volume(tmp_path / "c.nii.gz", np.full((14, 9, 11), 3, np.float32))
@@ -70,6 +71,7 @@ def test_a_constant_image_moves_nothing_that_a_bias_does_not(tmp_path):
         assert layer["offsets"]["all"]["by_image"] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_labels_of_a_file_and_slices_of_volumes(tmp_path):
     sections = {"dataset": {"slices": "axial"}}
     run = make_run(tmp_path / "run", config_of(2, [32, 32], {"deformation": "dcnv3"}, **sections))

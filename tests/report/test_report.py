@@ -198,6 +198,7 @@ def test_folds_that_were_evaluated_are_found(tmp_path, volumes):
     assert "Every case was predicted by the fold that did not see it." in page_of(folder).text
 
 
+@pytest.mark.slow
 def test_a_comparison(tmp_path, volumes, thresholding):
     folder = compared(tmp_path / "compared", volumes)
     assert "The comparison is not finished" in page_of(folder).text
@@ -221,6 +222,7 @@ def test_a_comparison(tmp_path, volumes, thresholding):
         page_of(folder)
 
 
+@pytest.mark.slow
 def test_a_calibrated_run_shows_its_reliability(tmp_path, volumes):
     run = make_run(tmp_path / "run", volumes, everybody=NAMES)
     bins = [{"from": 0, "to": 1, "voxels": 10.0, "confidence": 0.8, "accuracy": 0.7}]

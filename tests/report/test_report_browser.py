@@ -17,6 +17,7 @@ from .conftest import HOSTILE, make_run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")

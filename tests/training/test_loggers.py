@@ -88,6 +88,7 @@ def assert_no_paths(run, folder):
             assert secret is None or secret.encode() not in content, path
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_table_of_the_run(recorded):
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator", reason=NOT_TESTED.format("tensorboard")

@@ -89,6 +89,7 @@ def test_a_logger_that_joins_later_is_told_all(config, tmp_path, listener, stop_
     ]
 
 
+@pytest.mark.slow
 def test_a_logger_that_fails_does_not_end_the_training(config, tmp_path, listener, monkeypatch, caplog):
     config = changed(config, loggers=("tensorboard",))
     monkeypatch.setattr("dlka_med.training.task.SegmentationTask.on_train_epoch_end", _break_after_first, raising=False)
