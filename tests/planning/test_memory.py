@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dlka_med.planning.memory import PROCESS, Ledger, case_bytes, estimated_peak, free_memory
+from dlka_med.planning.memory import Ledger, PROCESS, activations, case_bytes, estimated_peak, free_memory
 from dlka_med.planning.probe import probe
 
 from .configs import config_of, volumes
@@ -88,3 +88,12 @@ def test_estimates_are_within_a_fifth_of_the_peak(name, monkeypatch):
     measured = probe(PLANS[name], "cpu")
     assert measured.failed is None
     assert estimated_peak(PLANS[name], "cpu") == pytest.approx(measured.peak, rel=0.2)
+
+
+def test_a_window_that_is_predicted_holds_less_than_a_step():
+    """At least its image and logits, and of one window whatever the batch; a step keeps the maps of all layers."""
+    one, four = (config_of(volumes(8), (32, 32, 32), batch=batch) for batch in (1, 4))
+    window, step = activations(one, "cpu", training=False), activations(one, "cpu")
+    assert 4 * 32**3 * (1 + len(one.dataset.scheme.values)) < window < step / 2
+    assert activations(four, "cpu", training=False) == window
+    assert activations(four, "cpu") > 3 * step
