@@ -20,9 +20,10 @@ from dlka_med.inference.memory import free_memory, is_out_of_memory, lacking_mem
 from dlka_med.inference.pieces import SLAB_NUMBERS
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.windows import GPU_SHARE, Layout, Load
+from dlka_med.inference.writing import MAP
 
 GIB = 2**30
-QUICK = 2  # seconds
+QUICK = 20  # seconds: the first pass also compiles kernels, where no cache holds them
 MARGIN = 1.05  # what was measured of one window, and of a process, is a little more in another
 FALLOW = 2**26  # bytes that the process comes to hold between its tensors
 
@@ -37,6 +38,7 @@ class Extent:
         prepared: voxels on the network's grid.
         layout: the windows over them.
         resampled: whether they have another spacing than the files.
+        writing: bytes per voxel of the files while the label map is changed and written.
     """
 
     channels: int
@@ -44,6 +46,7 @@ class Extent:
     prepared: int
     layout: Layout
     resampled: bool
+    writing: float = MAP
 
     @property
     def preparing(self) -> int:
@@ -53,9 +56,9 @@ class Extent:
         return max(2 * native, between, 2 * prepared)
 
     @property
-    def written(self) -> int:
-        """Bytes of the label map while it is written, in a number type of its own."""
-        return 3 * self.native
+    def written(self) -> float:
+        """Bytes of the label map while it is changed and written."""
+        return self.writing * self.native
 
     @property
     def image(self) -> int:
@@ -63,9 +66,9 @@ class Extent:
         return 4 * self.channels * self.prepared
 
     def deciding(self, outputs: int) -> int:
-        """Bytes of the label map, while it is written too, and of what it is decided from."""
+        """Bytes of the label map and of what it is decided from."""
         at_once = min(SLAB_NUMBERS, outputs * max(self.native, self.prepared))
-        return self.written + (16 * at_once if self.resampled else 0)
+        return MAP * self.native + (16 * at_once if self.resampled else 0)
 
 
 @dataclass(frozen=True)
@@ -136,13 +139,22 @@ class Budget:
         config: of that run.
         limit: bytes that predicting may hold at its peak, of the machine and of a GPU each; None: what is free.
         beside: bytes per voxel of the files for what is written beside the label map.
+        writing: as in `Extent`.
 
     Raises:
         InputError: there is no room for a window.
     """
 
-    def __init__(self, predictor: Predictor, config: RunConfig, limit: float | None = None, beside: int = 0):
-        self._predictor, self._preprocessing, self._beside = predictor, config.preprocessing, beside
+    def __init__(
+        self,
+        predictor: Predictor,
+        config: RunConfig,
+        limit: float | None = None,
+        beside: int = 0,
+        writing: float = MAP,
+    ):
+        self._predictor, self._preprocessing = predictor, config.preprocessing
+        self._beside, self._writing = beside, writing
         self._channels = len(config.dataset.channels or ())
         self.window = measure_window(predictor, self._channels)
         self.limit = self.window.process + machine.free_memory() if limit is None else limit
@@ -168,14 +180,15 @@ class Budget:
 
     def _extent(self, native: Sequence[int], shape: Sequence[int], affine: np.ndarray) -> Extent:
         layout = self._predictor.layout(shape, affine)
-        return Extent(self._channels, prod(native), prod(shape), layout, self._preprocessing.spacing is not None)
+        resampled = self._preprocessing.spacing is not None
+        return Extent(self._channels, prod(native), prod(shape), layout, resampled, self._writing)
 
     def peak(self, extent: Extent, load: Load) -> float:
-        """Bytes of the machine's memory at the peak of predicting a prepared case."""
+        """Bytes of the machine's memory at the peak of predicting a prepared case, and of writing it afterwards."""
         on_gpu = self._gpu is not None
         bands = 0 if on_gpu and not load.sums_on_cpu else self._bands(extent)
         windows = 0 if on_gpu else load.windows * self.window.bytes + self._kept(extent)
-        return MARGIN * (self.window.process + extent.image + bands + windows + self._deciding(extent)) + FALLOW
+        return self._at_peak(max(extent.image + bands + windows + self._deciding(extent), extent.written))
 
     def load(self, extent: Extent) -> Load:
         """How much of a case is done at once.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dlka_med.data.cases import Case, dataset_around, find_cases
 from dlka_med.data.channel_files import check_dims
+from dlka_med.data.formats import OUTPUTS
 from dlka_med.errors import InputError
 from dlka_med.inference.writing import label_map_ending
 from dlka_med.run_folder import PARTS, RunFolder
@@ -50,7 +51,8 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
         form: as in `label_map_ending`.
 
     Raises:
-        InputError: it would replace an image or lie in a series; or as in `label_map_ending`.
+        InputError: it would replace an image, lie in a series, or be the second label map of its case, in another
+            format than the first; or as in `label_map_ending`.
     """
     targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0], form)}" for case in cases}
     inputs = {image.resolve() for case in cases for image in case.images}
@@ -59,6 +61,14 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
             raise InputError(
                 f"the prediction {target} would replace an image or lie in a series: name another folder for the output"
             )
+    for case, target in targets.items():
+        for known, ending in OUTPUTS.items():
+            other = out / f"{case}{ending}"
+            if other != target and other.is_file() and other.resolve() not in inputs:
+                raise InputError(
+                    f"{other} is a label map of the case {case}, which may have no second one, {target.name}: choose "
+                    f"--format {known}, or name another folder for the output"
+                )
     return targets
 
 

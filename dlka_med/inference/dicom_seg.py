@@ -113,8 +113,10 @@ def _planes(found: Stack, classes: np.ndarray, scheme: LabelScheme) -> np.ndarra
     if found.slices[0].frame is not None:
         planes = planes[np.argsort([one.frame for one in found.slices])]
     if scheme.has_regions:
-        regions = [np.isin(planes, members) for members in scheme.targets.values()]
-        return np.stack(regions, axis=-1).astype(np.uint8)
+        regions = np.empty((*planes.shape, len(scheme.targets)), np.uint8)
+        for number, name in enumerate(scheme.targets):
+            regions[..., number] = scheme.mask(name, planes)
+        return regions
     numbers = np.zeros(len(scheme.values), np.uint8)
     for number, (index,) in enumerate(scheme.targets.values(), start=1):
         numbers[index] = number

@@ -14,8 +14,6 @@ import torch
 
 from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.data.cases import Case, dataset_of
-from dlka_med.data.intensity import named_intensity
-from dlka_med.data.prepare import prepare
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file
 from dlka_med.inference.budget import Budget, measure_window
@@ -120,14 +118,13 @@ def _figures(
     run: RunFolder, cases: Sequence[Case], ways: Mapping[str, Predictor], limit: float | None
 ) -> dict[str, dict[str, float]]:
     """For each way the mean Dice of the labels, each of which is a mean over cases, and the seconds per case."""
-    channels, scheme = run.config.dataset.channels or (), run.config.dataset.scheme
+    scheme = run.config.dataset.scheme
     budgets = {name: Budget(way, run.config, limit) for name, way in ways.items()}
     scores: dict[str, dict[str, list[float]]] = {name: {label: [] for label in scheme.names} for name in ways}
     seconds, done = dict.fromkeys(ways, 0.0), 0
     show, total = progress("measuring what the fast way costs", unit="prediction"), len(cases) * len(ways)
     for case in cases:
-        prepared = prepare(case, run.config.preprocessing, channels, scheme)
-        prepared = prepared.normalised(named_intensity(run.config.preprocessing, channels))
+        prepared = ways["usual"].prepared(case, labelled=True)
         for name, way in ways.items():
             way.load = budgets[name].load(budgets[name].extent(prepared))
             started = time.perf_counter()
@@ -151,8 +148,11 @@ def _scores(classes: np.ndarray, reference: np.ndarray, scheme: LabelScheme) -> 
 
 
 def _settings(predictor: Predictor) -> dict[str, Any]:
-    precision = str(predictor.dtype).removeprefix("torch.")
-    return {"overlap": predictor.overlap, "mirror_axes": list(predictor.mirror_axes), "precision": precision}
+    decision, settings = predictor.decision, {"overlap": predictor.overlap, "mirror_axes": list(predictor.mirror_axes)}
+    settings["precision"] = str(predictor.dtype).removeprefix("torch.")
+    if decision.thresholds is not None:
+        settings |= {"thresholds": list(decision.thresholds), "temperature": decision.temperature}
+    return settings
 
 
 def _known(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from dlka_med.run_folder import RunFolder
 from dlka_med.text_files import read_text
 
 STEPS = "steps"
+HELD = 9  # bytes per voxel at the peak: two label maps, a mask, its outside, and the numbers of its parts
 
 log = logging.getLogger("dlka_med")
 
@@ -41,6 +42,11 @@ class PostProcessing:
             affine: voxel -> world, from which the volume of a voxel follows.
         """
         return postprocess(classes, self.steps, self.scheme, voxel_volume(affine)) if self.steps else classes
+
+    @property
+    def bytes_per_voxel(self) -> int:
+        """What is held at the peak, the label map before and after included."""
+        return HELD
 
     def __str__(self) -> str:
         return ", ".join(step.told(self.unit) for step in self.steps) or "none, since no step helped"
@@ -74,7 +80,7 @@ def postprocessing_of(run: RunFolder) -> PostProcessing | None:
 
 
 def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str]) -> PostProcessing | None:
-    """What runs that predict together have learned, which the log tells.
+    """The steps that runs which predict together have learned; None if there are none. The log tells them.
 
     Args:
         cases: ids of what is predicted.
@@ -82,9 +88,10 @@ def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str]) 
     Raises:
         InputError: they have learned different steps, or as in `postprocessing_of`.
     """
-    run, found = members[0], postprocessing_of(members[0])
-    for other in members[1:]:
-        if postprocessing_of(other) != found:
+    learned = [postprocessing_of(run) for run in members]
+    run, found = members[0], learned[0]
+    for other, theirs in zip(members[1:], learned[1:], strict=True):
+        if (theirs.steps if theirs else ()) != (found.steps if found else ()):
             raise InputError(
                 f"{run.path} and {other.path} have learned different steps: predict with --no-postprocess, or "
                 "let dlka postprocess learn it of the folder of folds"
@@ -94,7 +101,7 @@ def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str]) 
         known = sum(any(case in one.split["validation"] for one in members) for case in cases)
         if found.steps and known:
             log.info("it was learned on %d of these cases, or more: figures on them flatter it a little", known)
-    return found
+    return found if found and found.steps else None
 
 
 def unit_of(run: RunFolder) -> str:

@@ -6,15 +6,13 @@ from typing import TypeVar
 import torch
 
 from dlka_med.data.cases import Case
-from dlka_med.data.intensity import named_intensity
-from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.prepare import Prepared
 from dlka_med.errors import InputError
 from dlka_med.inference.held_out import HeldOut
 from dlka_med.inference.memory import is_out_of_memory, lacking_memory
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.windows import Progress
 from dlka_med.progress import progress, within
-from dlka_med.run_folder import RunFolder
 
 T = TypeVar("T")
 
@@ -32,17 +30,10 @@ def out_of_fold(
         predictor = Predictor.of_config(one.run.load_network(), one.run.config, device=device)
         for case in one.cases:
             try:
-                yield work(predictor, _prepared(one.run, case), case, within(show, done, total))
+                yield work(predictor, predictor.prepared(case, labelled=True), case, within(show, done, total))
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 raise InputError(f"case {case.id}: {lacking_memory(error, predictor.device)}") from error
             done += 1
             show(done, total)
-
-
-def _prepared(run: RunFolder, case: Case) -> Prepared:
-    config = run.config
-    channels = config.dataset.channels or ()
-    prepared = prepare(case, config.preprocessing, channels, config.dataset.scheme)
-    return prepared.normalised(named_intensity(config.preprocessing, channels))

@@ -15,7 +15,7 @@ from dlka_med.config.dataset import Dataset
 from dlka_med.config.labels import IGNORE
 from dlka_med.data.cases import Case
 from dlka_med.data.intensity import named_intensity, warn_of_outliers
-from dlka_med.data.prepare import Prepared, prepare
+from dlka_med.data.prepare import Prepared
 from dlka_med.data.readers import Reader
 from dlka_med.data.sides import mirror_axes
 from dlka_med.errors import InputError, WriteError
@@ -34,7 +34,7 @@ from dlka_med.inference.pipeline import overlapped
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.probabilities import Numbers
 from dlka_med.inference.record import Origin, facts_of, id_of, made_by, refuse_others
-from dlka_med.inference.writing import write_label_map
+from dlka_med.inference.writing import bytes_to_write, write_label_map
 from dlka_med.machine import peak_memory
 from dlka_med.paths import could_hold_files
 from dlka_med.prediction_folder import PredictionFolder
@@ -144,7 +144,7 @@ def predict_images(
         predictor = fast_predictor(folder, predictor, limit)
     steps = agreed_postprocessing(members, [case.id for case in cases]) if postprocess else None
     settings = {"crop": None if crop is None else str(Path(crop).resolve()), "postprocessing": steps and str(steps)}
-    facts = facts_of(members, predictor, **settings)
+    facts = facts_of(members, predictor, **settings, probabilities=probabilities, uncertainty=uncertainty)
     origin = Origin(members)
     if skip_existing:
         unfinished = refuse_others(record, facts, existing)
@@ -155,7 +155,10 @@ def predict_images(
     if not cases:
         return []
     record.begin(id_of(facts), facts, [case.id for case in cases])
-    budget = Budget(predictor, folder.config, limit, extras.bytes_per_voxel)
+    writing = max(bytes_to_write(targets[case.id], dataset.scheme) for case in cases)
+    if steps is not None:
+        writing = max(steps.bytes_per_voxel, 1 + writing)  # the map before stays there
+    budget = Budget(predictor, folder.config, limit, extras.bytes_per_voxel, writing)
     extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
     if extents:
         logger.info(budget.outlook([*extents.values()]))
@@ -256,16 +259,17 @@ def _predictor(
 
 
 def _prepare(predictor: Predictor, case: Case) -> Prepared:
-    channels, preprocessing = predictor.config.dataset.channels or (), predictor.config.preprocessing
     try:
-        prepared = prepare(case, preprocessing, channels)
+        prepared = predictor.prepared(case)
     except Exception as error:
         if isinstance(error, InputError) or is_out_of_memory(error):
             raise
         logger.debug("while reading the case %s", case.id, exc_info=True)
         raise InputError(f"{case.images[0]} cannot be read ({type(error).__name__}: {error})") from error
-    warn_of_outliers(case.id, channels, named_intensity(preprocessing, channels), prepared.measured)
-    return predictor.normalised(prepared)
+    channels = predictor.config.dataset.channels or ()
+    intensity = named_intensity(predictor.config.preprocessing, channels)
+    warn_of_outliers(case.id, channels, intensity, prepared.measured)
+    return prepared
 
 
 def _write_names(path: Path, dataset: Dataset, *, replace: bool) -> None:

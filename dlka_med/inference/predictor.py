@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from dlka_med.config.dataset import Intensity
 from dlka_med.config.record import Plane
 from dlka_med.config.schema import RunConfig
+from dlka_med.data.cases import Case
 from dlka_med.data.intensity import Scale, named_intensity
-from dlka_med.data.prepare import Prepared
+from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.slices import slice_axis
 from dlka_med.inference.decision import Decision, check_temperature
 from dlka_med.inference.ensemble import counted_together, mean_logits
@@ -157,7 +158,7 @@ class Predictor:
         """The label map of an image that is in memory, of the same kind and on its own grid.
 
         The image goes through the run's own preprocessing. The map holds the label values of the dataset, as files
-        of `dlka predict` do.
+        of `dlka predict --no-postprocess` do.
 
         Args:
             image: one of
@@ -190,6 +191,19 @@ class Predictor:
     def has_regions(self) -> bool:
         """Whether probabilities are those of regions."""
         return self.decision.painted is not None
+
+    def prepared(self, case: Case, *, labelled: bool = False) -> Prepared:
+        """A case as this predictor takes it, out of its files; there must be a config.
+
+        Args:
+            labelled: whether its label map is read, too.
+
+        Raises:
+            InputError: see `data.prepare.prepare`.
+        """
+        dataset, preprocessing = self.config.dataset, self.config.preprocessing
+        scheme = dataset.scheme if labelled else None
+        return self.normalised(prepare(case, preprocessing, dataset.channels or (), scheme))
 
     def normalised(self, prepared: Prepared) -> Prepared:
         """A case that `prepare` gave, as this predictor takes it; there must be a config."""

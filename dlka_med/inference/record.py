@@ -22,14 +22,13 @@ def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -
 
     Args:
         runs: whose networks predict together.
+        predictor: with the temperatures 1 where nothing depends on them.
         settings: further ones.
     """
     config, decision = runs[0].config, predictor.decision
-    # Of a single network without thresholds the likeliest class is the same at every temperature.
-    calibrated = len(runs) > 1 or decision.thresholds is not None
     described = {
-        "preprocessing": config.preprocessing.model_dump(mode="json"),
-        "network": config.network.model_dump(mode="json"),
+        "preprocessing": [run.config.preprocessing.model_dump(mode="json") for run in runs],
+        "network": [run.config.network.model_dump(mode="json") for run in runs],
         "dataset": config.dataset.model_dump(
             mode="json", include={"channels", "labels", "regions_class_order", "slices"}
         ),
@@ -43,7 +42,7 @@ def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -
         "mirror_axes": list(predictor.mirror_axes),
         "precision": str(predictor.dtype).removeprefix("torch."),
         "thresholds": None if decision.thresholds is None else list(decision.thresholds),
-        "temperatures": list(predictor.temperatures) if calibrated else None,
+        "temperatures": list(predictor.temperatures),
         **settings,
     }
 

@@ -16,6 +16,7 @@ from dlka_med.errors import InputError
 from dlka_med.inference.dicom_seg import write_dicom_seg
 
 KINDS = (np.uint8, np.int16, np.int32)
+MAP = 3  # bytes per voxel of a label map while it is written, in a number type of its own
 
 
 def label_map_ending(image: Path, form: str | None = None) -> str:
@@ -36,6 +37,19 @@ def label_map_ending(image: Path, form: str | None = None) -> str:
     if form == "dicom-seg" and not is_dicom(image):
         raise InputError(f"{image} is no DICOM series, and DICOM-SEG refers to one: choose another format")
     return OUTPUTS[form]
+
+
+def bytes_to_write(path: Path, labels: Declared | LabelScheme) -> float:
+    """What is held per voxel while a label map is written, itself included.
+
+    DICOM-SEG has a bit for every segment, of which highdicom holds four copies for a while, made of a map of numbers,
+    or of regions, which may overlap, of a byte for each, which it first adds up.
+    """
+    if not path.name.lower().endswith(OUTPUTS["dicom-seg"]):
+        return MAP
+    scheme = LabelScheme.of(labels)
+    segments = len(scheme.targets)
+    return MAP + (segments + max(8, segments / 2) if scheme.has_regions else segments / 2)
 
 
 def write_label_map(

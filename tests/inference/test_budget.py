@@ -86,6 +86,17 @@ def test_what_is_written_beside_the_label_map_is_counted(budget):
     )
 
 
+def test_changing_and_writing_a_label_map_may_take_the_most(budget):
+    one = extent((64, 64, 100))
+    usual = budget(4).peak(one, Load())
+    assert budget(4).peak(replace(one, writing=20), Load()) == usual, "the bands are gone by then"
+    assert budget(4).peak(replace(one, writing=9e3), Load()) == pytest.approx(
+        module.MARGIN * (PROCESS + 9e3 * one.native) + module.FALLOW
+    )
+    with pytest.raises(InputError, match="needs about"):
+        budget(4).load(replace(one, writing=9e3))
+
+
 def test_as_many_windows_pass_at_once_as_fit(budget):
     one = extent()
     least = budget(100).peak(one, Load(1)) / GIB
@@ -225,6 +236,20 @@ def test_a_window_is_measured(slices):
     assert 50 * 2**20 < cost.bytes < 200 * 2**20
     assert cost.seconds > 0
     assert cost.process > 50 * 2**20
+
+
+@pytest.mark.parametrize(("compiling", "told"), [(15, 1), (60, 61)])
+def test_compiling_in_the_first_pass_is_no_time_of_a_window(monkeypatch, compiling, told):
+    """Unless it takes so long that nobody wants to wait for another one."""
+    now, waits = [0.0], [compiling, 0]
+
+    class Compiles(nn.Module):
+        def forward(self, x):
+            now[0] += 1 + waits.pop(0)
+            return x
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    assert measure_window(Predictor(Compiles(), patch_size=(4, 4, 4)), channels=2).seconds == told
 
 
 def test_a_window_passes_every_network():

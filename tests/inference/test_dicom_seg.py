@@ -7,11 +7,13 @@ import pytest
 import SimpleITK
 from pydicom.uid import generate_uid
 
+from dlka_med import machine
 from dlka_med.config.dataset import Segment
 from dlka_med.config.labels import LabelScheme
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
-from dlka_med.inference.writing import label_map_ending, write_label_map
+from dlka_med.inference.budget import FALLOW
+from dlka_med.inference.writing import bytes_to_write, label_map_ending, write_label_map
 from tests.dicom_series import BIRTH, PATIENT, REAL, SHAPE, oblique, voxels_of, write_series
 
 LABELS = {"background": 0, "Lungenflügel": 4, "肝": 2, "never": 9}
@@ -107,6 +109,23 @@ def test_regions_overlap(tmp_path):
     assert (expected["whole"] & expected["core"]).any()
     for read in (by_highdicom, by_hand):
         assert_same(read(tmp_path / "a.dcm", SHAPE, affine), expected)
+
+
+def test_what_writing_holds_is_known_before(tmp_path):
+    shape, names = (160, 160, 160), range(1, 17)
+    labels = {"background": 0} | {f"part{n}": [*range(n, 17)] if n < 16 else n for n in names}
+    scheme, classes = LabelScheme.of(labels, [*names]), np.zeros(shape, np.uint8)
+    for index in names:
+        classes[9 * index : 9 * index + 9] = index
+    source = tmp_path / "series"
+    write_series(source, np.zeros(shape, np.int16), oblique())
+    write_label_map(tmp_path / "first.dcm", np.minimum(classes, 1), scheme, source)  # what is imported stays
+    held = machine.held_memory() - classes.size
+    _, peak = machine.peak_while(lambda: write_label_map(tmp_path / "seg.dcm", classes, scheme, source))
+    assert peak - held < bytes_to_write(tmp_path / "seg.dcm", scheme) * classes.size + FALLOW
+    single = LabelScheme.of({"background": 0} | {f"part{n}": n for n in names})
+    least, middle = (bytes_to_write(tmp_path / name, single) for name in ("a.nii.gz", "a.dcm"))
+    assert least < middle < bytes_to_write(tmp_path / "seg.dcm", scheme)
 
 
 def test_a_tilted_gantry(tmp_path):

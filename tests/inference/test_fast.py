@@ -21,6 +21,8 @@ from dlka_med.run_folder import RunFolder
 
 from .test_predict import Threshold, make_run, write_dataset, write_image
 
+FIGURES = {"cases": 1, "figures": {way: {"dice": 0.5, "seconds": 1} for way in ("usual", "fast")}}
+
 
 class Drifting(Threshold):
     """Its answer depends on where in the window a voxel is, and so on the overlap."""
@@ -89,6 +91,17 @@ def test_it_is_measured_once_for_weights_and_settings(run, monkeypatch, caplog):
     (run.path / "fast.json").write_bytes(before)
     fast_predictor(run, usual(run, mirror_axes=(1,)))
     assert "asked again" in (run.path / "fast.json").read_text()
+
+
+def test_what_regions_cost_is_measured_for_their_thresholds(run, monkeypatch):
+    regions = {"background": 0, "whole": [1, 2], "core": 2}
+    painting = run.config.dataset.model_copy(update={"labels": regions, "regions_class_order": (1, 2)})
+    monkeypatch.setitem(run.__dict__, "config", run.config.model_copy(update={"dataset": painting}))
+    asked = []
+    monkeypatch.setattr(module, "_measured", lambda *_: asked.append(1) or FIGURES)
+    for thresholds, times in ((None, 1), (None, 1), ((0.3, 0.5), 2), ((0.3, 0.5), 2), ((0.3, 0.6), 3)):
+        assert fast_predictor(run, usual(run, thresholds=thresholds)).decision.thresholds == thresholds
+        assert len(asked) == times
 
 
 def test_mirroring_and_half_of_the_steps_are_spared(run):

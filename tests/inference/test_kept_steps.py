@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from dlka_med import machine
 from dlka_med.cli import main
 from dlka_med.errors import InputError
+from dlka_med.inference import predict as module
+from dlka_med.inference.budget import FALLOW, Budget
 from dlka_med.inference.kept_steps import postprocessing_of
 from dlka_med.inference.postprocess import Step
 from dlka_med.inference.predict import predict_images
@@ -116,11 +119,46 @@ def test_predict_does_what_was_learned_and_says_so_once(run, tmp_path, caplog):
         assert np.array_equal(labels_in(path), expected)
 
 
+def test_what_the_steps_hold_is_known_before(run, tmp_path, monkeypatch):
+    """Against what they do hold, of a map that one label fills."""
+    write(run, {"step": "largest", "label": "bright"}, {"step": "holes", "label": "bright"}, {"step": "largest"})
+    steps, classes = postprocessing_of(run), np.ones((256, 256, 256), np.uint8)
+    classes[3:-3, 3:-3, 3:-3:2] = 0
+    held = machine.held_memory() - classes.size
+    _, peak = machine.peak_while(lambda: steps(classes, np.eye(4)))
+    told = classes.size * steps.bytes_per_voxel
+    assert 0.6 * told < peak - held < told + FALLOW
+    seen = []
+    monkeypatch.setattr(module, "Budget", lambda *a: seen.append(a[-1]) or Budget(*a))
+    write_image(tmp_path / "images" / "scan9.nii.gz")
+    for postprocess in (True, False):
+        predict_images(run.path, tmp_path / "images", tmp_path / f"out{postprocess}", postprocess=postprocess)
+    assert seen == [steps.bytes_per_voxel, 3]
+
+
 def test_two_voxels_of_a_little_more_stay(run, tmp_path):
     expected = write_image(tmp_path / "images" / "scan9.nii.gz")
     write(run, SMALL)
     (path,) = predict_images(run.path, tmp_path / "images", tmp_path / "out")
     assert np.array_equal(labels_in(path), expected)
+
+
+def test_that_no_step_helped_is_what_a_run_does_that_never_learned(run, tmp_path, monkeypatch):
+    """In an ensemble, and when a folder of label maps is gone on with."""
+    other = make_run(tmp_path / "other")
+    other.save_weights({"w": torch.zeros(3)})
+    write_image(tmp_path / "images" / "scan9.nii.gz")
+    write_image(tmp_path / "images" / "scan8.nii.gz")
+    predict_images(run.path, tmp_path / "images", tmp_path / "out", only=["scan8"])
+    write(run)
+    (path,) = predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True)
+    assert path.name == "scan9.nii.gz"
+    for runs in ([run.path, other.path], [other.path, run.path]):
+        assert predict_images(runs, tmp_path / "images", tmp_path / f"out_{runs[0].name}")
+    write(run, SMALL)
+    for runs in ([run.path, other.path], [other.path, run.path]):
+        with pytest.raises(InputError, match="have learned different steps: predict with --no-postprocess"):
+            predict_images(runs, tmp_path / "images", tmp_path / "out2")
 
 
 def test_the_command_line_can_leave_it_out(run, tmp_path, capsys):

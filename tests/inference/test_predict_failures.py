@@ -20,6 +20,7 @@ from dlka_med import cli
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError, WriteError
 from dlka_med.inference import predict as predict_module
+from dlka_med.inference import predictor as predictor_module
 from dlka_med.inference.budget import Budget
 from dlka_med.inference.predict import predict_images
 from dlka_med.inference.predictor import Predictor
@@ -138,7 +139,7 @@ def test_cases_are_read_and_written_beside_the_network_only_where_that_fits(run,
     """Without room every step waits for the one before; with room the network has the second case while the first is
     still being written."""
     events, second = [], threading.Event()
-    prepare, write, segment = predict_module.prepare, predict_module.write_label_map, Predictor.segment
+    prepare, write, segment = predictor_module.prepare, predict_module.write_label_map, Predictor.segment
     monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
 
     def noting(what, function):
@@ -153,7 +154,7 @@ def test_cases_are_read_and_written_beside_the_network_only_where_that_fits(run,
 
         return call
 
-    monkeypatch.setattr(predict_module, "prepare", noting("prepared", prepare))
+    monkeypatch.setattr(predictor_module, "prepare", noting("prepared", prepare))
     monkeypatch.setattr(Predictor, "segment", noting("predicted", segment))
     monkeypatch.setattr(predict_module, "write_label_map", noting("written", write))
     monkeypatch.setattr(predict_module.Budget, "beside", lambda *_: (room, room))
@@ -176,14 +177,14 @@ def test_why_cases_failed_stands_in_a_file_until_they_are_predicted(run, monkeyp
 
 def test_what_nobody_foresaw_while_a_file_is_read_does_not_lose_the_others(run, monkeypatch):
     monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
-    prepare = predict_module.prepare
+    prepare = predictor_module.prepare
 
     def stumbles(case, *others):
         if case.id == "scan1":
             raise ZeroDivisionError("strange header")
         return prepare(case, *others)
 
-    monkeypatch.setattr(predict_module, "prepare", stumbles)
+    monkeypatch.setattr(predictor_module, "prepare", stumbles)
     with pytest.raises(InputError, match=r"scan1: .*scan1\.nii\.gz cannot be read \(ZeroDivisionError: strange header"):
         predict_images(run, "images", "out")
     assert written() == ALL_BUT_ONE
@@ -218,14 +219,14 @@ def test_a_lack_of_memory_for_many_windows_is_answered_with_fewer(run, monkeypat
 
 
 def test_so_is_one_that_runs_out_of_memory_while_it_is_prepared_ahead(run, monkeypatch):
-    prepare = predict_module.prepare
+    prepare = predictor_module.prepare
 
     def prepare_or_fail(case, *others):
         if case.id == "scan1":
             np.empty(FAR_TOO_MUCH)
         return prepare(case, *others)
 
-    monkeypatch.setattr(predict_module, "prepare", prepare_or_fail)
+    monkeypatch.setattr(predictor_module, "prepare", prepare_or_fail)
     with pytest.raises(InputError, match=r"scan1: there is not enough memory \(Unable to allocate"):
         predict_images(run, "images", "out")
     assert written() == ALL_BUT_ONE

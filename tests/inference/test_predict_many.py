@@ -43,6 +43,32 @@ def test_skipping_does_not_mix_two_runs_or_two_settings(run, tmp_path):
     assert not (tmp_path / "out" / "scan1.nii.gz").exists()
 
 
+@pytest.mark.parametrize("first", [{}, {"uncertainty": True}, {"probabilities": "uint8"}])
+def test_skipping_does_not_leave_out_what_else_is_asked_for(run, tmp_path, first):
+    write_folder(tmp_path / "images", 1)
+    predict_images(run.path, tmp_path / "images", tmp_path / "out", **first)
+    asked = {"uncertainty": True, "probabilities": "float16"}
+    with pytest.raises(InputError, match=r"another run or other settings \(run: probabilities .* there, float16 now"):
+        predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True, **asked)
+    assert predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True, **first) == []
+
+
+@pytest.mark.parametrize("allowed", [{}, {"skip_existing": True}, {"overwrite": True}])
+def test_a_case_has_no_second_label_map_in_another_format(run, tmp_path, allowed):
+    write_folder(tmp_path / "images", 2)
+    predict_images(run.path, tmp_path / "images", tmp_path / "out", form="nrrd", only=["scan1"])
+    with pytest.raises(InputError, match=r"scan1\.nrrd .* --format nrrd"):
+        predict_images(run.path, tmp_path / "images", tmp_path / "out", **allowed)
+    assert not (tmp_path / "out" / "scan0.nii.gz").exists()
+    assert len(predict_images(run.path, tmp_path / "images", tmp_path / "out", form="nrrd", skip_existing=True)) == 1
+
+
+def test_an_image_is_no_label_map_in_another_format(run, tmp_path):
+    write_folder(tmp_path / "images", 1)
+    (written,) = predict_images(run.path, tmp_path / "images", tmp_path / "images", form="nrrd")
+    assert written == tmp_path / "images" / "scan0.nrrd"
+
+
 def test_a_label_map_that_was_about_to_be_made_is_made_again(run, tmp_path, monkeypatch):
     """Whoever made the one that is there: nobody knows whether it was replaced."""
     (array,) = write_folder(tmp_path / "images", 1)

@@ -58,8 +58,20 @@ def test_the_id_is_that_of_weights_and_settings_wherever_the_run_lies(tmp_path):
         facts_of([run], predictor(precision="bf16")),
         facts_of([run], predictor(patch_size=(32, 32, 16))),
         facts_of([run], predictor(), crop="masks"),
+        facts_of([run], predictor(temperature=1.5)),
     ]
     assert len({id_of(first), *map(id_of, others)}) == len(others) + 1
+
+
+def test_each_member_counts_with_its_own_greys_and_network(tmp_path):
+    first = make_run(tmp_path / "first")
+    scaled = {"intensity": [{"kind": "zscore_nonzero"}]}
+    seconds = [
+        make_run(tmp_path / "plain"),
+        make_run(tmp_path / "scaled", preprocessing=scaled),
+        make_run(tmp_path / "wide", network={"name": "unet", "channels": [8, 16], "strides": [2]}),
+    ]
+    assert len({id_of(facts_of([first, second], predictor())) for second in seconds}) == 3
 
 
 def test_label_maps_of_others_are_refused_with_what_differs(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dlka_med.planning.memory import Ledger, PROCESS, activations, case_bytes, estimated_peak, free_memory
+from dlka_med.planning.memory import PROCESS, Ledger, activations, case_bytes, estimated_peak, free_memory
 from dlka_med.planning.probe import probe
 
 from .configs import config_of, volumes
