@@ -12,10 +12,13 @@ import torch
 from dlka_med import machine
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case
+from dlka_med.data.grid import spacing_of
 from dlka_med.data.prepare import Prepared, expected_grid
 from dlka_med.data.readers import readers_of
+from dlka_med.data.resample import keeps_spacing
 from dlka_med.errors import InputError
 from dlka_med.inference.ensemble import AVERAGED_NUMBERS, COPIES
+from dlka_med.inference.grids import match_axes
 from dlka_med.inference.memory import free_memory, is_out_of_memory, lacking_memory
 from dlka_med.inference.pieces import SLAB_NUMBERS
 from dlka_med.inference.predictor import Predictor
@@ -170,17 +173,20 @@ class Budget:
         try:
             grid = readers_of(case)[0].grid(case.images[0])
             shape, affine = expected_grid(grid.shape, grid.affine, self._preprocessing)
+            steps = spacing_of(affine)
         except (InputError, ValueError, np.linalg.LinAlgError):
             return None
-        return self._extent(grid.shape, shape, affine)
+        wanted = [wish or step for wish, step in zip(self._preprocessing.spacing or steps, steps, strict=True)]
+        return self._extent(grid.shape, shape, affine, resampled=not keeps_spacing(steps, wanted))
 
     def extent(self, prepared: Prepared) -> Extent:
         """The extent of a case that is prepared."""
-        return self._extent(prepared.native_shape, prepared.image.shape[1:], prepared.affine)
+        shape, native = prepared.image.shape[1:], prepared.native_shape
+        axes = match_axes(prepared.affine, prepared.native_affine, shape, native)
+        return self._extent(native, shape, prepared.affine, resampled=not all(axis.whole for axis in axes))
 
-    def _extent(self, native: Sequence[int], shape: Sequence[int], affine: np.ndarray) -> Extent:
+    def _extent(self, native: Sequence[int], shape: Sequence[int], affine: np.ndarray, *, resampled: bool) -> Extent:
         layout = self._predictor.layout(shape, affine)
-        resampled = self._preprocessing.spacing is not None
         return Extent(self._channels, prod(native), prod(shape), layout, resampled, self._writing)
 
     def peak(self, extent: Extent, load: Load) -> float:

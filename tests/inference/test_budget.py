@@ -196,6 +196,8 @@ def test_the_extent_is_told_by_the_header(budget, tmp_path, spacing, orientation
     settings = config(spacing=spacing, orientation=orientation).preprocessing
     prepared = prepare(case, settings, ["CT"])
     assert made.extent(prepared) == expected
+    voxels = np.asarray(nib.load(case.images[0]).dataobj)
+    assert expected.resampled is not np.array_equal(np.sort(prepared.image, axis=None), np.sort(voxels, axis=None))
     assert expected.layout.shape == prepared.image.shape[1:]
     assert expected.native == 40 * 17 * 23
 
@@ -287,7 +289,7 @@ shape, affine = tuple(map(int, sys.argv[3].split(","))), np.eye(4)
 native = np.diag([float(sys.argv[2])] * 3 + [1])
 predictor = Predictor(nn.Conv3d(1, 20, 3, padding=1), patch_size=(32, 32, 32), batch_size=2)
 budget = Budget(predictor, config(spacing=(1, 1, 1) if sys.argv[2] != "1" else None), 50 * GIB)
-prepared = Prepared("a", np.zeros((1, *shape), np.float32), None, affine, shape, native)
+prepared = Prepared("a", np.ones((1, *shape), np.float32), None, affine, shape, native)
 extent = budget.extent(prepared)
 predictor.load = budget.load(extent)
 _, peak = machine.peak_while(lambda: predictor.segment(prepared))
