@@ -13,7 +13,7 @@ from dlka_med.planning.rules_network import network, sizes
 
 
 def rival(made: Plan, name: str, estimate: Estimate = estimated_peak) -> Plan:
-    """The plan with another network, of the largest of its sizes that fits; nothing but the section `network` differs.
+    """The plan with another network, of the largest of its sizes that fits; nothing but section and name differ.
 
     Its strides follow from the patch that is planned, and so do norms from the batch. Its step is estimated, not tried.
 
@@ -44,7 +44,8 @@ def rival(made: Plan, name: str, estimate: Estimate = estimated_peak) -> Plan:
             NETWORKS[name].model_validate(section).check_patch(patch, config.training.batch_size)
         except ValueError as error:
             raise InputError(f"{name} cannot be compared on patches of {list(patch)} voxels: {error}") from error
-        candidate = RunConfig.model_validate(config.model_dump() | {"network": section})
+        of_both = {"name": config.name.removesuffix(config.network.name) + name, "network": section}
+        candidate = RunConfig.model_validate(config.model_dump() | of_both)
         resolved = candidate.model_copy(update={"dataset": draft.resolved.dataset})
         need = estimate(resolved, budget.device)
         if need <= room:

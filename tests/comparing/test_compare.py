@@ -40,7 +40,8 @@ def test_configs_differ_only_in_their_networks(made_once):
     folder, _ = made_once
     ours, theirs = (load_config(folder.config_file(name)) for name in NETWORKS)
     assert ours.network.name != theirs.network.name
-    assert ours.model_copy(update={"network": theirs.network}) == theirs
+    assert ours.name != theirs.name
+    assert ours.model_copy(update={"network": theirs.network, "name": theirs.name}) == theirs
 
 
 def test_the_figures_are_those_of_the_label_maps(made_once, balls):

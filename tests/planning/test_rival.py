@@ -37,7 +37,9 @@ def test_only_the_network_differs_and_the_file_says_so(tmp_path, kind, dims):
             continue
         other = rival(made, name, light)
         assert other.config.network.name == name
-        assert other.config.model_copy(update={"network": made.config.network}) == made.config
+        assert other.config.name == made.config.name.removesuffix(made.config.network.name) + name
+        of_first = {"network": made.config.network, "name": made.config.name}
+        assert other.config.model_copy(update=of_first) == made.config
         file = tmp_path / f"{name}.yaml"
         other.save(file)
         assert load_config(file) == other.config
