@@ -39,6 +39,7 @@ class Panel:
             (x, y, z), of a 2D image (rows, columns).
         reference, prediction: label values (*S), or None where there is none.
         spacing: mm per voxel; None: 1 along every axis.
+        uncertainty: entropy in bits (*S), where it is known.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Panel:
     reference: NDArray | None = None
     prediction: NDArray | None = None
     spacing: Sequence[float] | None = None
+    uncertainty: NDArray | None = None
 
 
 def plot_curve(
@@ -87,7 +89,7 @@ def plot_curve(
     lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     lower.set_ylim(0, 1.1 * max(series(rows, "learning_rate")[1], default=1))
     lower.set_xlabel("epoch")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (upper, middle, lower):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)

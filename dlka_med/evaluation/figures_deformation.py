@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from dlka_med.evaluation.figures import DARK, INK, ON_DARK, ON_WHITE, PALE, PLANES
+from dlka_med.evaluation.marks import draw_letters
 from dlka_med.files import whole_file
 
 START, LINE = "#9fd3ff", "#ffffff"
@@ -20,6 +21,7 @@ FAINT = 0.22
 LEAST = 24.0  # voxels: a picture shows at least as many
 ARROWS = 22  # along the longer side of an overview
 BINS = 40
+OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Ground:
         names: of class indices.
         spacing: mm per voxel.
         unit: mm, or pixels of 2D images.
+        codes: the end of the body that each axis runs to, such as R, A, S; empty where nobody knows.
     """
 
     image: NDArray
@@ -39,6 +42,7 @@ class Ground:
     names: Mapping[int, str]
     spacing: Sequence[float]
     unit: str = "mm"
+    codes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,11 @@ def _image(axes: Axes, ground: Ground, axis: int | None, place: Sequence[int], b
             color = ON_DARK[(index + 1) % len(ON_DARK)]
             axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[color], linewidths=1.1)
     _frame(axes, ground, axis, box)
+    if ground.codes:
+        ends = [ground.codes[a] for a in (right, up)]
+        across, down = ((OPPOSITE[end], end) for end in ends)
+        left, top, bottom = across[0], down[axis is not None], down[axis is None]
+        draw_letters(axes, {"left": left, "right": across[1], "top": top, "bottom": bottom}, PALE, DARK)
 
 
 def _frame(axes: Axes, ground: Ground, axis: int | None, box: Sequence[tuple[float, float]]) -> None:
@@ -312,7 +321,7 @@ def _points_legend(figure: Figure, ground: Ground, groups: int) -> None:
         entries.values(),
         entries,
         loc="outside lower center",
-        ncols=min(len(entries), 7),
+        ncols=min(len(entries), 7 if len(ground.spacing) == 3 else 3),
         frameon=False,
         labelcolor=PALE,
         fontsize=9,

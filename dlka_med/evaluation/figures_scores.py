@@ -15,6 +15,7 @@ from dlka_med.statistics import Interval
 
 WIDTH = 4.2  # inches: what a phone shows without making letters small
 MARKERS = "osD^vPX"
+FEW = 25  # epochs: each of fewer is marked, so that a single one is seen
 OF_AGREEMENT = 1.96  # standard deviations: 95 % of a normal distribution
 
 
@@ -121,13 +122,14 @@ def plot_courses(courses: Mapping[str, Sequence[Mapping[str, object]]], path: st
     upper, lower = figure.subplots(2, 1, sharex=True)
     for place, (name, rows) in enumerate(courses.items()):
         style = {"color": ON_WHITE[place % len(ON_WHITE)], "linestyle": DASHES[place // len(ON_WHITE) % len(DASHES)]}
-        upper.plot(*series(rows, "loss"), linewidth=1.4, label=plain(name), **style)
+        dots = "o" if len(rows) < FEW else None
+        upper.plot(*series(rows, "loss"), linewidth=1.4, marker=dots, markersize=3, label=plain(name), **style)
         lower.plot(*series(rows, "dice"), linewidth=1.4, marker="o", markersize=3, **style)
     upper.set_ylabel("training loss")
     lower.set_ylabel("validation Dice")
     lower.set_ylim(0, 1)
     lower.set_xlabel("epoch")
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.align_ylabels()
     figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=2)
     _finish(figure, path)

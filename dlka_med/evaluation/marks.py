@@ -1,6 +1,7 @@
 """What a picture of a slice needs to be read alone: a scale bar, and letters for the directions of the body."""
 
 import math
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
@@ -41,9 +42,27 @@ def draw_marks(axes: Axes, width: float, height: float, unit: str, axis: int | N
         f"{length:g} {unit}", (margin, foot), (0, 3), textcoords="offset points", color=color, fontsize=8, va="bottom"
     )
     told.set_path_effects(edge)
-    for side, letter in ({} if axis is None else directions(axis)).items():
+    draw_letters(axes, {} if axis is None else directions(axis), color, dark)
+
+
+def draw_letters(axes: Axes, letters: Mapping[str, str], color: str, dark: str) -> None:
+    """Draw a letter at each side, with a thin dark edge.
+
+    Args:
+        letters: by left, right, bottom and top.
+    """
+    edge = [withStroke(linewidth=2.5, foreground=dark)]
+    for side, letter in letters.items():
         ha, va = PLACES[side]
         text = axes.text(
-            *LETTERS[side], letter, transform=axes.transAxes, color=color, fontsize=9, fontweight="bold", ha=ha, va=va
+            *LETTERS[side],
+            letter,
+            transform=axes.transAxes,
+            color=color,
+            fontsize=9,
+            fontweight="bold",
+            ha=ha,
+            va=va,
+            zorder=10,
         )
         text.set_path_effects(edge)

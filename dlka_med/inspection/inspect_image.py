@@ -74,13 +74,14 @@ def inspect_image(
     fields, radii = fields_at(network, view, places, outputs, [*layers])
     content = _content(view, layers, tallies, effects, radii, {"counted": len(seen), "all": number})
     target = Path("inspect") / view.case_id if out is None else Path(out)
-    ground = Ground(view.image, view.labels, names, view.spacing, view.unit)
+    ground = Ground(view.image, view.labels, names, view.spacing, view.unit, view.codes)
+    seen_on = view.case_id if view.slice is None else f"{view.case_id}, slice {view.slice}"
     aims, stages = aims_at(network, view, places), _stages([*layers])
     with whole_folder(target) as made:
         for stage, members in stages.items():
             rows = max(1, ROWS // len(members))
             shown = {_short(name, stage): aims[name][:rows] for name in members if name in aims}
-            plot_points(ground, shown, f"{view.case_id}: kernel points of {stage}", made / f"points_{stage}.png")
+            plot_points(ground, shown, f"{seen_on}: kernel points of {stage}", made / f"points_{stage}.png")
         lengths = {name: {label: _kept(one) for label, one in found.items()} for name, found in tallies.items()}
         plot_lengths(lengths, view.unit, made / "offsets.png")
         plot_fields(ground, fields, made / "receptive_field.png")

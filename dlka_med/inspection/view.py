@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -61,6 +62,7 @@ class View:
         spacing: mm per voxel; of 2D images in pixels.
         told: where the labels come from.
         slice: of the volume that is shown, for networks that see slices.
+        codes: the end of the body that each axis runs to, such as R, A, S; empty of 2D images.
     """
 
     case_id: str
@@ -72,6 +74,7 @@ class View:
     unit: str
     told: str
     slice: int | None = None
+    codes: tuple[str, ...] = ()
 
     def window(self, origin: Sequence[int]) -> Window:
         """The window whose near corner is this voxel."""
@@ -165,6 +168,7 @@ def read_view(run: RunFolder, predictor: Predictor, image: str | Path, label: st
     told = "prediction" if label is None else str(label)
     spacing = tuple(float(step) for step in spacing_of(prepared.affine))
     shown, at, unit = prepared.image, None, "mm" if config.image_dims == 3 else "pixels"
+    codes = nib.aff2axcodes(prepared.affine) if len(prepared.affine) == 4 else ()
     if predictor.slices is not None:
         axis = slice_axis(prepared.affine, predictor.slices)
         others = tuple(other for other in range(labels.ndim) if other != axis)
@@ -172,8 +176,9 @@ def read_view(run: RunFolder, predictor: Predictor, image: str | Path, label: st
         at = int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
         shown, labels = shown.take(at, axis + 1), labels.take(at, axis)
         spacing = tuple(step for other, step in enumerate(spacing) if other != axis)
+        codes = tuple(code for other, code in enumerate(codes) if other != axis)
     shown = np.ascontiguousarray(shown)
-    return View(case.id, shown, labels, prepared.empty, spacing, predictor.patch_size, unit, told, at)
+    return View(case.id, shown, labels, prepared.empty, spacing, predictor.patch_size, unit, told, at, codes)
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.intp]:

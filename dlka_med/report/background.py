@@ -57,16 +57,20 @@ def fingerprints(part: Part) -> list[tuple[str, str]]:
 
 def _course(run: RunFolder) -> list[Fact]:
     rows, training = rows_of(run), run.config.training
-    wanted = f"{training.minutes:g} minutes" if training.minutes is not None else f"{training.epochs} epochs"
+    wanted = f"{training.minutes:g} minutes" if training.minutes is not None else _epochs(training.epochs)
     if not rows:
         return [("Training", f"no epoch finished yet, of {wanted}")]
     last = rows[-1]
-    done = f"{last.get('epoch', len(rows))} epochs"
+    done = _epochs(last.get("epoch", len(rows)))
     if last.get("step"):
         done += f", {last['step']} steps"
     if last.get("minutes"):
         done += f" in {float(last['minutes']):.1f} minutes"
     return [("Training", f"{done}; the limit is {wanted}")]
+
+
+def _epochs(count: object) -> str:
+    return f"{count} epoch" if str(count) == "1" else f"{count} epochs"
 
 
 def _weights(run: RunFolder) -> list[Fact]:

@@ -14,8 +14,10 @@ from dlka_med.evaluation.figures import plot_curve, series
 from dlka_med.evaluation.figures_calibration import plot_reliability
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 from dlka_med.evaluation.figures_scores import WIDTH, plot_boxes, plot_courses, plot_differences, plot_volumes
+from dlka_med.evaluation.figures_uncertainty import in_bins, plot_uncertainty
 from dlka_med.evaluation.measures import MEASURES
 from dlka_med.evaluation.summary import Comparison, Evaluation, table_of
+from dlka_med.evaluation.uncertainty import Doubts
 from dlka_med.metrics import Reliability
 
 FONTS = re.compile(r"'DejaVu Sans'[^;\"]*?sans-serif")
@@ -112,6 +114,17 @@ def reliability(content: Mapping[str, Any]) -> Plot | None:
     except (KeyError, TypeError, ValueError):
         return None
     return _drawn(lambda path: plot_reliability(before, after, path, (WIDTH, 3.6)), alt)
+
+
+def uncertainty(found: Doubts) -> Plot:
+    """How many voxels are wrong where the network is how uncertain."""
+    width, voxels, wrong = in_bins(found)
+    told = [
+        f"{width * place:g} to {width * (place + 1):g} bit: {100 * wrong[place] / voxels[place]:.2g} %"
+        for place in np.flatnonzero(voxels)
+    ]
+    alt = "Share of wrong voxels by the entropy of the probabilities. " + "; ".join(told)
+    return _drawn(lambda path: plot_uncertainty(found, path, (WIDTH, 3.8)), alt)
 
 
 def networks(content: Mapping[str, Any], ablated: bool) -> Plot | None:

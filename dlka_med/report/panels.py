@@ -14,17 +14,23 @@ from dlka_med.data.load import load_case
 from dlka_med.errors import InputError
 from dlka_med.evaluation.figures import Panel, overlay
 from dlka_med.evaluation.label_maps import read_label_map
+from dlka_med.evaluation.uncertainty import LEVELS, largest_entropy, read_uncertainty
 from dlka_med.inference.predict import predict_images
 from dlka_med.report.subject import Subject, case_of
 
 
-def read_panel(case: Case, prediction: Path | None, config: RunConfig, title: str = "") -> Panel:
+def read_panel(
+    case: Case, prediction: Path | None, config: RunConfig, title: str = "", uncertainty: Path | None = None
+) -> Panel:
     """The case with label values on its own grid, of a volume turned so that its axes run to the right, front and top.
 
     What the reference says to ignore is background in it.
 
+    Args:
+        uncertainty: map of the case that `dlka predict --uncertainty` wrote.
+
     Raises:
-        InputError: a file is damaged, or the prediction lies on another grid.
+        InputError: a file is damaged, or the prediction or the map lies on another grid.
     """
     scheme = config.dataset.scheme
     loaded = load_case(case, config.dataset.channels or (), scheme)
@@ -38,15 +44,19 @@ def read_panel(case: Case, prediction: Path | None, config: RunConfig, title: st
             f"{prediction} has the shape {predicted.shape}, but its image {case.images[0]} has "
             f"{loaded.image.shape[1:]}: predict this dataset"
         )
+    entropy = None
+    if uncertainty is not None:
+        levels = read_uncertainty(uncertainty, loaded.image.shape[1:])
+        entropy = (levels * (largest_entropy(scheme) / (LEVELS - 1))).astype(np.float32)
     spacing, image = spacing_of(loaded.affine), loaded.image
     if len(loaded.affine) == 4:
         axes = nib.io_orientation(loaded.affine)
         image = np.moveaxis(nib.apply_orientation(np.moveaxis(image, 0, -1), axes), -1, 0)
-        reference, predicted = (
-            None if one is None else nib.apply_orientation(one, axes) for one in (reference, predicted)
+        reference, predicted, entropy = (
+            None if one is None else nib.apply_orientation(one, axes) for one in (reference, predicted, entropy)
         )
         spacing = spacing[np.argsort(axes[:, 0])]
-    return Panel(title or case.id, image, reference, predicted, tuple(spacing.tolist()))
+    return Panel(title or case.id, image, reference, predicted, tuple(spacing.tolist()), entropy)
 
 
 def values_by_name(scheme: LabelScheme) -> dict[str, int]:

@@ -11,6 +11,7 @@ from scipy import ndimage
 from dlka_med.data.raster import webp_of
 from dlka_med.evaluation.figures import PLANES, Panel, scaled, window_of
 from dlka_med.evaluation.marks import directions, round_length
+from dlka_med.report.bands import Bands, averaged, bands_of
 from dlka_med.report.outlines import outline
 
 SIDE = {2: 1024, 3: 224}  # pixels of a slice along its longer side, at most
@@ -40,6 +41,7 @@ class Plane:
         numbers: of each slice in the volume, from 0; sum of all in `total`.
         reference, prediction: of each slice a path for each label.
         errors: of each slice a path for each of `WORDS`.
+        uncertainty: None where it is not known.
         tags: of each slice the number of a label, from 1, and where it stands, in percent of width and height.
         letters: by side; empty where nobody knows.
         bar: share of the width, and its length in words.
@@ -57,6 +59,7 @@ class Plane:
     reference: list[list[str]]
     prediction: list[list[str]]
     errors: list[list[str]]
+    uncertainty: Bands | None
     tags: list[list[tuple[float, float, int]]]
     letters: Mapping[str, str]
     bar: tuple[float, str]
@@ -65,7 +68,8 @@ class Plane:
     def moving(self) -> dict[str, object]:
         """What changes from slice to slice."""
         keys = ("numbers", "reference", "prediction", "errors", "tags")
-        return {key: getattr(self, key) for key in keys}
+        found = {key: getattr(self, key) for key in keys}
+        return found if self.uncertainty is None else found | {"uncertainty": self.uncertainty.paths}
 
 
 def planes_of(panel: Panel, labels: Mapping[str, int]) -> list[Plane]:
@@ -87,10 +91,13 @@ def planes_of(panel: Panel, labels: Mapping[str, int]) -> list[Plane]:
     values, spacing = list(labels.values()), panel.spacing or (1.0,) * reference.ndim
     if reference.ndim == 2:
         image = np.moveaxis(panel.image, 0, -1) if len(panel.image) == 3 else panel.image[0]
-        flat = _Slices("", scaled(image, window_of(image))[None], reference[None], prediction[None], spacing, None)
+        doubt = None if panel.uncertainty is None else panel.uncertainty[None]
+        picture = scaled(image, window_of(image))[None]
+        flat = _Slices("", picture, reference[None], prediction[None], doubt, spacing, None)
         return [flat.plane(values, (0,), 1, 0, flat.affordable(0, values, fewest=1)[1])]
     box = _about(np.logical_or(reference, prediction))
-    image, maps = panel.image[0][box], (reference[box], prediction[box])
+    image = panel.image[0][box]
+    maps = (reference[box], prediction[box], None if panel.uncertainty is None else panel.uncertainty[box])
     thin = tuple(slice(None, None, -(-size // SIDE[3])) for size in image.shape)
     window = window_of(image[thin])
     return [
@@ -107,6 +114,7 @@ class _Slices:
     pictures: NDArray
     reference: NDArray
     prediction: NDArray
+    uncertainty: NDArray | None
     spacing: tuple[float, ...]
     axis: int | None
 
@@ -115,7 +123,7 @@ class _Slices:
         rows, columns = self.pictures.shape[1:3]
         width, height = columns * self.spacing[1], rows * self.spacing[0]
         steps = _steps(self.pictures.shape[1:3], self.axis)
-        small = [_averaged(picture, steps) for picture in self.pictures]
+        small = [averaged(picture, steps) for picture in self.pictures]
         strip = np.rint(255 * np.concatenate(small)).astype(np.uint8)
         encoded = webp_of(strip, None if strip.size <= LOSSLESS else QUALITY)
         drawn = [self.drawn(index, values, step) for index in range(len(numbers))]
@@ -132,6 +140,7 @@ class _Slices:
             [one.reference for one in drawn],
             [one.prediction for one in drawn],
             [one.errors for one in drawn],
+            None if self.uncertainty is None else bands_of(self.uncertainty, steps),
             [one.tags for one in drawn],
             {} if self.axis is None else directions(self.axis),
             (length / width, f"{length:g} {'px' if self.axis is None else 'mm'}"),
@@ -177,7 +186,7 @@ def _across(
     axis: int,
     image: NDArray,
     window: tuple[float, float],
-    maps: tuple[NDArray, NDArray],
+    maps: tuple[NDArray, NDArray, NDArray | None],
     values: Sequence[int],
     spacing: Sequence[float],
     first: int,
@@ -186,7 +195,7 @@ def _across(
     """The slices across an axis; the one that shows most, many labels before much of one, is the first to be seen."""
     length, others = image.shape[axis], tuple({0, 1, 2} - {axis})
     thin = tuple(slice(None) if a == axis else slice(None, None, -(-image.shape[a] // SIDE[3])) for a in range(3))
-    shown = sum(np.sqrt(np.count_nonzero(one[thin] == value, axis=others)) for one in maps for value in values)
+    shown = sum(np.sqrt(np.count_nonzero(one[thin] == value, axis=others)) for one in maps[:2] for value in values)
     best = int(np.argmax(shown)) if np.any(shown) else length // 2
 
     def seen(volume: NDArray, indices: Sequence[int]) -> NDArray:
@@ -196,7 +205,8 @@ def _across(
     def slices(indices: Sequence[int]) -> _Slices:
         pictures = scaled(seen(image, indices), window)
         flat = tuple(spacing[other] for other in reversed(others))
-        return _Slices(PLANES[axis], pictures, *(seen(one, indices) for one in maps), flat, axis)
+        drawn = (None if one is None else seen(one, indices) for one in maps)
+        return _Slices(PLANES[axis], pictures, *drawn, flat, axis)
 
     count, step = slices([best]).affordable(0, values)
     indices = sorted({best, *np.linspace(0, length - 1, min(length, count)).round().astype(int).tolist()})
@@ -248,14 +258,6 @@ def _about(mask: NDArray[np.bool_]) -> Box:
 def _axes(shape: Sequence[int]) -> list[int]:
     """Across which axes a slice is more than a line; the axial plane comes first."""
     return [axis for axis in (2, 1, 0) if all(size > 1 for other, size in enumerate(shape) if other != axis)]
-
-
-def _averaged(picture: NDArray, steps: Sequence[int]) -> NDArray:
-    """Every block of so many rows and columns as its mean; what is left over at the end is cut away."""
-    rows, columns = (size // step for size, step in zip(picture.shape, steps, strict=False))
-    cut = picture[: rows * steps[0], : columns * steps[1]]
-    blocks = cut.reshape(rows, steps[0], columns, steps[1], *picture.shape[2:])
-    return blocks.mean(axis=(1, 3))
 
 
 def _thinned(labelled: NDArray, steps: Sequence[int]) -> NDArray:

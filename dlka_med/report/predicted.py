@@ -70,7 +70,8 @@ def own(subject: Subject, scratch: Path, device: str | None) -> Predicted | str:
     if (found := subject.predictions) is not None:
         told = {
             "folds": "Every case was predicted by the fold that did not see it.",
-            "comparison": f"The cases below are those of {subject.told[0].name.rsplit(',', 1)[0]}.",
+            "comparison": f"They and all cases below are those of {subject.told[0].name.rsplit(',', 1)[0]} alone; the "
+            "table of networks has the means over all seeds.",
         }
         return Predicted(found, told[subject.kind], roles_of(subject, list(find_label_maps(found))))
     ready = [part for part in subject.told if part.run.weights_file.is_file()]

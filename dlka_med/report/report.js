@@ -12,7 +12,7 @@ for (const view of document.querySelectorAll(".case")) {
     const show = () => {
       const slice = Number(slider.value);
       picture.setAttribute("y", -slice * Number(stage.dataset.height));
-      for (const layer of ["reference", "prediction", "errors"]) {
+      for (const layer of ["reference", "prediction", "errors", "uncertainty"]) {
         plane.querySelectorAll(`.${layer} path`).forEach((path, label) => path.setAttribute("d", data[layer][slice][label]));
       }
       const numbers = plane.querySelector(".numbers");

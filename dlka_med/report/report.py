@@ -132,6 +132,7 @@ def _content(
         "curves": figures.curves({part.name: rows_of(part.run) for part in subject.parts}),
         "facts": [(part.name, facts_of(part, dataset)) for part in worth_telling(subject)],
         "fingerprints": fingerprints(subject.parts[0]),
+        "split_of": subject.parts[0].name,
         "split": {name: ids for name, ids in subject.parts[0].run.split.items() if ids},
         "reliability": reliability_of(subject),
         "check": None if dataset is None else check_of(subject, workers),

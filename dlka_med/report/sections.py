@@ -21,12 +21,12 @@ from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.evaluation.figures import ON_DARK
 from dlka_med.evaluation.label_maps import find_label_maps
 from dlka_med.evaluation.measures import HEADLINES
-from dlka_med.evaluation.summary import Evaluation, Statistic
+from dlka_med.evaluation.summary import Evaluation, Statistic, summarise
 from dlka_med.folds_folder import FoldsFolder
 from dlka_med.report import figures
 from dlka_med.report.panels import read_panel, values_by_name
 from dlka_med.report.pictures import planes_of
-from dlka_med.report.predicted import Predicted
+from dlka_med.report.predicted import ROLES, Predicted
 from dlka_med.report.subject import Part, Subject
 from dlka_med.report.tables import (
     agreement,
@@ -39,6 +39,7 @@ from dlka_med.report.tables import (
     ranked,
     span,
 )
+from dlka_med.report.uncertainty import bands, maps_of, section_of
 from dlka_med.run_folder import RunFolder
 from dlka_med.statistics import LEVEL, TOO_FEW
 from dlka_med.text_files import read_text
@@ -47,6 +48,7 @@ log = logging.getLogger("dlka_med")
 
 MOST_CLASSES = 12  # that a table of confusion has room for
 ALIKE = 5  # findings of one code that are shown
+TRAINED = ROLES["train"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,11 @@ class Judged:
 
 
 def scores_of(subject: Subject, judged: Judged, against: str | Path | None, workers: int | None) -> dict[str, Any]:
-    result = judged.result
-    dice = result.mean["dice"]
+    result, maps = judged.result, maps_of(judged.predicted.folder)
+    scheme, dice = subject.config.dataset.scheme, result.mean["dice"]
     return {
         "headlines": [
-            (figures.titled(result, name), *_headline(result.mean[name], 2 if name == "hd95" else 3))
-            for name in HEADLINES
+            (figures.titled(result, name), *_headline(result.mean[name], _digits(name))) for name in HEADLINES
         ],
         "cases": result.cases,
         "patients": result.patients,
@@ -74,7 +75,9 @@ def scores_of(subject: Subject, judged: Judged, against: str | Path | None, work
         "volumes": figures.volumes(*figures.volumes_of(result)),
         "agreement": agreement(*figures.volumes_of(result)),
         "confusion": _confusion(subject, judged),
-        "viewers": _viewers(subject, judged),
+        "uncertainty": section_of(_files(judged), maps, scheme),
+        "bands": bands(),
+        "viewers": _viewers(subject, judged, maps),
         "colours": _colours(subject),
         "against": _against(subject, judged, against, workers),
         "table": per_case(result, judged.predicted.roles),
@@ -88,13 +91,28 @@ def _headline(statistic: Statistic, digits: int) -> tuple[str, str]:
 def warnings_of(judged: Judged) -> Iterator[str]:
     result, roles = judged.result, judged.predicted.roles
     scored = list(result.patient_of)
-    if seen := [case for case in scored if roles.get(case) == "trained"]:
+    if seen := [case for case in scored if roles.get(case) == TRAINED]:
         yield (
             f"{len(seen)} of {len(scored)} cases trained the network: their figures say nothing about new patients "
-            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''})."
+            f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}).{_of_the_others(result, set(seen))}"
         )
     if result.cases_without_reference:
         yield f"{len(result.cases_without_reference)} predictions have no reference and are not counted."
+
+
+def _of_the_others(result: Evaluation, seen: set[str]) -> str:
+    """The headlines of the cases that did not train."""
+    others = [case for case in result.patient_of if case not in seen]
+    if not others:
+        return ""
+    rows = [row for row in result.scores if row.case not in seen]
+    alone = summarise(rows, others, list(result.labels), result.protocol, result.unit, result.patient_of)
+    told = [f"{figures.titled(result, name)} {_headline(alone.mean[name], _digits(name))[0]}" for name in HEADLINES]
+    return f" Without them ({len(others)} cases): {', '.join(told)}."
+
+
+def _digits(measure: str) -> int:
+    return 2 if measure == "hd95" else 3
 
 
 def _confusion(subject: Subject, judged: Judged) -> Any:
@@ -102,14 +120,18 @@ def _confusion(subject: Subject, judged: Judged) -> Any:
     scheme = subject.config.dataset.scheme
     if scheme.has_regions or len(scheme.values) < 3:
         return None
-    maps = find_label_maps(judged.predicted.folder)
-    pairs = [(maps[case], judged.cases[case].label) for case in judged.result.patient_of]
     names = ["background", *(scheme.value_names[value] for value in scheme.values[1:])]
-    counts = confusion(pairs, scheme)
+    counts = confusion(_files(judged).values(), scheme)
     return confused(counts, names) if len(names) <= MOST_CLASSES else most_confused(counts, names)
 
 
-def _viewers(subject: Subject, judged: Judged) -> list[dict[str, Any]]:
+def _files(judged: Judged) -> dict[str, tuple[Path, Path]]:
+    """Prediction and reference of each case."""
+    maps = find_label_maps(judged.predicted.folder)
+    return {case: (maps[case], judged.cases[case].label) for case in judged.result.patient_of}
+
+
+def _viewers(subject: Subject, judged: Judged, uncertain: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Two of the worst cases, the median and the best, with their slices."""
     order, maps = ranked(judged.result), find_label_maps(judged.predicted.folder)
     labels = values_by_name(subject.config.dataset.scheme)
@@ -120,15 +142,16 @@ def _viewers(subject: Subject, judged: Judged) -> list[dict[str, Any]]:
     found = []
     for place, word in sorted(shown.items()):
         case = order[place]
-        panel = read_panel(judged.cases[case], maps[case], subject.config)
+        panel = read_panel(judged.cases[case], maps[case], subject.config, uncertainty=uncertain.get(case))
         rows = [row for row in judged.result.scores if row.case == case]
         told = "; ".join(f"{row.label} {number(row.values['dice'], 3)}" for row in rows)
+        seen = ". The network trained on it" if judged.predicted.roles.get(case) == TRAINED else ""
         planes = planes_of(panel, labels)
         found.append(
             {
                 "word": word,
                 "case": case,
-                "told": f"Dice: {told}",
+                "told": f"Dice: {told}{seen}",
                 "planes": planes,
                 "moving": [plane.moving for plane in planes],
                 "widths": sum(100 / plane.height for plane in planes),

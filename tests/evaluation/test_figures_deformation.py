@@ -1,5 +1,7 @@
 """Pictures of kernel points: what is drawn is there, where it belongs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
@@ -51,6 +53,39 @@ def test_every_group_has_its_colour(tmp_path, dims, channels, groups):
         shown = share_of(MOVED[group], picture) > 1e-5
         assert shown
     assert [share_of(color, picture) > 1e-5 for color in MOVED[groups:]] == [False] * (4 - groups)
+
+
+@pytest.mark.parametrize(
+    ("codes", "planes"),
+    [
+        ((), [[]] * 2),
+        (("R", "A"), ["P A L R"] * 2),  # rows run down to the right of the body, columns to its front
+        (("L", "S", "A"), ["R L S I", "I S A P", "R L A P", "R L S I"]),
+    ],
+)
+def test_letters_say_where_axes_run(tmp_path, monkeypatch, codes, planes):
+    """At the left, right, top and bottom; the axes of a volume run up, the rows of a 2D image down."""
+    seen = []
+    told = "dlka_med.evaluation.figures_deformation._save"
+    monkeypatch.setattr(told, lambda figure, path: seen.extend(figure.axes))
+    dims = len(codes) or 2
+    plot_points(replace(ground(dims), codes=codes), {"x": [aim(dims)]}, "title", tmp_path / "x.png")
+    for axes, wanted in zip(seen, planes, strict=True):
+        at = {tuple(np.round(text.get_position(), 1)): text.get_text() for text in axes.texts}
+        found = [at[place] for place in ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0)) if place in at]
+        assert found == (wanted.split() if codes else [])
+
+
+def test_the_legend_of_a_narrow_picture_is_whole(tmp_path, monkeypatch):
+    figures = []
+    told = "dlka_med.evaluation.figures_deformation._save"
+    monkeypatch.setattr(told, lambda figure, path: figures.append(figure))
+    plot_points(ground(2), {"x": [aim(2, groups=4)]}, "title", tmp_path / "x.png")
+    (figure,) = figures
+    figure.savefig(tmp_path / "x.png")
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
 
 
 def test_points_off_the_slice_are_faint(tmp_path):

@@ -1,9 +1,14 @@
 """Windows over an image, and places in it."""
 
+import nibabel as nib
 import numpy as np
+import pytest
 
 from dlka_med.config.labels import IGNORED
-from dlka_med.inspection.view import View
+from dlka_med.inference.predictor import Predictor
+from dlka_med.inspection.view import View, read_view
+
+from .runs import config_of, make_run
 
 
 def view(labels, patch, spacing=None, channels=2):
@@ -50,3 +55,19 @@ def test_places_lie_on_borders_of_labels_in_turn_and_away_from_each_other():
     assert np.linalg.norm(np.subtract(first, third)) > 10
     assert view(np.zeros((7, 9)), (4, 4)).places(3) == [(3, 4)]
     assert view([[1]], (4, 4)).places(3) == [(0, 0)]
+
+
+@pytest.mark.parametrize(("plane", "codes"), [("axial", ("R", "A")), ("coronal", ("R", "S")), (None, ("R", "A", "S"))])
+def test_axes_say_where_they_run(tmp_path, plane, codes):
+    """Of a volume that is stored otherwise and turned as the config says; a slice lacks the axis across it."""
+    dims = 3 if plane is None else 2
+    sections = {} if plane is None else {"dataset": {"slices": plane}}
+    sections["preprocessing"] = {"orientation": "RAS"}
+    gate = {"deformation": ["absent", "dense"]} if dims == 3 else {"deformation": ["none", "dcnv3", "none"]}
+    run = make_run(tmp_path / "run", config_of(dims, [8, 8, 8] if dims == 3 else [32, 32], gate, **sections))
+    affine = np.array([[0, -1, 0, 0], [-2, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]])
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).random((12, 13, 9)).astype(np.float32), affine), tmp_path / "c.nii"
+    )
+    view = read_view(run, Predictor.of_run(run.path, device="cpu"), tmp_path / "c.nii", None)
+    assert view.codes == codes

@@ -11,8 +11,10 @@ from PIL import Image
 from torch import nn
 
 from dlka_med.config.schema import RunConfig
+from dlka_med.data.nifti import write_shares
 from dlka_med.run_folder import RunFolder
 
+UNMAPPED = "case_3"
 HOSTILE = "<img src=x onerror=alert(1)>"
 LABELS = {"background": 0, "front": 1, "<script>alert(2)</script> $\\foo$": 2}
 SHAPE = (21, 17, 13)
@@ -42,11 +44,21 @@ def erring(label: np.ndarray, number: int) -> np.ndarray:
     return np.roll(label, number % 5, axis=0)
 
 
+def entropy_of(prediction: np.ndarray) -> np.ndarray:
+    """Levels of a map of uncertainty: high beside structures along the first axis, a bit less one voxel further."""
+    inside = (prediction > 0).astype(np.uint8)
+    near, far = (np.maximum(np.roll(inside, step, 0), np.roll(inside, -step, 0)) - inside for step in (1, 2))
+    return np.where(near == 1, 210, np.where(far == 1, 60, 0)).astype(np.uint8)
+
+
 def make_dataset(root: Path, dims: int, count: int = 12) -> Path:
-    """Cases of which the first two are one patient; the first has a name that is HTML."""
+    """Cases of which the first two are one patient; the first has a name that is HTML.
+
+    All but `UNMAPPED` have a map of uncertainty beside their prediction.
+    """
     ending = ".nii.gz" if dims == 3 else ".png"
     random = np.random.default_rng(0)
-    for folder in ("imagesTr", "labelsTr", "predictions", "others"):
+    for folder in ("imagesTr", "labelsTr", "predictions/uncertainty", "others"):
         (root / folder).mkdir(parents=True)
     for number, name in enumerate(names(count)):
         label = labelled(number, SHAPE[:dims])
@@ -54,6 +66,8 @@ def make_dataset(root: Path, dims: int, count: int = 12) -> Path:
         found = {"labelsTr": label, "predictions": erring(label, number), "others": erring(label, number + 1)}
         for folder, array in found.items():
             write(root / folder / f"{name}{ending}", array)
+        if name != UNMAPPED:
+            write_map(root / "predictions" / "uncertainty" / f"{name}{ending}", entropy_of(found["predictions"]))
         image = image if dims == 3 else np.clip(image, 0, 255).astype(np.uint8)
         write(root / "imagesTr" / f"{name}_0000{ending}", image)
     facts = {"channel_names": {"0": "MRI"}, "labels": LABELS, "file_ending": ending}
@@ -68,6 +82,13 @@ def write(path: Path, array: np.ndarray) -> None:
         Image.fromarray(array).save(path)
     else:
         nib.save(nib.Nifti1Image(array, np.diag([1, 1.5, 2, 1])), path)
+
+
+def write_map(path: Path, levels: np.ndarray) -> None:
+    if path.name.endswith(".png"):
+        Image.fromarray(levels).save(path)
+    else:
+        write_shares(path, [levels], 1, np.diag([1.0, 1.5, 2, 1]))
 
 
 def make_run(

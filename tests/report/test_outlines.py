@@ -22,8 +22,8 @@ def filled(path, shape):
     """Pixels whose middle lies in an odd number of loops."""
     rows, columns = np.indices(shape)
     middles = np.stack([columns.ravel() + 0.5, rows.ravel() + 0.5], axis=1)
-    inside = sum(Polygon(loop).contains_points(middles).astype(int) for loop in loops(path))
-    return (np.zeros(shape, int) + np.reshape(inside, shape)) % 2 == 1
+    inside = sum((Polygon(loop).contains_points(middles) for loop in loops(path)), np.zeros(rows.size, int))
+    return inside.reshape(shape) % 2 == 1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

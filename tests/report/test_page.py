@@ -20,6 +20,7 @@ BARE = {
     "facts": [],
     "fingerprints": [],
     "split": {},
+    "split_of": "",
     "reliability": None,
     "check": None,
     "config": [],

@@ -22,17 +22,21 @@ def test_a_volume_is_turned_as_nibabel_turns_it(tmp_path, volumes, codes):
     original = nib.load(volumes / "imagesTr" / "case_1_0000.nii.gz")
     turn = nib.orientations.ornt_transform(nib.io_orientation(original.affine), nib.orientations.axcodes2ornt(codes))
     paths = {}
-    for kind, folder in (("image", "imagesTr"), ("label", "labelsTr"), ("prediction", "predictions")):
+    folders = {"image": "imagesTr", "label": "labelsTr", "prediction": "predictions"}
+    for kind, folder in (folders | {"uncertainty": "predictions/uncertainty"}).items():
         name = f"case_1{'_0000' if kind == 'image' else ''}.nii.gz"
         paths[kind] = tmp_path / f"{kind}.nii.gz"
         nib.save(nib.load(volumes / folder / name).as_reoriented(turn), paths[kind])
     turned = type(case)("case_1", (paths["image"],), paths["label"])
-    panel = read_panel(turned, paths["prediction"], config)
+    panel = read_panel(turned, paths["prediction"], config, uncertainty=paths["uncertainty"])
     wanted = nib.as_closest_canonical(nib.load(paths["image"]))
     assert np.allclose(panel.image[0], wanted.get_fdata())
     assert panel.spacing == pytest.approx(wanted.header.get_zooms())
     for kind, found in (("label", panel.reference), ("prediction", panel.prediction)):
         assert (found == nib.as_closest_canonical(nib.load(paths[kind])).get_fdata()).all()
+    bits = nib.as_closest_canonical(nib.load(paths["uncertainty"])).get_fdata() * np.log2(3)
+    assert np.abs(panel.uncertainty - bits).max() <= np.log2(3) / 255
+    assert panel.uncertainty.max() == pytest.approx(210 / 255 * np.log2(3))
 
 
 def test_a_prediction_on_another_grid_is_refused(tmp_path, volumes):

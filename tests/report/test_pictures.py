@@ -1,14 +1,18 @@
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dlka_med.evaluation.figures import Panel
+from dlka_med.report.bands import BANDS
 from dlka_med.report.outlines import outline
 from dlka_med.report.pictures import OUTLINES, SIDE, SLICES, planes_of
+
+from .test_outlines import filled
 
 LABELS = {"front": 3, "back": 7}
 
@@ -59,6 +63,23 @@ def test_outlines_are_those_of_the_slice_that_is_named():
     assert any(axial.errors[axial.start])
 
 
+def test_uncertainty_is_that_of_the_slice_that_is_named():
+    """In each slice the voxels from a band on are those that its outline holds, enlarged or not."""
+    made = panel()
+    entropy = np.zeros(made.reference.shape, np.float32)
+    entropy[5:9, 9:14, 4:16], entropy[6:8, 10:13, 7:9] = 0.6, 1.2
+    for plane, axis in zip(planes_of(replace(made, uncertainty=entropy), LABELS), (2, 1, 0), strict=True):
+        rows, columns = (factor // size for factor, size in zip(plane.uncertainty.grid, plane.grid, strict=True))
+        assert (rows, columns) == (3, 3)
+        for place, number in enumerate(plane.numbers):
+            seen = entropy.take(number, axis).T[::-1]
+            for start, path in zip(BANDS, plane.uncertainty.paths[place], strict=True):
+                middles = filled(path, plane.uncertainty.grid)[1::3, 1::3]
+                assert (middles == (seen >= start)).all()
+        assert plane.moving["uncertainty"] == plane.uncertainty.paths
+    assert all("uncertainty" not in plane.moving for plane in planes_of(made, LABELS))
+
+
 def test_numbers_stand_in_their_labels():
     made = panel()
     for plane, axis in zip(planes_of(made, LABELS), (2, 1, 0), strict=True):
@@ -103,9 +124,12 @@ def test_far_surroundings_are_cut_away():
     shape = (100, 90, 80)
     reference = np.zeros(shape, np.uint8)
     reference[40:60, 40:60, 40:60] = 3
-    axial = planes_of(Panel("x", np.zeros((1, *shape), np.float32), reference, reference, (1.0,) * 3), LABELS)[0]
+    made = Panel("x", np.zeros((1, *shape), np.float32), reference, reference, (1.0,) * 3)
+    axial = planes_of(replace(made, uncertainty=(reference > 0).astype(np.float32)), LABELS)[0]
     assert (axial.rows, axial.columns) == (44, 44)  # 12 voxels on either side
     assert (axial.numbers[0], axial.numbers[-1], axial.total) == (28, 71, 80)
+    seen = filled(axial.uncertainty.paths[axial.start][2], axial.uncertainty.grid)[1::3, 1::3]
+    assert (seen == filled(axial.reference[axial.start][0], axial.grid)).all()
 
 
 def test_a_2d_image_stands_as_it_is():

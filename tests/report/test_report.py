@@ -12,7 +12,7 @@ from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.report.report import write_report
 
-from .conftest import HOSTILE, LABELS, make_run
+from .conftest import HOSTILE, LABELS, SHAPE, UNMAPPED, entropy_of, erring, labelled, make_run, names, write_map
 from .test_subject import NAMES, compared, folds
 
 VOID = {"meta", "link", "input", "img", "br", "wbr"}
@@ -83,6 +83,44 @@ def test_worst_median_and_best_are_shown(page, dataset):
         assert f"{word}: {case}" in page.text
 
 
+def test_uncertainty_is_told_where_it_was_written(page, dims):
+    """Of all cases but one: voxels, of which three labels are told apart, by a loop over the maps."""
+    assert f"1 of 12 cases have no map of uncertainty and are not counted here: {UNMAPPED}." in page.text
+    voxels, wrong = {}, {}
+    for number, name in enumerate(names(12)):
+        truth = labelled(number, SHAPE[:dims])
+        found = erring(truth, number)
+        for level, said, true in zip(entropy_of(found).flat, found.flat, truth.flat, strict=True):
+            if name != UNMAPPED:
+                voxels[level] = voxels.get(level, 0) + 1
+                wrong[level] = wrong.get(level, 0) + (said != true)
+    assert set(voxels) == {0, 60, 210}  # 0, 0.37 and 1.31 bit
+    assert f"{100 * wrong[0] / sum(wrong.values()):.0f} % of the wrong voxels lie below 0.2 bit" in page.text
+    (plot,) = [image["alt"] for image in page.all("img") if "entropy" in image["alt"]]
+    assert f"0.3 to 0.4 bit: {100 * wrong[60] / voxels[60]:.2g} %" in plot
+    assert f"1.3 to 1.4 bit: {100 * wrong[210] / voxels[210]:.2g} %" in plot
+    shown = re.findall("(?:orst|Median|Best): (.*?)\n", page.text)
+    switches = [box["value"] for box in page.all("input")].count("uncertainty")
+    assert switches == len(shown) - (UNMAPPED in shown)
+    assert page.text.count("This case has no map of uncertainty.") == (UNMAPPED in shown)
+
+
+def test_without_maps_nothing_is_said_of_uncertainty(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    shutil.copytree(volumes / "predictions", tmp_path / "plain", ignore=shutil.ignore_patterns("uncertainty"))
+    found = page_of(run.path, tmp_path / "plain")
+    assert "ncertain" not in found.text
+    assert all(box["value"] != "uncertainty" for box in found.all("input"))
+
+
+def test_a_map_of_another_shape_is_refused(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    shutil.copytree(volumes / "predictions", tmp_path / "given")
+    write_map(tmp_path / "given" / "uncertainty" / "case_2.nii.gz", np.zeros((3, 4, 5), np.uint8))
+    with pytest.raises(InputError, match=r"case_2\.nii\.gz has the shape \(3, 4, 5\), but its label map"):
+        page_of(run.path, tmp_path / "given")
+
+
 def test_names_are_text(page):
     """Every name stands there as it is written, and none has become an element."""
     assert HOSTILE in page.text
@@ -142,6 +180,15 @@ def test_cases_that_trained_are_named(tmp_path, volumes):
     found = page_of(run.path, volumes / "predictions")
     assert "4 of 6 cases trained the network: their figures say nothing about new patients" in found.text
     assert "2 held out, 4 trained" in found.text
+    scores = {row.case: {} for row in evaluate(volumes / "predictions", volumes, label_names=LABELS).scores}
+    for row in evaluate(volumes / "predictions", volumes, label_names=LABELS).scores:
+        scores[row.case][row.label] = row.values["dice"]
+    unseen = np.mean([[*scores[case].values()] for case in ("case_1", "case_2")])
+    assert f"Without them (2 cases): Dice {unseen:.3f}, HD95 (mm) " in found.text
+    worst = min(scores, key=lambda case: np.mean([*scores[case].values()]))
+    assert (". The network trained on it" in found.text.partition(f"Worst: {worst}")[2][:200]) == (
+        worst not in ("case_1", "case_2")
+    )
 
 
 def test_a_run_still_training_has_curves_and_settings(tmp_path, volumes):
@@ -189,6 +236,7 @@ def test_folds_that_are_not_finished(tmp_path, volumes, thresholding):
     assert "1 of 3 trainings have no weights yet" in found.text
     assert "Cross-validation" in found.text
     assert re.findall(r"fold \d(?=\s*Network)", found.text) == ["fold 0", "fold 1", "fold 2"]
+    assert "Cases that validated in fold 0 (2)" in found.text
 
 
 def test_folds_that_were_evaluated_are_found(tmp_path, volumes):

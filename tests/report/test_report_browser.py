@@ -148,11 +148,11 @@ def test_the_switches_hide_what_is_drawn(view):
     article = view.find_element(By.TAG_NAME, "article")
     stage = article.find_element(By.CSS_SELECTOR, ".stage")
     boxes = {box.get_attribute("value"): box for box in article.find_elements(By.CSS_SELECTOR, ".switches input")}
-    assert list(boxes) == ["reference", "prediction", "errors", "numbers"]
+    assert list(boxes) == ["reference", "prediction", "errors", "uncertainty", "numbers"]
     for name, box in boxes.items():
         shown = article.find_element(By.CSS_SELECTOR, f".{name}")
         was = box.is_selected()
-        assert shown.is_displayed() == was == (name != "errors")
+        assert shown.is_displayed() == was == (name not in ("errors", "uncertainty"))
         before = pixels(view, stage)
         press(box, Keys.SPACE)
         assert shown.is_displayed() != was

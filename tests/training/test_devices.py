@@ -87,6 +87,37 @@ def test_two_processes_train_as_one_with_the_batch_of_both(config_file, tmp_path
 
 
 @pytest.mark.slow
+def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_path):
+    """One file of events, each figure and each picture once, and a table with the cases of both."""
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="NOT TESTED: pip install tensorboard to run this test",
+    )
+    settings = ["training.devices=2", "training.strategy=ddp", "training.loggers=[tensorboard]", "training.epochs=2"]
+    settings += ["training.validate_every=1", "training.steps_per_epoch=2"]
+    settings = [word for setting in settings for word in ("-s", setting)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(config_file, tmp_path / "run", *settings), check=True, timeout=300, env=environment)
+    run = RunFolder.open(tmp_path / "run")
+    steps = [int(row["step"]) for row in rows_of(run)]
+    assert len(steps) == 2
+    assert len(list((run.path / "tensorboard").rglob("*tfevents*"))) == 1
+    assert list(json.loads(run.loggers_file.read_text())) == ["tensorboard"]
+    read = accumulator.EventAccumulator(str(run.path / "tensorboard"), {"tensors": 0, "images": 0, "scalars": 0})
+    read.Reload()
+    assert [event.step for event in read.Scalars("loss")] == steps
+    drawn = read.Tags()["images"]
+    assert drawn
+    for name in drawn:
+        assert name.removeprefix("case/") in run.split["validation"]
+        assert [picture.step for picture in read.Images(name)] == steps
+    _, _, *lines = read.Tensors("validation/text_summary")[-1].tensor_proto.string_val[0].decode().splitlines()
+    told = sorted(line.split("|")[1].strip().replace("\\", "") for line in lines)
+    assert told == sorted(run.split["validation"])
+    assert len(told) > len(drawn)  # those that the other process validated among them
+
+
+@pytest.mark.slow
 def test_two_processes_end_by_the_clock_at_the_same_step(config_file, tmp_path):
     settings = ["training.epochs=null", "training.minutes=0.1", "training.devices=2", "training.strategy=ddp"]
     settings += ["training.validate_every=1", "training.steps_per_epoch=5"]
