@@ -5,7 +5,7 @@ from typing import Any
 
 from dlka_med.calibrating.result import Calibration
 from dlka_med.calibrating.sampling import VECTORS, Sample, draw
-from dlka_med.calibrating.temperature import cross_fitted, deal_patients, fit_temperature, warn_of_bounds
+from dlka_med.calibrating.temperature import cross_fitted, deal_patients, fit_temperature, refuse_few, warn_of_bounds
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared
 from dlka_med.files import writable_folder
@@ -38,6 +38,8 @@ def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VEC
             show a structure.
     """
     runs, place = held_out(path, "a temperature"), find_device(device)
+    patients = {patient_of(case) for one in runs for case in one.cases}
+    refuse_few(len(patients), "")
     writable_folder(Path(path))
     scheme = runs[0].run.config.dataset.scheme
 
@@ -53,7 +55,7 @@ def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VEC
         temperature,
         weights,
         cases=sum(len(one.cases) for one in runs),
-        patients=len({patient_of(case) for one in runs for case in one.cases}),
+        patients=len(patients),
         before=[(sample, 1.0) for sample in samples],
         after=cross_fitted(parts),
         regions=scheme.names if scheme.has_regions else (),

@@ -44,11 +44,7 @@ def deal_patients(samples: Sequence[Sample], parts: int = PARTS, seed: int = 0) 
         InputError: fewer than two patients have voxels near the foreground.
     """
     telling = sorted({sample.patient for sample in samples if sample.near})
-    if len(telling) < 2:
-        raise InputError(
-            f"only {len(telling)} of the held-out patients show a structure, in label or prediction: a temperature "
-            "needs two or more, one to fit it and one to see what it is worth; hold out more cases"
-        )
+    refuse_few(len(telling), " that show a structure, in label or prediction")
     others = sorted({sample.patient for sample in samples} - set(telling))
     number = min(parts, len(telling))
     part_of = deal(telling, parts, seed)
@@ -57,6 +53,15 @@ def deal_patients(samples: Sequence[Sample], parts: int = PARTS, seed: int = 0) 
     for sample in samples:
         dealt[part_of[sample.patient]].append(sample)
     return dealt
+
+
+def refuse_few(patients: int, which: str) -> None:
+    """Raise `InputError` for fewer than two held-out patients; `which` of them count."""
+    if patients < 2:
+        raise InputError(
+            f"only {patients} held-out patients{which}: a temperature needs two or more, one to fit it and one to see "
+            "what it is worth; hold out more cases, or train all folds (dlka train --folds all) and give their folder"
+        )
 
 
 def cross_fitted(parts: Sequence[Sequence[Sample]]) -> list[tuple[Sample, float]]:

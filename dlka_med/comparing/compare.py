@@ -25,6 +25,7 @@ from dlka_med.planning.memory import estimated_peak
 from dlka_med.planning.plan import Estimate, Probe
 from dlka_med.planning.probe import probe
 from dlka_med.shards import ALONE, Shard, claimed, lock_of
+from dlka_med.training.interruption import EndedEarly
 
 log = logging.getLogger("dlka_med")
 
@@ -70,7 +71,8 @@ def compare(
         probe, estimate: what measures and what estimates a step of the plan.
 
     Returns:
-        The comparison; None while runs are missing, which other processes are at work on.
+        The comparison; None while runs are missing, which other processes are at work on, or if somebody ended
+        one early.
 
     Raises:
         InputError: the dataset or an argument cannot be used, a network cannot take the patch of the plan, or the
@@ -156,8 +158,10 @@ def _compared(
             configs = tuned(folder, asked, configs)
         run_all(folder, keys[shard[0] :: shard[1]], configs, asked.device)
         return _result(folder, keys, workers or 1)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, EndedEarly) as end:
         log.warning("the same command goes on with the comparison in %s: what is finished stays", out)
+        if isinstance(end, EndedEarly):
+            return None
         raise
 
 

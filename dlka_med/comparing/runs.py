@@ -18,6 +18,7 @@ from dlka_med.run_folder import RunFolder
 from dlka_med.shards import claimed, lock_of
 from dlka_med.text_files import read_text
 from dlka_med.training.checkpoint import has_finished
+from dlka_med.training.interruption import EndedEarly
 from dlka_med.training.schedule import Budget
 from dlka_med.training.train import train
 
@@ -50,7 +51,8 @@ def run_all(
 
     Raises:
         WriteError: the disk is full.
-        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+        EndedEarly: somebody has ended a training; the same call goes on.
+        KeyboardInterrupt: after Ctrl-C; likewise.
     """
     for key in keys:
         with claimed(lock_of(folder.run(key).path), wait=False) as free:
@@ -92,7 +94,8 @@ def trained(run: RunFolder, config: RunConfig, name: str) -> RunFolder:
         name: of the run, for the log.
 
     Raises:
-        InputError: as in `train`, or somebody has ended it early.
+        InputError: as in `train`.
+        EndedEarly: somebody has ended it.
     """
     if has_finished(run, Budget.of(config.training)):
         log.info("%s is finished", name)
@@ -100,7 +103,7 @@ def trained(run: RunFolder, config: RunConfig, name: str) -> RunFolder:
     log.info("%s %s, into %s", name, "goes on" if run.started else "is trained", run.path)
     made = train(config, run.path, resume=run.started, is_claimed=True)
     if not has_finished(run, Budget.of(config.training)):
-        raise InputError(f"{run.path} was ended early: the same command goes on with it")
+        raise EndedEarly
     return made
 
 

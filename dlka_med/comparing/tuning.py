@@ -49,7 +49,8 @@ def tuned(folder: ComparisonFolder, asked: Asked, configs: Mapping[str, RunConfi
 
     Raises:
         InputError: there are fewer than three folds, so that none can validate the search.
-        KeyboardInterrupt: after Ctrl-C; the same call goes on.
+        EndedEarly: somebody has ended a training; the same call goes on.
+        KeyboardInterrupt: after Ctrl-C; likewise.
     """
     if not folder.tuning_file.is_file():
         _search(folder, asked, configs)

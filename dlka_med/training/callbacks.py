@@ -39,6 +39,7 @@ class Safekeeping(pl.Callback):
         self.clock.look(task)
         known = {"epoch": epoch, "step": trainer.global_step, "minutes": self.clock.seconds / 60, "loss": loss}
         task.row = known | task.row
+        trainer.should_stop = trainer.should_stop or self.clock.stopped
         self.validation.due = self.validation.is_due(epoch, last=trainer.should_stop)
         trainer.save_checkpoint(self.run.checkpoint_file)
 

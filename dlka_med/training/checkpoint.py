@@ -43,13 +43,18 @@ def latest_checkpoint(run: RunFolder) -> Path | None:
     """The checkpoint that a run resumes from; None if it never finished an epoch.
 
     Raises:
-        InputError: the file is missing although epochs were finished.
+        InputError: the file is missing although epochs were finished, or the weights were imported.
     """
     if run.checkpoint_file.is_file():
         return run.checkpoint_file
     if run.metrics_file.is_file():
         raise InputError(
             f"cannot resume {run.path}: {run.checkpoint_file} is missing; copy it back, or train into another folder"
+        )
+    if run.weights_file.is_file():
+        raise InputError(
+            f"{run.path} has weights, but no training to go on with (no {run.checkpoint_file.name}), as of imported "
+            "weights: set training.start_from to it, and train into another folder"
         )
     log.warning("%s holds no finished epoch: the training starts from its beginning", run.path)
     return None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
@@ -33,6 +34,7 @@ class Clock(pl.Callback):
         seconds: of training and validation so far, over all resumed parts.
         validating: of these, spent on validations.
         estimate: seconds of one validation, as measured last; None before the first.
+        reached: the largest progress so far; a last validation that is quick does not make a finished run unfinished.
         stopped: whether somebody wanted it to end.
     """
 
@@ -43,6 +45,7 @@ class Clock(pl.Callback):
         self.stopped = False
         self.seconds = self.validating = 0.0
         self.estimate: float | None = None
+        self.reached = 0.0
         self._zero = self._started_with = 0.0
         self._first_step = True
         self._looked_at = self._pace = 0.0
@@ -54,8 +57,8 @@ class Clock(pl.Callback):
         return self.validating + (self.budget.longest_validation if self.estimate is None else self.estimate)
 
     def progress(self, step: int) -> float:
-        """Share of the run that is over."""
-        return self.budget.progress(step, self.seconds - self.validating, self.reserve)
+        """Share of the run that is over; it never falls."""
+        return max(self.reached, self.budget.progress(step, self.seconds - self.validating, self.reserve))
 
     def seconds_left(self, step: int) -> float:
         """Estimated seconds of training until the end."""
@@ -79,7 +82,7 @@ class Clock(pl.Callback):
         self._started_with = self.seconds
         self._zero = self.now() - self.seconds
         self._first_step = True
-        task.progress = self.progress(trainer.global_step)
+        task.progress = self.reached = self.progress(trainer.global_step)
         trainer.should_stop = task.progress >= 1
 
     def on_train_epoch_start(self, trainer: pl.Trainer, task: SegmentationTask) -> None:
@@ -104,13 +107,16 @@ class Clock(pl.Callback):
             self._pace = (self.seconds - before) / steps
             if trainer.world_size > 1:
                 self._blind_steps = min(int(LOOK_EVERY / max(self._pace, 1e-3)), trainer.num_training_batches)
-        task.progress = max(task.progress, self.progress(trainer.global_step))
+        task.progress = self.reached = self.progress(trainer.global_step)
         if task.progress >= 1 or self.stopped:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "validating": self.validating, "estimate": self.estimate}
+        known = {"seconds": self.seconds, "validating": self.validating, "estimate": self.estimate}
+        return known | {"reached": self.reached, "budget": asdict(self.budget)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.seconds, self.validating = state["seconds"], state.get("validating", 0.0)
         self.estimate = state.get("estimate", state.get("reserve"))
+        if state.get("budget") == asdict(self.budget):
+            self.reached = state["reached"]

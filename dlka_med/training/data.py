@@ -93,8 +93,6 @@ class RunData(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Make the run folder and the cache; called in one process of all."""
         config, workers = self.config, self.config.training.workers
-        if self.resume:
-            save_config(config, self.run.config_file)
         cases = self.part("train") + self.part("validation")
         if config.dataset.cache is None:
             # Others have no business with patients' images. Whether it can be written to is seen below.
@@ -106,15 +104,16 @@ class RunData(pl.LightningDataModule):
         self._filled.fill(cases, workers, progress("preparing cases"))
         check_labels(self._filled, self.part("train"), config.dataset.scheme)
         channels, preprocessing = config.dataset.channels or (), config.preprocessing
-        if not self.resume:
+        if self.resume:
+            save_config(config, self.run.config_file)  # not before: what fails until here has extended nothing
+        else:
             measured = [self._filled.measured(case) for case in self.part("train")]
             intensity = resolve_intensity(preprocessing, channels, measured)
             preprocessing = preprocessing.model_copy(update={"intensity": intensity})
             RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
-        if not self.run.started:
-            start = config.training.start_from
-            before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
-            before.joined(self.part("train")).save(self.run)
+        start = self.run.path if self.run.started else config.training.start_from
+        before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
+        before.joined(self.part("train")).save(self.run)
         note_machine(self.run)
         note_reasons(self.run, self.reasons)
         for case in cases:

@@ -1,13 +1,13 @@
 """What the deformable layers do while a network trains: neither a loss nor a Dice shows that one has died."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
+from torch import Tensor, nn
 
-from dlka_med.layers import Deformation, effects_of_layers, measure_deformation
+from dlka_med.layers import Deformation, deformable_layers, effects_of_layers, measure_deformation
 from dlka_med.training.task import SegmentationTask
 
 STUCK = 0.5  # share of the kernel points at the limit
@@ -45,11 +45,12 @@ class DeformationMonitor(pl.Callback):
                 return
             task.row |= columns(measured)
             log.info(summary(measured))
-            self._warn(measured, last=trainer.should_stop)
+            self._warn(measured, _learning(task.network) if trainer.should_stop else ())
             if trainer.should_stop:
                 tell_effects(effects_of_layers(network, self.images))
 
-    def _warn(self, measured: Mapping[str, Deformation], last: bool) -> None:
+    def _warn(self, measured: Mapping[str, Deformation], learned: Collection[str]) -> None:
+        """Warn of layers; of those that never moved among the ones that have `learned` to the end."""
         for name, layer in measured.items():
             if name in self.warned:
                 continue
@@ -71,16 +72,22 @@ class DeformationMonitor(pl.Callback):
                     100 * layer.at_limit,
                     name,
                 )
-        still = [name for name, layer in measured.items() if layer.displacement < STILL]
-        if last and still:
+        still = [name for name in learned if measured[name].displacement < STILL]
+        if still:
             log.warning(
                 "deformation: the kernel points of %d of %d layers never moved (less than %g voxels): %s; raise "
                 "training.optimizer.offset_rate or network.layer_scale, or use adamw",
                 len(still),
-                len(measured),
+                len(learned),
                 STILL,
                 ", ".join(still),
             )
+
+
+def _learning(network: nn.Module) -> list[str]:
+    """Names of the deformable layers that are not frozen."""
+    layers = deformable_layers(network)
+    return [name for name, layer in layers.items() if any(p.requires_grad for p in layer.parameters())]
 
 
 def columns(measured: Mapping[str, Deformation]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from dlka_med.run_folder import RunFolder
 from dlka_med.shards import ALONE, Shard, claimed, lock_of
 from dlka_med.training.checkpoint import has_finished
 from dlka_med.training.crossvalidation import cross_validate, refuse_trained
+from dlka_med.training.interruption import EndedEarly
 from dlka_med.training.resume import LENGTH, refuse_different, resumed_config
 from dlka_med.training.schedule import Budget
 from dlka_med.training.start import refuse_seen
@@ -48,7 +49,8 @@ def train_folds(
         reasons: as in `train`.
 
     Returns:
-        The content of `crossvalidation.json`; None while folds are missing, or if another process makes it.
+        The content of `crossvalidation.json`; None while folds are missing, if another process makes it, or if
+        somebody ended a fold early.
 
     Raises:
         InputError: the config, the data or the folder cannot be used, or folds there were trained with another config
@@ -72,8 +74,10 @@ def train_folds(
                 else:
                     log.info("fold %d: another process is training it", fold)
         return _joined(config, folder, folds)
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, EndedEarly) as end:
         log.warning("the same command goes on with the folds in %s: what is finished stays", out)
+        if isinstance(end, EndedEarly):
+            return None
         raise
 
 
@@ -160,7 +164,7 @@ def _check_start(config: RunConfig, dataset: Dataset, folder: FoldsFolder, folds
 
 def _train(config: RunConfig, run: RunFolder, reasons: Mapping[str, str]) -> None:
     training, fold = config.training, config.dataset.fold
-    if has_finished(run, Budget.of(config.training)):
+    if has_finished(run, Budget.of(training)):
         log.info("fold %s is finished", fold)
         return
     if training.devices * training.nodes > 1:
@@ -171,6 +175,8 @@ def _train(config: RunConfig, run: RunFolder, reasons: Mapping[str, str]) -> Non
         )
     log.info("fold %s %s, into %s", fold, "goes on" if run.started else "is trained", run.path)
     train(config, run.path, resume=run.started, extend=run.started, is_claimed=True, reasons=reasons)
+    if not has_finished(run, Budget.of(training)):
+        raise EndedEarly
 
 
 def _joined(config: RunConfig, folder: FoldsFolder, folds: Folds) -> dict[str, Any] | None:

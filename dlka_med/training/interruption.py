@@ -18,6 +18,10 @@ SIGTERM_EXIT = 128 + signal.SIGTERM
 log = logging.getLogger("dlka_med")
 
 
+class EndedEarly(Exception):
+    """Somebody has ended a training, and so the many that it is one of; the same call goes on with all of them."""
+
+
 class Interruption(pl.Callback):
     """Remembers what ended a run, which Lightning turns into a plain exit, and who asked for its end."""
 
@@ -35,7 +39,7 @@ class Interruption(pl.Callback):
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """Around the training: listen, and after an interruption name the command that goes on.
+        """Around the training and what prepares it: listen, and after an interruption name the command that goes on.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -49,8 +53,6 @@ class Interruption(pl.Callback):
                 signal.signal(number, self._note)
         try:
             yield
-            if self.asked():
-                log.info("ended as asked, with validated weights: dlka train %s --resume goes on to its end", run.path)
         except (SystemExit, KeyboardInterrupt) as end:
             if run.config_file.is_file():
                 where = "after its last finished epoch" if run.checkpoint_file.is_file() else "from its beginning"

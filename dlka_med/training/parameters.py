@@ -1,6 +1,6 @@
 """Which parameters learn, and how fast."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from difflib import get_close_matches
 
 import torch
@@ -11,18 +11,31 @@ from dlka_med.errors import InputError
 from dlka_med.layers import offset_parameters
 
 
-def frozen_modules(network: nn.Module, names: Iterable[str]) -> list[nn.Module]:
+def frozen_modules(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     """The modules of these names, whose parameters learn no more; they are to stay in eval mode.
 
     Raises:
-        InputError: there is no such module, or nothing is left to learn.
+        InputError: there is no such module, it holds no weights, or nothing is left to learn.
     """
     found = [_module(network, name, "training.freeze") for name in names]
-    for module in found:
+    for name, module in zip(names, found, strict=True):
+        if not module.state_dict():
+            raise InputError(f"training.freeze: the module {name} holds no weights: leave it out")
         module.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError("training.freeze leaves nothing of the network to learn: freeze less of it")
     return found
+
+
+def check_rates(network: nn.Module, settings: Optimizer) -> None:
+    """Raise `InputError` if `rates` names what is no module of the network, or one in which nothing learns."""
+    for name in settings.rates:
+        module = _module(network, name, "training.optimizer.rates")
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise InputError(
+                f"training.optimizer.rates: nothing learns in the module {name}, since it holds no weights or "
+                "training.freeze holds all of them: take it out of rates, or out of freeze"
+            )
 
 
 def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
@@ -34,10 +47,9 @@ def make_optimizer(network: nn.Module, settings: Optimizer) -> torch.optim.Optim
     Each group keeps its factor of the learning rate under "rate".
 
     Raises:
-        InputError: `rates` names what is no module of the network.
+        InputError: as in `check_rates`.
     """
-    for name in settings.rates:
-        _module(network, name, "training.optimizer.rates")
+    check_rates(network, settings)
     moving = {id(parameter) for parameter in offset_parameters(network)}
     groups: dict[tuple[float, int], list[nn.Parameter]] = {(1.0, kind): [] for kind in range(3)}
     for name, parameter in network.named_parameters():

@@ -32,15 +32,23 @@ def first_network(config: RunConfig, held_out: Sequence[Case] = ()) -> nn.Module
     torch.manual_seed(config.seed)
     start = config.training.start_from
     network = build_run_network(config, pretrained=start is None)
+    fresh = set(network.state_dict())
     if start is not None:
         run = RunFolder.open(start)
         refuse_seen(run, held_out)
-        _load(network, run, config)
+        fresh -= _load(network, run, config)
     elif pretrained := getattr(config.network, "pretrained", False):
         source = "those of timm" if pretrained is True else pretrained
         _say("the encoder %s starts with pretrained weights: %s", config.network.encoder, source)
+        fresh = {name for name in fresh if not name.startswith("encoder.")}
     else:
         _say("starting with random weights")
+    if frozen := [name for name in config.training.freeze if any(each.startswith(f"{name}.") for each in fresh)]:
+        _warn(
+            "training.freeze: weights of %s are random and stay so: set training.start_from to a run that has them, or "
+            "let them learn",
+            ", ".join(frozen),
+        )
     return network
 
 
@@ -70,7 +78,8 @@ def refuse_seen(run: RunFolder, held_out: Sequence[Case]) -> None:
         )
 
 
-def _load(network: nn.Module, run: RunFolder, config: RunConfig) -> None:
+def _load(network: nn.Module, run: RunFolder, config: RunConfig) -> set[str]:
+    """Put the run's weights into the network; the names of the tensors that were set."""
     partial = config.training.start_partially
     weights = _with_our_channels(run.load_weights(), run, config)
     try:
@@ -79,6 +88,7 @@ def _load(network: nn.Module, run: RunFolder, config: RunConfig) -> None:
         hint = "" if partial else "\nset training.start_partially to true to take what fits"
         raise InputError(f"training.start_from: the weights in {run.path} do not fit: {error}{hint}") from error
     _say("starting from %s: %s", run.path, report.summary)
+    return set(report.loaded)
 
 
 def _with_our_channels(weights: Mapping[str, Tensor], run: RunFolder, config: RunConfig) -> Mapping[str, Tensor]:

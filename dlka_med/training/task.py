@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from dlka_med.config.labels import LabelScheme
 from dlka_med.config.training import Training as TrainingConfig
 from dlka_med.losses import PyramidLoss
-from dlka_med.training.parameters import frozen_modules, make_optimizer
+from dlka_med.training.parameters import check_rates, frozen_modules, make_optimizer
 from dlka_med.training.schedule import learning_rate_factor
 
 
@@ -25,6 +25,7 @@ class SegmentationTask(pl.LightningModule):
         super().__init__()
         self.network = network
         self._frozen = frozen_modules(network, training.freeze)
+        check_rates(network, training.optimizer)  # before the cases are prepared
         self.training_config = training
         self.seed = seed
         self.loss = PyramidLoss.of(training.loss, labels, network.scale_strides)

@@ -88,13 +88,15 @@ def train(
         checkpoint = latest_checkpoint(run) if resume else None
         if checkpoint is not None and before is not None:
             _tell_course(checkpoint, before, config.training)
-        data = RunData(config, run.path, resume, reasons)
-        if checkpoint is None:
-            network = first_network(data.config, data.held_out)
-        else:
-            network = build_run_network(data.config, pretrained=False)
-        task = SegmentationTask(network, data.config.training, data.config.dataset.scheme, config.seed)
-        _fit(task, data, checkpoint)
+        interruption = Interruption(run)
+        with interruption.told():
+            data = RunData(config, run.path, resume, reasons)
+            if checkpoint is None:
+                network = first_network(data.config, data.held_out)
+            else:
+                network = build_run_network(data.config, pretrained=False)
+            task = SegmentationTask(network, data.config.training, data.config.dataset.scheme, config.seed)
+            _fit(task, data, checkpoint, interruption)
     return RunFolder.open(run.path)
 
 
@@ -126,9 +128,8 @@ def _claimed(run: RunFolder) -> Iterator[None]:
         yield
 
 
-def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None:
+def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None, interruption: Interruption) -> None:
     config, training, run = data.config, data.config.training, data.run
-    interruption = Interruption(run)
     clock = Clock(Budget.of(training), TIME_OF[training.clock], interruption.asked)
     pictures = Pictures(data)
     validation = Validation(
@@ -173,8 +174,11 @@ def _fit(task: SegmentationTask, data: RunData, checkpoint: Path | None) -> None
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        with interruption.told(), reporter.ending():
+        with reporter.ending():
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint)
+    if task.progress < 1:
+        which = "validated" if validation.cases else "its latest"
+        log.info("ended as asked, with %s weights: dlka train %s --resume goes on to its end", which, run.path)
 
 
 def _scorer(data: RunData, pictures: Pictures) -> Callable[[nn.Module, str], list[float | None]]:

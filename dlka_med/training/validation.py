@@ -106,6 +106,7 @@ class Validation(pl.Callback):
         self.due = False
         self.clock.validated(task, self.clock.now() - started)
         task.row["validation_seconds"] = self.clock.estimate
+        trainer.should_stop = trainer.should_stop or self.clock.stopped
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "due": self.due, "scored": self.scored, "scored_of": self._scored_of}

@@ -70,7 +70,7 @@ def test_no_patient_lies_in_two_parts_and_each_part_shows_something():
 
 def test_one_patient_is_too_few():
     one = [sample("a", voxels=10), sample("a", seed=1, voxels=10), sample("b", voxels=10, near=False)]
-    with pytest.raises(InputError, match="only 1 of the held-out patients show a structure"):
+    with pytest.raises(InputError, match="only 1 held-out patients that show a structure"):
         deal_patients(one)
 
 

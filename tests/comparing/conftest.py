@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from math import prod
 
 import nibabel as nib
@@ -12,6 +13,7 @@ from dlka_med.comparing.compare import compare
 from dlka_med.comparing.folder import ComparisonFolder
 from dlka_med.config.loading import save_config
 from dlka_med.planning.probe import Measured
+from dlka_med.training.task import SegmentationTask
 
 GIB = 2**30
 NETWORKS = ("dlka_net_3d", "unet")
@@ -111,3 +113,23 @@ def trained(monkeypatch):
 
     monkeypatch.setattr("dlka_med.comparing.runs.train", train_and_tell)
     return calls
+
+
+@pytest.fixture
+def end_early(monkeypatch):
+    """`with end_early(where):` trainings find their file `stop` after a step, if `where` is in their path."""
+    step = SegmentationTask.on_train_batch_end
+
+    @contextmanager
+    def _end_early(where):
+        def wish(self, *batch):
+            step(self, *batch)
+            run = self.trainer.datamodule.run
+            if where in run.path.parts:
+                run.stop_file.touch()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SegmentationTask, "on_train_batch_end", wish)
+            yield
+
+    return _end_early

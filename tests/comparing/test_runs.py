@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dlka_med.comparing.folder import RunKey
+from dlka_med.comparing.folder import ComparisonFolder, RunKey
 from dlka_med.errors import InputError, WriteError
 from dlka_med.training.train import train
 
@@ -69,3 +69,13 @@ def test_a_full_disk_ends_it_all(made, call, monkeypatch):
     with pytest.raises(WriteError, match="no space"):
         call(made.path, seeds=3)
     assert not made.outcome_file(RunKey("dlka_net_3d", 2, 0)).exists()
+
+
+def test_after_a_run_that_was_ended_early_none_begins_and_none_is_left_out(call, small, end_early, tmp_path, caplog):
+    folder = ComparisonFolder(tmp_path / "out")
+    with end_early("out"):
+        assert call(folder.path, seeds=1) is None
+    assert "the same command goes on with the comparison" in caplog.text
+    assert len([*folder.path.rglob("weights.safetensors")]) == 1
+    assert not folder.result_file.exists()
+    assert call(folder.path, seeds=1).left_out == {}

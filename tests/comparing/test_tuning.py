@@ -91,3 +91,13 @@ def test_an_edge_is_told():
     assert str(Search(dice, 0.006)) == "0.006"
     assert str(Search(dice, 0.018)) == "0.018, the highest tried"
     assert str(Search(dice, 0.002)) == "0.002, the lowest tried"
+
+
+@pytest.mark.slow
+def test_a_search_that_was_ended_early_knows_all_rates_in_the_end(call, small, end_early, tmp_path):
+    folder = ComparisonFolder(tmp_path / "out")
+    with end_early("tuning"):
+        assert call(folder.path, seeds=1, tune="lr") is None
+    assert not folder.tuning_file.exists()
+    call(folder.path, seeds=1, tune="lr")
+    assert all(None not in search.dice.values() for search in read_searches(folder).values())

@@ -93,3 +93,22 @@ def test_a_run_may_be_timed_by_work(config, tmp_path, monkeypatch):
     rows = rows_of(train(timed, tmp_path / "run"))
     assert [int(row["step"]) for row in rows] == [2, 4]
     assert [float(row["minutes"]) for row in rows] == [0, 0]
+
+
+def test_a_finished_run_stays_finished_however_quick_its_last_validation_is():
+    """The first took 2 s of the minute, and 2 s were kept back for the last, which takes no time."""
+    now = SimpleNamespace(seconds=0.0)
+    trainer = SimpleNamespace(global_step=0, world_size=1, num_training_batches=100, should_stop=False)
+    task = SimpleNamespace(progress=0.0, device=torch.device("cpu"))
+    clock = Clock(Budget(None, 1, 100), lambda: now.seconds)
+    clock.on_train_start(trainer, task)
+    clock.on_train_batch_end(trainer, task, None, None, 0)
+    clock.validated(task, 2.0)
+    now.seconds = 58.0
+    clock.on_train_batch_end(trainer, task, None, None, 1)
+    assert (task.progress, trainer.should_stop) == (1, True)
+    clock.validated(task, 0.0)
+    for minutes, progress in ((1, 1), (2, 56 / 118)):
+        resumed = Clock(Budget(None, minutes, 100))
+        resumed.load_state_dict(clock.state_dict())
+        assert resumed.progress(step=2) == pytest.approx(progress)

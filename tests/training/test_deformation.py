@@ -83,7 +83,7 @@ def test_a_layer_that_leaves_the_image_is_named_once(caplog):
     dying = Deformation(displacement=30, largest=90, outside=0.99, outside_undeformed=0.17)
     with caplog.at_level(logging.WARNING, "dlka_med"):
         for _ in range(2):
-            monitor._warn({"encoder.0": HEALTHY, "encoder.1": dying}, last=False)
+            monitor._warn({"encoder.0": HEALTHY, "encoder.1": dying}, ())
     (record,) = caplog.records
     assert "99 % of the kernel points of encoder.1 lie outside the image (17 % before they move)" in record.message
     assert "training.optimizer.offset_rate" in record.message
@@ -92,7 +92,7 @@ def test_a_layer_that_leaves_the_image_is_named_once(caplog):
 def test_a_layer_stuck_at_its_limit_is_named(caplog):
     stuck = Deformation(displacement=11.6, largest=8, outside=0.03, outside_undeformed=0.09, at_limit=0.8)
     with caplog.at_level(logging.WARNING, "dlka_med"):
-        DeformationMonitor()._warn({"encoder.0": HEALTHY, "decoder.0": stuck}, last=True)
+        DeformationMonitor()._warn({"encoder.0": HEALTHY, "decoder.0": stuck}, ["encoder.0", "decoder.0"])
     (record,) = caplog.records
     assert "80 % of the kernel points of decoder.0 are at network.offset_limit" in record.message
 

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -19,6 +21,7 @@ from dlka_med.run_folder import RunFolder
 from dlka_med.shards import claimed
 from dlka_med.training.callbacks import Recorder
 from dlka_med.training.folds import train_folds
+from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 
 from .runs import assert_same_weights, changed, command, rows_of
@@ -224,9 +227,32 @@ def test_a_fold_that_comes_with_another_length_makes_no_result(config, complete,
         train_folds(config, complete.path)
 
 
-def test_more_epochs_train_all_folds_further(config, complete, trained):
-    assert train_folds(changed(config, epochs=3), complete.path) is None
+def test_more_epochs_train_all_folds_further(config, complete, trained, monkeypatch):
+    def has_finished(run, budget):
+        return budget.epochs == 2 or (int(run.path.name[-1]), True) in trained
+
+    monkeypatch.setattr("dlka_med.training.folds.has_finished", has_finished)
+    assert train_folds(changed(config, epochs=3), complete.path) is not None
     assert trained == [(0, True), (1, True), (2, True)]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no SIGUSR1")
+def test_a_signal_ends_all_folds_and_the_same_call_goes_on(config, tmp_path, monkeypatch, caplog):
+    step = SegmentationTask.on_train_batch_end
+
+    def wish(self, *batch):
+        step(self, *batch)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    out = FoldsFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "on_train_batch_end", wish)
+        assert train_folds(config, out.path) is None
+    assert list(out.started(3)) == [0]
+    assert out.run(0).weights_file.is_file()
+    assert "the same command goes on with the folds" in caplog.text
+    assert train_folds(config, out.path, [0]) is None
+    assert int(rows_of(out.run(0))[-1]["step"]) == config.training.epochs * config.training.steps_per_epoch
 
 
 def test_the_folds_of_a_folder_stay(config, complete, trained, tmp_path):

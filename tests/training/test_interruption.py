@@ -7,9 +7,11 @@ import time
 
 import pytest
 
+import dlka_med.training.train as train_module
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
+from dlka_med.training.validation import Validation
 
 from .runs import changed, command, rows_of
 
@@ -74,3 +76,56 @@ def test_a_wish_ends_a_run_with_a_valid_result(config, tmp_path, monkeypatch, ca
     train(run.config, out, resume=True)
     assert int(rows_of(run)[-1]["step"]) == 9
     assert not run.stop_file.exists()
+
+
+def test_a_wish_during_a_validation_ends_with_it(config, tmp_path, monkeypatch, caplog):
+    out, measure = tmp_path / "run", Validation._measure
+
+    def wish(self, trainer, network):
+        (out / "stop").touch()
+        return measure(self, trainer, network)
+
+    caplog.set_level("INFO", "dlka_med")
+    monkeypatch.setattr(Validation, "_measure", wish)
+    run = train(changed(config, epochs=3, steps_per_epoch=2, validate_every=1), out)
+    assert [int(row["step"]) for row in rows_of(run)] == [2]
+    assert "ended as asked" in caplog.text
+    caplog.clear()
+    out = tmp_path / "late"
+    train(changed(config, epochs=1, validate_every=1), out)
+    assert "ended as asked" not in caplog.text, "it was at its end anyway"
+
+
+def test_a_wish_after_the_last_step_of_an_epoch_takes_no_further_step(config, tmp_path, monkeypatch):
+    out, mean_loss = tmp_path / "run", SegmentationTask.mean_loss
+
+    def wish(self):
+        (out / "stop").touch()
+        return mean_loss(self)
+
+    monkeypatch.setattr(SegmentationTask, "mean_loss", wish)
+    run = train(changed(config, epochs=3, validate_every=1000), out)
+    assert [int(row["step"]) for row in rows_of(run)] == [2]
+    assert run.weights_metadata["epoch"] == "1"
+
+
+@NO_SIGNAL
+def test_a_wish_counts_from_the_beginning(config, tmp_path, monkeypatch):
+    """Also while the dataset is read, and where nothing validates, of which the log says nothing else."""
+    read = train_module.RunData
+
+    def wish(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return read(*arguments)
+
+    monkeypatch.setattr(train_module, "RunData", wish)
+    missed = []
+    before = signal.signal(signal.SIGUSR1, lambda *signalled: missed.append(signalled))
+    try:
+        run = train(changed(changed(config, epochs=100), "dataset", fold="all"), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert not missed
+    assert [int(row["step"]) for row in rows_of(run)] == [1]
+    assert run.weights_file.is_file()
+    assert "ended as asked, with its latest weights" in run.log_file.read_text()

@@ -9,6 +9,7 @@ from dlka_med.layers import offset_parameters
 from dlka_med.networks import DLKANet3d
 from dlka_med.run_folder import build_run_network
 from dlka_med.training.parameters import frozen_modules, make_optimizer
+from dlka_med.training.start import first_network
 from dlka_med.training.train import train
 
 from .runs import changed
@@ -79,3 +80,39 @@ def test_names_are_looked_up(network, names, words):
 def test_a_rate_of_no_module_is_refused(network):
     with pytest.raises(InputError, match=r"training.optimizer.rates: the network has no module 'encoder.7'"):
         make_optimizer(network, Optimizer(rates={"encoder.7": 0.1}))
+
+
+def test_random_weights_that_stay_random_are_told(config, tmp_path, finished, caplog):
+    one = changed(config, "dataset", channels=("MRI",), labels={"background": 0, "ball": 1})
+    frozen = changed(one, freeze=("decoder", "heads"))
+    first_network(frozen)
+    assert "weights of decoder, heads are random and stay so" in caplog.text
+    caplog.clear()
+    first_network(changed(frozen, start_from=str(finished.path)))
+    assert caplog.text == ""
+    more = changed(frozen, "dataset", labels={"background": 0, "ball": 1, "box": 2})
+    first_network(changed(more, start_from=str(finished.path), start_partially=True))
+    assert "weights of heads are random and stay so" in caplog.text
+
+
+def test_a_frozen_layer_is_not_told_to_move(config, tmp_path, caplog):
+    still = Optimizer(name="adamw", offset_rate=1e-9)
+    train(changed(config, freeze=("encoder",), epochs=1, optimizer=still), tmp_path / "run")
+    assert "the kernel points of 1 of 1 layers never moved" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"optimizer": Optimizer(rates={"encodr": 0.1})}, "rates: the network has no module 'encodr'"),
+        (
+            {"optimizer": Optimizer(rates={"encoder": 0.1}), "freeze": ("encoder",)},
+            "nothing learns in the module encoder",
+        ),
+        ({"freeze": ("encoder.0.0.drop_path",)}, "freeze: the module .* holds no weights"),
+    ],
+)
+def test_names_without_effect_are_refused_before_the_cases_are_prepared(config, tmp_path, values, words):
+    with pytest.raises(InputError, match=words):
+        train(changed(config, **values), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

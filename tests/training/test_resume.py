@@ -1,13 +1,18 @@
 """A run that goes on: exactly as if nothing had happened, or not at all."""
 
+import shutil
 from pathlib import Path
 
+import nibabel as nib
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from dlka_med.config.loading import load_config
+from dlka_med.data.cases import read_dataset
 from dlka_med.errors import InputError
+from dlka_med.provenance import Provenance
+from dlka_med.run_folder import PARTS, RunFolder
 from dlka_med.training.callbacks import Safekeeping
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
@@ -167,3 +172,37 @@ def test_an_extended_run_says_where_its_learning_rate_goes_on(finished, caplog):
     train(longer, run.path, resume=True, extend=True)
     assert "is finished: dlka train" in caplog.text
     assert "goes on at" not in caplog.text
+
+
+def test_what_fails_before_it_trains_extends_nothing(finished, monkeypatch):
+    def fail(*arguments):
+        raise InputError("the disk is full")
+
+    epochs = finished.config.training.epochs
+    with monkeypatch.context() as patch:
+        patch.setattr("dlka_med.training.data.check_labels", fail)
+        with pytest.raises(InputError, match="the disk is full"):
+            train(changed(finished.config, epochs=epochs + 1), finished.path, resume=True, extend=True)
+    assert RunFolder.open(finished.path).config.training.epochs == epochs
+
+
+def test_images_that_a_resumed_run_learns_from_are_noted(finished, balls, tmp_path):
+    """The dataset lies elsewhere now, and its images are others under the same names."""
+    root = shutil.copytree(balls, tmp_path / "others")
+    cases = read_dataset(root).cases
+    for case in cases:
+        image = nib.load(case.images[0])
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype="float32") + 1, image.affine), case.images[0])
+    longer = changed(changed(finished.config, epochs=2), "dataset", root=str(root))
+    before = Provenance.of_run(finished)
+    train(longer, finished.path, resume=True, extend=True)
+    after, trained = Provenance.of_run(finished), [case for case in cases if case.id in finished.split["train"]]
+    assert before.cases < after.cases
+    assert after.among(trained)[0] == [case.id for case in trained]
+
+
+def test_imported_weights_are_not_trained_over(finished, tmp_path):
+    run = RunFolder.create(tmp_path / "imported", finished.config, {part: () for part in PARTS})
+    run.save_weights(finished.load_weights())
+    with pytest.raises(InputError, match=r"has weights, but no training to go on with .*start_from"):
+        train(run.config, run.path, resume=True)
