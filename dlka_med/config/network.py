@@ -49,8 +49,10 @@ class DLKANet3dArguments(Record):
         description="downsampling in front of each stage, per axis or one number for all",
     )
     full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
-    full_resolution: Literal["residual", "light", "none"] = Field(
-        "residual", description="blocks at full resolution: as published, a conv each, or none"
+    full_resolution: Literal["residual", "stem", "light", "none"] = Field(
+        "residual",
+        description="blocks at full resolution: as published; the same, with the encoder behind that of the image "
+        "(stem); a conv each; or none",
     )
     deformation: Attention | tuple[Attention, ...] = Field(
         "dense",

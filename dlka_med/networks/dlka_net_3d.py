@@ -17,7 +17,7 @@ from dlka_med.networks.checkpointing import run_checkpointed
 from dlka_med.ops.layout import channels_last
 
 Stride = tuple[int, int, int]
-FullResolution = Literal["residual", "light", "none"]
+FullResolution = Literal["residual", "stem", "light", "none"]
 
 
 class DLKANet3d(nn.Module):
@@ -38,9 +38,10 @@ class DLKANet3d(nn.Module):
         depths: D-LKA blocks of each stage, in the encoder and again in the decoder.
         strides: downsampling in front of each stage, per axis or one number for all; the first may be (1, 1, 1).
         full_resolution_channels: of the blocks at full resolution.
-        full_resolution: "residual": the published blocks; "light": one conv each for the image and for the sum, with
-            instance norm and LeakyReLU: a fraction of the time; "none": the finest stage's map is brought to full
-            resolution and the image is not seen there.
+        full_resolution: "residual": the published blocks; "stem": the same, but the encoder goes on from the image's
+            block in place of the image; "light": one conv each for the image and for the sum, with instance norm and
+            LeakyReLU: a fraction of the time; "none": the finest stage's map is brought to full resolution and the
+            image is not seen there.
         deformation: of the blocks, see `dlka_med.blocks.DLKABlock`; or one for each stage, fine to coarse.
         position_embedding: whether each block has a learned vector per voxel.
         supervised_scales: outputs of `forward_pyramid`, at most one per stage.
@@ -89,6 +90,7 @@ class DLKANet3d(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.checkpointing = checkpointing
+        self.full_resolution = full_resolution
         self.strides: tuple[Stride, ...] = strides
 
         gates = per_stage("deformation", deformation, len(channels))
@@ -115,7 +117,7 @@ class DLKANet3d(nn.Module):
             return nn.Sequential(*blocks)
 
         stages = range(len(channels))
-        inputs = (in_channels, *channels)
+        inputs = (full_resolution_channels if full_resolution == "stem" else in_channels, *channels)
         outputs = (full_resolution_channels, *channels)
         self.downsamplers = nn.ModuleList(PatchDownsample(3, inputs[i], channels[i], strides[i]) for i in stages)
         self.encoder = nn.ModuleList(stage(i) for i in stages)
@@ -167,6 +169,8 @@ class DLKANet3d(nn.Module):
         if any(pads):
             x = F.pad(x, [n for pad in reversed(pads) for n in (0, pad)])
         x = image = channels_last(x)
+        if self.full_resolution == "stem":
+            x = image = self.image_block(x)
         skips = []
         for downsample, blocks in zip(self.downsamplers, self.encoder, strict=True):
             x = self._run(blocks, downsample(x))
@@ -178,8 +182,9 @@ class DLKANet3d(nn.Module):
             x = self._run(blocks, upsample(x) + skip)
             features.append(x)
         full = self.upsamplers[0](x)
-        if self.image_block is not None:
-            full = self.full_block(full + self.image_block(image))
+        if self.full_resolution != "none":
+            skip = image if self.full_resolution == "stem" else self.image_block(image)
+            full = self.full_block(full + skip)
         features.append(full)
         return features[::-1]
 
@@ -207,7 +212,7 @@ def _full_blocks(kind: FullResolution, in_channels: int, channels: int) -> tuple
     """The block of the image at full resolution, and that of its sum with the decoder's map."""
     if kind == "none":
         return None, None
-    if kind == "residual":
+    if kind in ("residual", "stem"):
         return tuple(ResidualConv(3, inputs, channels, norm="instance") for inputs in (in_channels, channels))
     both, image = (Conv3d(inputs, channels, 3, padding=1, bias=False) for inputs in (channels, in_channels))
     normed = [(InstanceNorm(), nn.LeakyReLU(0.01, inplace=True)) for _ in range(2)]

@@ -93,6 +93,7 @@ def test_a_padded_image_gives_the_logits_of_the_image_with_zeros_at_the_far_end(
         {"norm": "instance"},
         {"full_resolution": "light", "deformation": ("absent", "dense")},
         {"full_resolution": "none", "deformation": ("wide_dense", "still_dense")},
+        {"full_resolution": "stem", "norm": "instance"},
     ],
 )
 def test_every_parameter_gets_a_gradient(arguments):
@@ -118,7 +119,7 @@ def test_each_stage_has_its_own_gate_in_encoder_and_decoder():
     assert str(listed) == str(network(deformation="dense"))
 
 
-@pytest.mark.parametrize(("kind", "sees"), [("residual", True), ("light", True), ("none", False)])
+@pytest.mark.parametrize(("kind", "sees"), [("residual", True), ("stem", True), ("light", True), ("none", False)])
 def test_whether_the_image_is_seen_at_full_resolution(kind, sees):
     """The way through the stages is closed, by weights of zero."""
     net = network(full_resolution=kind).eval()
@@ -127,6 +128,17 @@ def test_whether_the_image_is_seen_at_full_resolution(kind, sees):
     other[:, :, 3, 3, 3] += 1
     with torch.no_grad():
         assert torch.equal(net(one), net(other)) != sees
+
+
+@pytest.mark.parametrize(("kind", "goes_on"), [("residual", False), ("stem", True), ("light", False)])
+def test_the_encoder_goes_on_from_the_block_of_the_image_or_from_the_image(kind, goes_on):
+    net, seen = network(full_resolution=kind, full_resolution_channels=4).eval(), []
+    net.downsamplers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    x = image(8, 8, 8)
+    with torch.no_grad():
+        net(x)
+        want = net.image_block(x) if goes_on else x
+    assert torch.equal(seen[0], want)
 
 
 def test_forward_runs_the_finest_head_only():
@@ -211,7 +223,7 @@ def test_weights_survive_safetensors():
         ({"supervised_scales": 3}, "supervised_scales must be 1 to 2"),
         ({"deformation": "sparse"}, "deformation must be one of"),
         ({"deformation": ("dense",)}, r"deformation needs one choice for all stages or 2, .* got \('dense',\)"),
-        ({"full_resolution": "heavy"}, "full_resolution must be one of 'residual', 'light', 'none', got 'heavy'"),
+        ({"full_resolution": "heavy"}, "full_resolution must be one of 'residual', 'stem', 'light', 'none', got 'heavy'"),
         ({"norm": "layer"}, "norm must be one of"),
         ({"dropout": 1.5}, "dropout"),
     ],
