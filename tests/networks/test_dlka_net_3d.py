@@ -223,7 +223,10 @@ def test_weights_survive_safetensors():
         ({"supervised_scales": 3}, "supervised_scales must be 1 to 2"),
         ({"deformation": "sparse"}, "deformation must be one of"),
         ({"deformation": ("dense",)}, r"deformation needs one choice for all stages or 2, .* got \('dense',\)"),
-        ({"full_resolution": "heavy"}, "full_resolution must be one of 'residual', 'stem', 'light', 'none', got 'heavy'"),
+        (
+            {"full_resolution": "heavy"},
+            "full_resolution must be one of 'residual', 'stem', 'light', 'none', got 'heavy'",
+        ),
         ({"norm": "layer"}, "norm must be one of"),
         ({"dropout": 1.5}, "dropout"),
     ],
