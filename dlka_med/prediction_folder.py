@@ -22,10 +22,17 @@ class Made:
         run: their id.
         part: that the case had in the run: train, validation, test or new; unknown, where nobody knows what trained the
             weights; None while the label map is not there yet, or is that of another run still.
+        mask: a mark of the content of the mask about which the image was cropped; None: it was not.
     """
 
     run: str
     part: str | None = None
+    mask: str | None = None
+
+    @property
+    def content(self) -> dict[str, str | None]:
+        """As it stands in `cases.json`."""
+        return {"run": self.run, "part": self.part} | ({} if self.mask is None else {"mask": self.mask})
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class PredictionFolder:
             used = {one.run for one in made.values()}
             content = {
                 "runs": {name: facts for name, facts in runs.items() if name in used},
-                "cases": {case: {"run": made[case].run, "part": made[case].part} for case in sorted(made)},
+                "cases": {case: made[case].content for case in sorted(made)},
             }
             _write(self.cases_file, content)
 
@@ -124,7 +131,9 @@ class PredictionFolder:
         try:
             content = json.loads(read_text(file))
             runs = {str(name): dict(facts) for name, facts in content["runs"].items()}
-            made = {str(case): Made(str(one["run"]), one["part"]) for case, one in content["cases"].items()}
+            made = {
+                str(case): Made(str(one["run"]), one["part"], one.get("mask")) for case, one in content["cases"].items()
+            }
             if strange := [one.part for one in made.values() if one.part not in (None, *PARTS)]:
                 raise ValueError(f"part is {strange[0]!r}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:

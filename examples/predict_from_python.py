@@ -3,7 +3,8 @@
     python examples/predict_from_python.py RUN SCAN.nii.gz
 
 RUN is a run folder made by `dlka train`, or the folder of a cross-validation, whose folds then predict together. The
-predictor is made once: a service that lives long calls it case after case.
+predictor is made once: a service that lives long calls it case after case. Label maps are those of `dlka predict`, with
+what `dlka postprocess` has learned of the run; `Predictor.of_run(RUN, postprocess=False)` leaves that out.
 """
 
 import argparse

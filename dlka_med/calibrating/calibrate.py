@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from dlka_med.calibrating.result import Calibration
-from dlka_med.calibrating.sampling import VECTORS, Sample, draw
+from dlka_med.calibrating.sampling import DRAWING, VECTORS, Sample, draw
 from dlka_med.calibrating.temperature import cross_fitted, deal_patients, fit_temperature, refuse_few, warn_of_bounds
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared
 from dlka_med.files import writable_folder
+from dlka_med.inference.budget import Learning
 from dlka_med.inference.device import find_device
 from dlka_med.inference.held_out import held_out, patient_of
 from dlka_med.inference.out_of_fold import out_of_fold
@@ -17,7 +18,9 @@ from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.inference.windows import Progress
 
 
-def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VECTORS) -> dict[str, Any]:
+def calibrate(
+    path: str | Path, *, device: str | None = None, vectors: int = VECTORS, memory: float | None = None
+) -> dict[str, Any]:
     """Fit one temperature on the cases that validated, and write `calibration.json` and `reliability.png`.
 
     Each case is predicted as `dlka predict` does it, by weights that were not trained on it: of a folder of folds by
@@ -29,13 +32,14 @@ def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VEC
         path: run folder, or folder of folds.
         device: as PyTorch names it; None: cuda where there is one.
         vectors: logits of prepared voxels to keep of each case, near the foreground and far from it.
+        memory: GiB, as in `out_of_fold`.
 
     Returns:
         The content of `calibration.json`, for `format_calibration`.
 
     Raises:
-        InputError: the run, its dataset or the device cannot be used, nothing validates, or fewer than two patients
-            show a structure.
+        InputError: the run, its dataset or the device cannot be used, nothing validates, fewer than two patients
+            show a structure, or a case needs more memory than there is.
     """
     runs, place = held_out(path, "a temperature"), find_device(device)
     patients = {patient_of(case) for one in runs for case in one.cases}
@@ -47,7 +51,8 @@ def calibrate(path: str | Path, *, device: str | None = None, vectors: int = VEC
         return draw(predictor.prepared_logits(prepared, show), prepared, scheme, patient_of(case), vectors)
 
     weights = {one.run.path.resolve().name: digest_of_weights(one.run) for one in runs}
-    samples = [sample for found in out_of_fold(runs, place, sampled) for sample in found]
+    learning = Learning(logits=True, after=DRAWING, kept=2 * vectors)
+    samples = [sample for found in out_of_fold(runs, place, sampled, learning, memory) for sample in found]
     parts = deal_patients(samples)
     temperature = fit_temperature(samples)
     warn_of_bounds(temperature)

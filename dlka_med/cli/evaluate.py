@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dlka_med.cli.parser import number, whole_number
+from dlka_med.cli.parser import Named, number, whole_number
 from dlka_med.files import refuse_existing
 from dlka_med.paths import could_hold_files, existing
 
@@ -18,13 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("labels", type=Path, metavar="LABELS", help="folder of reference labels, paired by case id")
     add("--out", "-o", type=Path, required=True, metavar="OUT", help="folder for cases.csv and summary.json")
     told = "of the surface Dice (1), in 2D in pixels; LABEL=MM for one label, repeatable"
-    add("--tolerance", type=_tolerance, action="append", default=[], metavar="[LABEL=]MM", help=told)
-    add("--lesions", nargs="+", default=[], metavar="LABEL", help="match the connected components of these labels")
+    add("--tolerance", type=_tolerance, action=Named, default={}, metavar="[LABEL=]MM", help=told)
+    told = "match the connected components of these labels"
+    add("--lesions", nargs="+", action="extend", default=[], metavar="LABEL", help=told)
     told = "IoU that makes a component and one of the reference a pair (0.1)"
     add("--lesion-overlap", type=number(0), default=0.1, metavar="IOU", help=told)
-    add("--tubes", nargs="+", default=[], metavar="LABEL", help="compare the centre lines of these labels (clDice)")
+    told = "compare the centre lines of these labels (clDice)"
+    add("--tubes", nargs="+", action="extend", default=[], metavar="LABEL", help=told)
     add("--convention", choices=CONVENTIONS, help="also compute what published tables report, by their rules")
-    add("--against", nargs="+", type=Path, default=[], metavar="OTHER", help="other predictions, compared in pairs")
+    told = "other predictions, compared in pairs"
+    add("--against", nargs="+", action="extend", type=Path, default=[], metavar="OTHER", help=told)
     add("--groups", type=Path, metavar="CSV", help="table of cases and patients (groups.csv of the labels)")
     add("--workers", type=whole_number(1), default=1, metavar="N", help="processes that compare (1)")
     add("--strict", action="store_true", help="refuse cases and labels that one side alone has")
@@ -43,10 +46,9 @@ def run(options: argparse.Namespace) -> None:
     from dlka_med.evaluation.measures import Protocol
     from dlka_med.evaluation.tables import format_summary
 
-    of_all = [millimetres for label, millimetres in options.tolerance if label is None]
     protocol = Protocol(
-        tolerance=of_all[-1] if of_all else 1.0,
-        tolerances={label: millimetres for label, millimetres in options.tolerance if label is not None},
+        tolerance=options.tolerance.get(None, 1.0),
+        tolerances={label: millimetres for label, millimetres in options.tolerance.items() if label is not None},
         tubes=tuple(options.tubes),
         lesions=tuple(options.lesions),
         lesion_overlap=options.lesion_overlap,

@@ -10,15 +10,43 @@ from typing import Any
 OVERRIDES: dict[str, Any] = {"dest": "overrides", "action": "append", "default": [], "metavar": "KEY=VALUE"}
 
 
+class Once(argparse.Action):
+    """Keeps the value of an option; a second, other one is an error instead of taking its place."""
+
+    given = False
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if self.given and (before := getattr(namespace, self.dest)) != values:
+            raise argparse.ArgumentError(self, f"it is given twice, {_told(before)} and {_told(values)}: choose one")
+        self.given = True
+        setattr(namespace, self.dest, values)
+
+
+class Named(argparse.Action):
+    """Joins the values of a repeatable option NAME=VALUE, whose type gives pairs, to a dict."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        name, value = values
+        joined = dict(getattr(namespace, self.dest) or {})
+        if joined.setdefault(name, value) != value:
+            whose, before = "" if name is None else f" for {name!r}", joined[name]
+            raise argparse.ArgumentError(self, f"it is given twice{whose}, {before:g} and {value:g}: choose one")
+        setattr(namespace, self.dest, joined)
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that answers in one line and names what was probably meant."""
 
     def __init__(self, **arguments):
         super().__init__(allow_abbrev=False, **arguments)
+        self.register("action", None, Once)
         self._given: list[str] = []
 
     def parse_known_args(self, args=None, namespace=None):
         self._given = list(sys.argv[1:] if args is None else args)
+        for action in self._actions:
+            if isinstance(action, Once):
+                action.given = False
         return super().parse_known_args(self._given, namespace)
 
     def error(self, message: str):
@@ -84,3 +112,7 @@ def shard(text: str) -> tuple[int, int]:
     if parts is None or int(parts[1]) >= int(parts[2]):
         raise argparse.ArgumentTypeError(f"expected I/N with I from 0 to N - 1, such as 0/2 and 1/2, got {text!r}")
     return int(parts[1]), int(parts[2])
+
+
+def _told(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

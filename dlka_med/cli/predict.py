@@ -5,7 +5,7 @@ import re
 from contextlib import nullcontext
 from pathlib import Path
 
-from dlka_med.cli.parser import device, number, shard
+from dlka_med.cli.parser import Named, device, number, shard
 from dlka_med.data.formats import OUTPUTS
 from dlka_med.errors import InputError
 from dlka_med.paths import could_hold_files, existing
@@ -33,9 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--mirror-axes",
-        dest="mirror",
         type=_axes,
-        default=argparse.SUPPRESS,
         metavar="AXES",
         help="mirror along these axes of the prepared image instead, such as 0,1",
     )
@@ -70,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     told = "also write into OUT/uncertainty how unsure it is, and into OUT/disagreement how far runs disagree"
     add("--uncertainty", action="store_true", help=told)
     told = "probability over which a voxel belongs to a region (0.5); repeatable"
-    add("--threshold", type=_threshold, action="append", default=[], metavar="REGION=P", help=told)
+    add("--threshold", type=_threshold, action=Named, default={}, metavar="REGION=P", help=told)
     told = "leave out cases that OUT holds already, by this run with these settings"
     add("--skip-existing", action="store_true", help=told)
     told = "predict only the I-th case, counted from 0, and every N-th after it: for N commands at a time"
@@ -78,9 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--series",
         type=_list,
-        default=(),
+        action="extend",
+        default=[],
         metavar="A,B",
-        help="of DICOM files, number or SeriesInstanceUID of the series for each channel (the only one)",
+        help="of DICOM files, number or SeriesInstanceUID of the series for each channel (the only one); repeatable",
     )
     add("--format", dest="form", choices=tuple(OUTPUTS), help="of the label maps of volumes (that of the image)")
     add(
@@ -101,7 +100,8 @@ def run(options: argparse.Namespace) -> None:
     could_hold_files(options.out)
     if options.crop is not None:
         existing(options.crop, "a mask, or a folder of masks that are called as the cases")
-    if options.fast and (options.mirror is not False or options.overlap is not None):
+    mirror = options.mirror if options.mirror_axes is None else options.mirror_axes
+    if options.fast and (mirror is not False or options.overlap is not None):
         raise InputError("--fast chooses overlap and mirroring itself: leave out the others, or --fast")
 
     from dlka_med.shards import ALONE, leave_launcher, outlasting
@@ -117,7 +117,7 @@ def run(options: argparse.Namespace) -> None:
             options.out,
             split=options.split,
             device=options.device,
-            mirror=options.mirror,
+            mirror=mirror,
             overlap=options.overlap,
             skip_existing=options.skip_existing,
             one_file_per_case=options.one_file_per_case,
@@ -127,9 +127,9 @@ def run(options: argparse.Namespace) -> None:
             fast=options.fast,
             probabilities=options.probabilities,
             uncertainty=options.uncertainty,
-            thresholds=dict(options.threshold),
+            thresholds=options.threshold,
             form=options.form,
-            series=options.series,
+            series=tuple(options.series),
             postprocess=options.postprocess,
         )
 

@@ -141,7 +141,8 @@ def write_shares(path: Path, volumes: Iterable[np.ndarray], channels: int, like:
                 header["vox_offset"] = VOXELS_AT
                 header.write_to(stream)
                 stream.write(bytes(VOXELS_AT - stream.tell()))
-            stream.write(np.asfortranarray(volume).tobytes(order="F"))
+            for plane in np.moveaxis(volume, -1, 0):
+                stream.write(plane.tobytes(order="F"))
 
 
 def write_nifti_on(path: Path, values: np.ndarray, grid: Grid) -> None:

@@ -42,6 +42,7 @@ class Extent:
         layout: the windows over them.
         resampled: whether they have another spacing than the files.
         writing: bytes per voxel of the files while the label map is changed and written.
+        labelled: whether its label is read, and held on both grids.
     """
 
     channels: int
@@ -50,13 +51,19 @@ class Extent:
     layout: Layout
     resampled: bool
     writing: float = MAP
+    labelled: bool = False
 
     @property
     def preparing(self) -> int:
         """Bytes at the peak of reading, turning, resampling and normalising, each of which makes new images."""
         native, prepared = 4 * self.channels * self.native, 4 * self.channels * self.prepared
         between = native + prepared + 8 * max(self.native, self.prepared) if self.resampled else 0
-        return max(2 * native, between, 2 * prepared)
+        return max(2 * native, between, 2 * prepared) + self.labels + (self.native if self.labelled else 0)
+
+    @property
+    def labels(self) -> int:
+        """Bytes of the label on both grids."""
+        return self.native + self.prepared if self.labelled else 0
 
     @property
     def written(self) -> float:
@@ -72,6 +79,21 @@ class Extent:
         """Bytes of the label map and of what it is decided from."""
         at_once = min(SLAB_NUMBERS, outputs * max(self.native, self.prepared))
         return MAP * self.native + (16 * at_once if self.resampled else 0)
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What is held of a case on which something is learned, beside its image and its label.
+
+    Args:
+        logits: whether all logits of the prepared grid are held.
+        after: bytes per voxel of the files, at the peak of what is done when all windows have passed.
+        kept: numbers, float32, that stay of every case for each output of the network.
+    """
+
+    logits: bool = False
+    after: float = MAP
+    kept: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,12 +159,16 @@ def _held_by(work: Callable[[], None], device: torch.device) -> float:
 class Budget:
     """Keeps predictions within a limit of memory.
 
+    `learned`, which is set, is how many cases have been learned on since it was made.
+
     Args:
         predictor: of a run; one of its windows is measured.
         config: of that run.
         limit: bytes that predicting may hold at its peak, of the machine and of a GPU each; None: what is free.
-        beside: bytes per voxel of the files for what is written beside the label map.
+        beside: bytes per voxel of the files that are held while windows pass, for what is written beside label maps;
+            None: nothing is.
         writing: as in `Extent`.
+        learning: what is held of labelled cases; None: cases have no labels.
 
     Raises:
         InputError: there is no room for a window.
@@ -153,9 +179,12 @@ class Budget:
         predictor: Predictor,
         config: RunConfig,
         limit: float | None = None,
-        beside: int = 0,
+        beside: int | None = None,
         writing: float = MAP,
+        *,
+        learning: Learning | None = None,
     ):
+        self._learning, self.learned = learning, 0
         self._predictor, self._preprocessing = predictor, config.preprocessing
         self._beside, self._writing = beside, writing
         self._channels = len(config.dataset.channels or ())
@@ -187,14 +216,20 @@ class Budget:
 
     def _extent(self, native: Sequence[int], shape: Sequence[int], affine: np.ndarray, *, resampled: bool) -> Extent:
         layout = self._predictor.layout(shape, affine)
-        return Extent(self._channels, prod(native), prod(shape), layout, resampled, self._writing)
+        sizes = self._channels, prod(native), prod(shape)
+        return Extent(*sizes, layout, resampled, self._writing, labelled=self._learning is not None)
 
     def peak(self, extent: Extent, load: Load) -> float:
         """Bytes of the machine's memory at the peak of predicting a prepared case, and of writing it afterwards."""
         on_gpu = self._gpu is not None
         bands = 0 if on_gpu and not load.sums_on_cpu else self._bands(extent)
         windows = 0 if on_gpu else load.windows * self.window.bytes + self._kept(extent)
-        return self._at_peak(max(extent.image + bands + windows + self._deciding(extent), extent.written))
+        predicting = extent.image + bands + windows + self._deciding(extent)
+        if self._learning is None:
+            return self._at_peak(max(predicting, extent.written))
+        logits = 4 * self.window.outputs * extent.prepared if self._learning.logits else 0
+        after = extent.image + self._deciding(extent) + self._learning.after * extent.native
+        return self._at_peak(max(predicting, after) + logits + extent.labels)
 
     def load(self, extent: Extent) -> Load:
         """How much of a case is done at once.
@@ -245,8 +280,12 @@ class Budget:
         """How long the network takes for a case."""
         return extent.layout.count * self.window.seconds
 
-    def outlook(self, extents: Sequence[Extent]) -> str:
-        """A sentence about cases to come, in their order."""
+    def outlook(self, extents: Sequence[Extent], *, overlapping: bool = True) -> str:
+        """A sentence about cases to come, in their order.
+
+        Args:
+            overlapping: whether the next one is read and the last one written meanwhile, where there is room.
+        """
         times, peaks, loads = [self.seconds(extent) for extent in extents], [], []
         for last, extent, following in zip([None, *extents], extents, [*extents[1:], None], strict=False):
             try:
@@ -254,7 +293,7 @@ class Budget:
             except InputError:
                 peaks.append(self.peak(extent, Load(1)))
                 continue
-            writes, reads = self.beside(last, extent, following)
+            writes, reads = self.beside(last, extent, following) if overlapping else (False, False)
             others = (last.written if last and writes else 0) + (following.preparing if following and reads else 0)
             alone = max(self.peak(extent, loads[-1]), self._at_peak(extent.preparing))
             peaks.append(max(alone, self.peak(extent, loads[-1]) + MARGIN * others))
@@ -274,14 +313,15 @@ class Budget:
         return len(self._predictor.networks) * extent.layout.band_bytes(self.window.outputs)
 
     def _deciding(self, extent: Extent) -> float:
-        outputs, held = self.window.outputs, self._beside * extent.native
+        outputs, held = self.window.outputs, (self._beside or 0) * extent.native
         if len(self._predictor.networks) > 1:
             held += 4 * COPIES * max(AVERAGED_NUMBERS, outputs * prod(extent.layout.across))
-        resampled = replace(extent, resampled=extent.resampled or self._beside > 0)
+        resampled = replace(extent, resampled=extent.resampled or self._beside is not None)
         return held + resampled.deciding(outputs)
 
     def _at_peak(self, held: float) -> float:
-        return MARGIN * (self.window.process + held) + FALLOW
+        kept = 4 * self._learning.kept * self.window.outputs * self.learned if self._learning else 0
+        return MARGIN * (self.window.process + kept + held) + FALLOW
 
     def _refuse(self, needed: float, room: float) -> None:
         enough = ceil(10 * needed / GIB + 0.5) / 10

@@ -1,5 +1,6 @@
 """A part of the image that the network sees: the box of a mask, with a margin."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,12 +9,14 @@ import numpy as np
 
 from dlka_med.data.boxes import foreground_box
 from dlka_med.data.cases import Case
-from dlka_med.data.formats import label_files
+from dlka_med.data.formats import files_of, label_files
 from dlka_med.data.grid import check_same_grid, with_one_unit
 from dlka_med.data.prepare import Prepared
 from dlka_med.data.readers import reader_of, readers_of
 from dlka_med.errors import InputError
 from dlka_med.inference.grids import match_axes
+
+BLOCK = 2**20  # bytes of a file that are held at a time
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,22 @@ class Crop:
                 "called as the cases are"
             )
         return cls(path, {case.id: found[case.id] for case in cases})
+
+    def mark(self, case_id: str) -> str:
+        """A mark of the content of a case's mask, whatever its file is called.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        path, digest = self.masks[case_id], hashlib.sha256()
+        try:
+            for part in files_of(path):
+                with part.open("rb") as file:
+                    while block := file.read(BLOCK):
+                        digest.update(block)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from error
+        return digest.hexdigest()[:16]
 
     def __call__(self, prepared: Prepared, case: Case, patch: Sequence[int]) -> Prepared:
         """The part of a case about its mask: the box of its voxels, and half a window on all sides.

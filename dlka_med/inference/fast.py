@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from math import inf
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.data.cases import Case, dataset_of
+from dlka_med.data.resample import coarse_axis
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import whole_file
 from dlka_med.inference.budget import Budget, measure_window
@@ -30,13 +32,16 @@ FILE = "fast.json"
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 OVERLAP = 0.25  # of neighbouring windows
 CASES = 8  # that are enough to see what it costs
-WORTH = 0.9  # bf16 is taken where a window takes less than this share of its time
+WORTH = 0.9  # bf16 is taken where a window takes less than this share of its time, a spacing of so many fewer windows
+COARSER = (1.25, 1.5)  # times the spacing of the run
+TOLERANCE = 0.005  # of Dice, that no label may lose by a coarser spacing, against the usual way
 
 log = logging.getLogger("dlka_med")
 
 
 def fast_predictor(run: RunFolder, predictor: Predictor, limit: float | None = None) -> Predictor:
-    """The quick way of a run: larger steps of the window, no mirroring, and bf16 where that is quicker on this device.
+    """The quick way of a run: larger steps of the window, no mirroring, bf16 where that is quicker on this device, and
+    a coarser spacing where it spares windows and costs no label more than `TOLERANCE` on the validation cases.
 
     What it costs is logged. It is measured against `predictor` on the first validation cases when somebody asks for
     the first time, and after the weights, the settings or the kind of device have changed; `fast.json` in the run keeps
@@ -57,18 +62,60 @@ def fast_predictor(run: RunFolder, predictor: Predictor, limit: float | None = N
         if known is None:
             quick = _quickest(run, predictor, changes)
         else:
-            quick = _like(run, predictor, **changes, precision=PRECISIONS[known["fast"]["precision"]])
+            precision, times = PRECISIONS[known["fast"]["precision"]], known["fast"]["coarser"]
+            quick = _like(run, predictor, coarser=times, **changes, precision=precision)
         if known is None or "unknown" in known:
-            known = asked | {"fast": _settings(quick)} | _measured(run, predictor, quick, limit)
+            known = asked | {"fast": _settings(quick) | {"coarser": 1}} | _measured(run, predictor, quick, limit)
+            quick = _coarser(run, quick, known, limit)
             _keep(run, known)
     log.info("%s", _told(known))
     return quick
 
 
-def _like(run: RunFolder, predictor: Predictor, **changes: Any) -> Predictor:
+def _like(run: RunFolder, predictor: Predictor, coarser: float = 1, **changes: Any) -> Predictor:
+    """Another way of a run: `coarser` times its spacing, in which the run's preprocessing brings cases."""
     same = {"device": predictor.device, "thresholds": predictor.decision.thresholds}
     same["temperature"] = predictor.temperatures
-    return Predictor.of_config(predictor.networks, run.config, **same | changes)
+    config, spacing = run.config, _times(run.config.preprocessing.spacing, coarser)
+    preprocessing = config.preprocessing.model_copy(update={"spacing": spacing})
+    config = config.model_copy(update={"preprocessing": preprocessing})
+    return Predictor.of_config(predictor.networks, config, **same | changes)
+
+
+def _times(spacing: Sequence[float | None] | None, factor: float) -> tuple[float | None, ...] | None:
+    """A coarser spacing; along thick slices, which resampling does not mix, and where images keep theirs, the same."""
+    if spacing is None:
+        return None
+    thick = None if None in spacing else coarse_axis(np.array(spacing))
+    return tuple(wish if wish is None or axis == thick else factor * wish for axis, wish in enumerate(spacing))
+
+
+def _coarser(run: RunFolder, quick: Predictor, known: dict[str, Any], limit: float | None) -> Predictor:
+    """The quick way at the coarsest spacing that may be, which `known` then tells of; a coarser one is not tried where
+    the last one fails.
+    """
+    spacing = run.config.preprocessing.spacing
+    if "figures" not in known or _times(spacing, COARSER[0]) == spacing:
+        return quick
+    cases, usual = _validation_cases(run), known["figures"]["usual"]["labels"]
+    changes = {"overlap": quick.overlap, "mirror_axes": (), "precision": PRECISIONS[known["fast"]["precision"]]}
+    for times in COARSER:
+        other = _like(run, quick, times, **changes)
+        if not _windows(other, cases, limit) < WORTH * _windows(quick, cases, limit):
+            continue
+        found = _tried(run, cases, {"fast": other}, limit)
+        known.setdefault("tried", {})[f"{times:g}"] = found.get("fast", found)
+        if "fast" not in found or any(found["fast"]["labels"][name] < usual[name] - TOLERANCE for name in usual):
+            break
+        known["figures"]["fast"], known["fast"]["coarser"], quick = found["fast"], times, other
+    return quick
+
+
+def _windows(way: Predictor, cases: Sequence[Case], limit: float | None) -> float:
+    """How many windows pass, by the headers of the cases; infinite where one has no usable header."""
+    budget = Budget(way, way.config, limit)
+    extents = [budget.expected(case) for case in cases]
+    return inf if None in extents else sum(extent.layout.count for extent in extents)
 
 
 def _quickest(run: RunFolder, predictor: Predictor, changes: Mapping[str, Any]) -> Predictor:
@@ -92,14 +139,22 @@ def _measured(run: RunFolder, usual: Predictor, quick: Predictor, limit: float |
     """How many cases were predicted in both ways, and the figures of each; or why there are none."""
     try:
         cases = _validation_cases(run)
-        figures = _figures(run, cases, {"usual": usual, "fast": quick}, limit)
+    except InputError as error:
+        return {"unknown": str(error)}
+    found = _tried(run, cases, {"usual": usual, "fast": quick}, limit)
+    return found if "unknown" in found else {"cases": len(cases), "figures": found}
+
+
+def _tried(run: RunFolder, cases: Sequence[Case], ways: Mapping[str, Predictor], limit: float | None) -> dict[str, Any]:
+    """The figures of each way, or why there are none."""
+    try:
+        return _figures(run, cases, ways, limit)
     except InputError as error:
         return {"unknown": str(error)}
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return {"unknown": lacking_memory(error, usual.device)}
-    return {"cases": len(cases), "figures": figures}
+        return {"unknown": lacking_memory(error, next(iter(ways.values())).device)}
 
 
 def _validation_cases(run: RunFolder) -> list[Case]:
@@ -116,28 +171,33 @@ def _validation_cases(run: RunFolder) -> list[Case]:
 
 def _figures(
     run: RunFolder, cases: Sequence[Case], ways: Mapping[str, Predictor], limit: float | None
-) -> dict[str, dict[str, float]]:
-    """For each way the mean Dice of the labels, each of which is a mean over cases, and the seconds per case."""
+) -> dict[str, dict[str, Any]]:
+    """For each way the Dice of the labels, each a mean over cases, their mean, and the seconds per case, from its files
+    to its label map.
+    """
     scheme = run.config.dataset.scheme
-    budgets = {name: Budget(way, run.config, limit) for name, way in ways.items()}
+    budgets = {name: Budget(way, way.config, limit) for name, way in ways.items()}
     scores: dict[str, dict[str, list[float]]] = {name: {label: [] for label in scheme.names} for name in ways}
     seconds, done = dict.fromkeys(ways, 0.0), 0
     show, total = progress("measuring what the fast way costs", unit="prediction"), len(cases) * len(ways)
     for case in cases:
-        prepared = ways["usual"].prepared(case, labelled=True)
         for name, way in ways.items():
-            way.load = budgets[name].load(budgets[name].extent(prepared))
             started = time.perf_counter()
+            prepared = way.prepared(case, labelled=True)
+            way.load = budgets[name].load(budgets[name].extent(prepared))
             classes = way.segment(prepared, within(show, done, total))
             seconds[name] += time.perf_counter() - started
             for label, score in _scores(classes, prepared.native_label, scheme).items():
                 scores[name][label].append(score)
             done += 1
             show(done, total)
-    means = {name: [fmean(each) for each in of.values() if each] for name, of in scores.items()}
+    means = {name: {label: fmean(each) for label, each in of.items() if each} for name, of in scores.items()}
     if not all(means.values()):
         raise InputError(f"its first {len(cases)} validation cases show no structure")
-    return {name: {"dice": fmean(means[name]), "seconds": seconds[name] / len(cases)} for name in ways}
+    return {
+        name: {"dice": fmean(of.values()), "labels": of, "seconds": seconds[name] / len(cases)}
+        for name, of in means.items()
+    }
 
 
 def _scores(classes: np.ndarray, reference: np.ndarray, scheme: LabelScheme) -> dict[str, float]:
@@ -160,7 +220,9 @@ def _known(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         content = json.loads(read_text(run.path / FILE))
         same = all(content[key] == value for key, value in asked.items())
-        return content if same and content["fast"]["precision"] in PRECISIONS and _told(content) else None
+        quick = content["fast"]
+        usable = quick["precision"] in PRECISIONS and quick["coarser"] in (1, *COARSER)
+        return content if same and usable and _told(content) else None
     except (InputError, ValueError, KeyError, TypeError):
         return None
 
@@ -175,7 +237,7 @@ def _keep(run: RunFolder, content: Mapping[str, Any]) -> None:
 
 def _told(content: Mapping[str, Any]) -> str:
     quick = content["fast"]
-    way = f"the fast way (overlap {quick['overlap']:g}, no mirroring, {quick['precision']})"
+    way = f"the fast way (overlap {quick['overlap']:g}, no mirroring, {quick['precision']}{_at(quick['coarser'])})"
     if "unknown" in content:
         return f"{way}: what it costs in Dice is not known, since {content['unknown']}"
     before, after = content["figures"]["usual"], content["figures"]["fast"]
@@ -184,3 +246,7 @@ def _told(content: Mapping[str, Any]) -> str:
         f"({after['dice'] - before['dice']:+.4f}), {after['seconds']:.2g} s per case instead of "
         f"{before['seconds']:.2g}"
     )
+
+
+def _at(coarser: float) -> str:
+    return "" if coarser == 1 else f", {coarser:g} times the spacing"

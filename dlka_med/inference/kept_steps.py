@@ -16,6 +16,7 @@ from dlka_med.run_folder import RunFolder
 from dlka_med.text_files import read_text
 
 STEPS = "steps"
+LEFT_OUT = "--no-postprocess (in Python postprocess=False)"
 HELD = 9  # bytes per voxel at the peak: two label maps, a mask, its outside, and the numbers of its parts
 
 log = logging.getLogger("dlka_med")
@@ -61,7 +62,7 @@ def postprocessing_of(run: RunFolder) -> PostProcessing | None:
     file = run.postprocessing_file
     if not file.is_file():
         return None
-    mend = f"run dlka postprocess {run.path} again, remove the file, or predict with --no-postprocess"
+    mend = f"run dlka postprocess {run.path} again, remove the file, or predict with {LEFT_OUT}"
     try:
         content = json.loads(read_text(file))
         listed, weights = content[STEPS], dict(content[WEIGHTS])
@@ -79,7 +80,7 @@ def postprocessing_of(run: RunFolder) -> PostProcessing | None:
     return PostProcessing(steps, scheme, unit)
 
 
-def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str]) -> PostProcessing | None:
+def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str] = ()) -> PostProcessing | None:
     """The steps that runs which predict together have learned; None if there are none. The log tells them.
 
     Args:
@@ -93,8 +94,8 @@ def agreed_postprocessing(members: Sequence[RunFolder], cases: Collection[str]) 
     for other, theirs in zip(members[1:], learned[1:], strict=True):
         if (theirs.steps if theirs else ()) != (found.steps if found else ()):
             raise InputError(
-                f"{run.path} and {other.path} have learned different steps: predict with --no-postprocess, or "
-                "let dlka postprocess learn it of the folder of folds"
+                f"{run.path} and {other.path} have learned different steps: predict with {LEFT_OUT}, or let "
+                "dlka postprocess learn it of the folder of folds"
             )
     if found is not None:
         log.info("post-processing by %s: %s", run.postprocessing_file, found)

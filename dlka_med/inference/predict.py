@@ -25,7 +25,7 @@ from dlka_med.inference.cases import cases_to_predict, existing_of, targets_of
 from dlka_med.inference.crop import Crop
 from dlka_med.inference.decision import thresholds_of
 from dlka_med.inference.device import find_device
-from dlka_med.inference.extras import Extras
+from dlka_med.inference.extras import Collected, Extras
 from dlka_med.inference.fast import fast_predictor
 from dlka_med.inference.kept_steps import agreed_postprocessing
 from dlka_med.inference.members import members_of
@@ -100,8 +100,9 @@ def predict_images(
         shard: (i, n): of these cases only the i-th, counted from 0, and every n-th after it, for n processes at a time.
         crop: masks or label maps by case, in a folder or, for a single case, one file, on the grids of the images. Only
             the box of what is not 0 in them, and half a window around it, is predicted; all else is background.
-        fast: larger steps of the window, no mirroring, bf16 where that is quicker; what this costs is measured on the
-            validation cases of the run at the first time, and logged.
+        fast: larger steps of the window, no mirroring, bf16 where that is quicker, a coarser spacing where that costs
+            hardly anything, see `fast_predictor`; what this costs is measured on the validation cases of the run at the
+            first time, and logged.
         probabilities: also write those of all classes or regions into `out/probabilities`, in these numbers; see
             `write_probabilities`.
         uncertainty: also write their entropy into `out/uncertainty`, from 0 to 1, and how far several runs disagree
@@ -138,16 +139,19 @@ def predict_images(
     targets = targets_of(cases, out, form)
     existing = existing_of(targets, refused=not (overwrite or skip_existing))
     cut = None if crop is None else Crop.of(crop, cases)
+    masks = {} if cut is None else {case.id: cut.mark(case.id) for case in cases}
     limit = None if memory is None else memory * GIB
     predictor = _predictor(members, place, mirror, overlap, cuts, calibrated=bool(extras or cuts))
     if fast and cases:
         predictor = fast_predictor(folder, predictor, limit)
     steps = agreed_postprocessing(members, [case.id for case in cases]) if postprocess else None
-    settings = {"crop": None if crop is None else str(Path(crop).resolve()), "postprocessing": steps and str(steps)}
+    settings: dict[str, Any] = {"crop": None if cut is None else "about masks", "postprocessing": steps and str(steps)}
+    if predictor.config.preprocessing.spacing != folder.config.preprocessing.spacing:
+        settings["spacing"] = list(predictor.config.preprocessing.spacing)
     facts = facts_of(members, predictor, **settings, probabilities=probabilities, uncertainty=uncertainty)
     origin = Origin(members)
     if skip_existing:
-        unfinished = refuse_others(record, facts, existing)
+        unfinished = refuse_others(record, facts, existing, masks)
         among, cases = len(cases), [case for case in cases if case.id not in existing or case.id in unfinished]
         logger.info("%d of %d cases are predicted already", among - len(cases), among)
     writable_folder(out)
@@ -158,7 +162,7 @@ def predict_images(
     writing = max(bytes_to_write(targets[case.id], dataset.scheme) for case in cases)
     if steps is not None:
         writing = max(steps.bytes_per_voxel, 1 + writing)  # the map before stays there
-    budget = Budget(predictor, folder.config, limit, extras.bytes_per_voxel, writing)
+    budget = Budget(predictor, predictor.config, limit, extras.bytes_per_voxel, extras.bytes_to_write(writing))
     extents = {case.id: extent for case in cases if (extent := budget.expected(case)) is not None}
     if extents:
         logger.info(budget.outlook([*extents.values()]))
@@ -178,17 +182,18 @@ def predict_images(
             ready = prepared()
             predictor.load = budget.load(budget.extent(ready))
             windows = within(show, done, len(cases))
-            classes = extras.segment(predictor, ready, windows, targets[case.id], case.images[0])
-            return Answer(classes, ready.native_affine, ready.reader)
+            classes, beside = extras.segment(predictor, ready, windows, targets[case.id], case.images[0])
+            return Answer(classes, ready.native_affine, ready.reader, beside)
         finally:
             done += 1
             if done < len(cases):
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
+        answer.beside.write()
         classes = answer.classes if steps is None else steps(answer.classes, answer.affine)
         write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], answer.reader, dataset.segments)
-        record.finish(case.id, made_by(facts, origin, case))
+        record.finish(case.id, made_by(facts, origin, case, masks.get(case.id)))
 
     def beside(last: Case | None, case: Case, following: Case | None) -> tuple[bool, bool]:
         if case.id not in extents:
@@ -217,11 +222,14 @@ def predict_images(
 
 @dataclass(frozen=True)
 class Answer:
-    """What is written of a case: class indices on its native grid, by the affine; `reader` read its images."""
+    """What is written of a case: class indices on its native grid, by the affine, and what stands beside them;
+    `reader` read its images.
+    """
 
     classes: np.ndarray
     affine: np.ndarray
     reader: Reader
+    beside: Collected
 
 
 def _mistake(error: Exception, case: Case, device: torch.device) -> str:
@@ -251,7 +259,7 @@ def _predictor(
     if len(members) == 1 and not calibrated:
         changes["temperature"] = 1.0  # nothing depends on it, so that an outdated one does not matter
     try:
-        return Predictor.of_run([member.path for member in members], **changes)
+        return Predictor.of_run([member.path for member in members], postprocess=False, **changes)
     except InputError:
         raise
     except ValueError as error:

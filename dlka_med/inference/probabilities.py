@@ -16,7 +16,6 @@ from dlka_med.errors import WriteError
 from dlka_med.files import whole_file, writable_folder
 from dlka_med.inference.pieces import Piece, WayBack
 from dlka_med.inference.restore import probabilities_across, surely_outside
-from dlka_med.inference.writing import geometry_of
 
 Numbers = Literal["uint8", "float16"]
 NUMBERS: dict[Numbers, int] = {"uint8": 1, "float16": 2}  # bytes of each
@@ -55,6 +54,11 @@ class ProbabilityRows:
                 ) from error
             self._seen.add(row)
 
+    @property
+    def native_shape(self) -> tuple[int, ...]:
+        """Of what was collected."""
+        return self._way.native_shape
+
     def volumes(self) -> Iterator[np.ndarray]:
         """The probabilities of one class or region after the other, on the native grid."""
         shape = self._way.native_shape
@@ -77,7 +81,9 @@ def probability_ending(prepared: Prepared, numbers: Numbers) -> str:
     return ".nii.gz" if numbers == "uint8" and len(prepared.native_shape) == 3 else ".npz"
 
 
-def write_probabilities(path: Path, rows: ProbabilityRows, prepared: Prepared, like: Path, dataset: Dataset) -> None:
+def write_probabilities(
+    path: Path, rows: ProbabilityRows, grid: Path | np.ndarray, affine: np.ndarray, dataset: Dataset
+) -> None:
     """Write what was collected, on the grid of the image, whole or not at all.
 
     As NIfTI (x, y, z, K) it is uint8 with a slope of 1/255, so that readers give numbers from 0 to 1. As `.npz` it has
@@ -85,12 +91,13 @@ def write_probabilities(path: Path, rows: ProbabilityRows, prepared: Prepared, l
 
     Args:
         path: ends as `probability_ending` says.
-        like: the image that was predicted.
+        grid: as `geometry_of` gives it.
+        affine: native voxel -> world in mm.
     """
     if path.name.endswith(".nii.gz"):
-        write_shares(path, rows.volumes(), rows.channels, geometry_of(prepared, like))
+        write_shares(path, rows.volumes(), rows.channels, grid)
         return
-    shape = (rows.channels, *prepared.native_shape)
+    shape = (rows.channels, *rows.native_shape)
     with (
         whole_file(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
@@ -99,8 +106,9 @@ def write_probabilities(path: Path, rows: ProbabilityRows, prepared: Prepared, l
             header = {"descr": np.lib.format.dtype_to_descr(rows.dtype), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_2_0(member, header)
             for volume in rows.volumes():
-                member.write(np.ascontiguousarray(volume))
-        for name, array in (("names", np.array(channel_names(dataset))), ("affine", prepared.native_affine)):
+                for plane in volume:
+                    member.write(np.ascontiguousarray(plane))
+        for name, array in (("names", np.array(channel_names(dataset))), ("affine", affine)):
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 

@@ -52,11 +52,16 @@ def id_of(facts: Mapping[str, Any]) -> str:
     return _digest({key: value for key, value in facts.items() if key != NAME})[:12]
 
 
-def refuse_others(folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[str]) -> set[str]:
+def refuse_others(
+    folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[str], masks: Mapping[str, str] | None = None
+) -> set[str]:
     """Those of the cases, whose label maps are there, that this run was still about to make.
 
+    Args:
+        masks: of each case the mark of the mask about which it is cropped.
+
     Raises:
-        InputError: a label map is of another run, of other settings, or nobody knows of which.
+        InputError: a label map is of another run, of other settings, of another mask, or nobody knows of which.
     """
     runs, made, run, unfinished = folder.runs, folder.made, id_of(facts), set()
     for case in cases:
@@ -69,12 +74,20 @@ def refuse_others(folder: PredictionFolder, facts: Mapping[str, Any], cases: Ite
             unfinished.add(case)
         elif made[case].run != run:
             before = runs.get(made[case].run, {})
-            changed = [key for key in facts if key != NAME and before.get(key) != facts[key]]
-            named = [f"{key} {before[key]} there, {facts[key]} now" for key in changed if _is_short(before, key)]
+            keys = dict.fromkeys([*facts, *before])
+            changed = [key for key in keys if key != NAME and before.get(key) != facts.get(key)]
+            named = [
+                f"{key} {before.get(key)} there, {facts.get(key)} now" for key in changed if _is_short(before, key)
+            ]
             told = "; ".join(named) or f"other {' and '.join(changed)}"
             raise InputError(
                 f"{folder.path} holds a label map of the case {case} by another run or other settings "
                 f"({before.get(NAME, 'unknown')}: {told}): name another folder, so that runs are not mixed"
+            )
+        elif made[case].mask != (masks or {}).get(case):
+            raise InputError(
+                f"{folder.path} holds a label map of the case {case} that was cropped about another mask than it has "
+                "now: name another folder, so that they are not mixed, or move the label map away"
             )
     return unfinished
 
@@ -98,9 +111,9 @@ class Origin:
         return next(part for part in ("train", "validation", "test", "unknown", "new") if part in parts)
 
 
-def made_by(facts: Mapping[str, Any], origin: Origin, case: Case) -> Made:
-    """What to remember of a case."""
-    return Made(id_of(facts), origin.part(case))
+def made_by(facts: Mapping[str, Any], origin: Origin, case: Case, mask: str | None = None) -> Made:
+    """What to remember of a case, and of the mask about which it was cropped."""
+    return Made(id_of(facts), origin.part(case), mask)
 
 
 def _part(case: Case, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
@@ -118,7 +131,7 @@ def _part(case: Case, provenance: Provenance, split: Mapping[str, Sequence[str]]
 
 
 def _is_short(before: Mapping[str, Any], key: str) -> bool:
-    return key in before and key not in ("weights", "config")
+    return bool(before) and key not in ("weights", "config")
 
 
 def _digest(content: object) -> str:

@@ -92,17 +92,16 @@ def label_values(classes: np.ndarray, labels: Declared | LabelScheme) -> np.ndar
     return values.astype(next(kind for kind in KINDS if values[-1] <= np.iinfo(kind).max))[classes]
 
 
-def write_share_map(path: Path, shares: np.ndarray, prepared: Prepared, like: Path) -> None:
+def write_share_map(path: Path, shares: np.ndarray, grid: Path | np.ndarray) -> None:
     """Write a map (*S), uint8 with 255 for 1, as NIfTI whose readers give 0 to 1, or of a 2D image as grey PNG.
 
     Args:
-        prepared: the case, with the grid.
-        like: its image.
+        grid: as `geometry_of` gives it.
     """
     if shares.ndim == 2:
         write_grey(path, shares)
     else:
-        write_shares(path, [shares], 1, geometry_of(prepared, like))
+        write_shares(path, [shares], 1, grid)
 
 
 def geometry_of(prepared: Prepared, like: Path) -> Path | np.ndarray:

@@ -56,7 +56,7 @@ def inspect_image(
             something.
     """
     folder, place = RunFolder.open(run), find_device(device)
-    predictor = Predictor.of_run(folder.path, device=place)
+    predictor = Predictor.of_run(folder.path, postprocess=False, device=place)
     network = predictor.networks[0].eval()
     layers = deformable_layers(network)
     if not layers:

@@ -11,6 +11,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared
 from dlka_med.errors import InputError
 from dlka_med.files import writable_folder
+from dlka_med.inference.budget import Learning
 from dlka_med.inference.device import find_device
 from dlka_med.inference.held_out import held_out, learners, patient_of, write_into_all
 from dlka_med.inference.kept_steps import unit_of
@@ -21,13 +22,15 @@ from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.inference.windows import Progress
 from dlka_med.postprocessing.choice import LEAST_PATIENTS, Decision, decide
 from dlka_med.postprocessing.result import Learned
-from dlka_med.postprocessing.trials import Family, HeldMap, Trial, confusion, try_family
+from dlka_med.postprocessing.trials import PACKING, Family, HeldMap, Trial, confusion, try_family
 from dlka_med.progress import progress
 
 log = logging.getLogger("dlka_med")
 
 
-def learn_postprocessing(path: str | Path, *, device: str | None = None, cases: int | None = None) -> dict[str, Any]:
+def learn_postprocessing(
+    path: str | Path, *, device: str | None = None, cases: int | None = None, memory: float | None = None
+) -> dict[str, Any]:
     """Learn on the cases that validated which steps help, and write `postprocessing.json`, which `predict` follows.
 
     Each case is predicted as `dlka predict` does it, without post-processing, by weights that were not trained on it:
@@ -38,12 +41,14 @@ def learn_postprocessing(path: str | Path, *, device: str | None = None, cases: 
         path: run folder, or folder of folds.
         device: as PyTorch names it; None: cuda where there is one.
         cases: of each run, at most; the most telling ones; None: all.
+        memory: GiB that predicting them may hold, as in `out_of_fold`.
 
     Returns:
         The content of `postprocessing.json`, for `format_postprocessing`.
 
     Raises:
-        InputError: the run, its dataset or the device cannot be used, or too few patients validate.
+        InputError: the run, its dataset or the device cannot be used, too few patients validate, or a case needs
+            more memory than there is.
     """
     runs, place = held_out(path, "post-processing"), find_device(device)
     runs = [replace(one, cases=one.cases[:cases]) for one in runs]
@@ -56,7 +61,7 @@ def learn_postprocessing(path: str | Path, *, device: str | None = None, cases: 
     writable_folder(Path(path))
     weights = {one.run.path.resolve().name: digest_of_weights(one.run) for one in runs}
     scheme, unit = runs[0].run.config.dataset.scheme, unit_of(runs[0].run)
-    decisions = learn_steps(list(out_of_fold(runs, place, _held_map)), scheme)
+    decisions = learn_steps(list(out_of_fold(runs, place, _held_map, Learning(after=PACKING), memory)), scheme)
     learned = Learned(decisions, unit, sum(len(one.cases) for one in runs), len(patients), weights)
     content = learned.summary
     write_into_all([folder.postprocessing_file for folder in learners(path, runs)], content)

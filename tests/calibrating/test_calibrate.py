@@ -118,8 +118,12 @@ def test_one_patient_is_too_few_and_nothing_is_written(dataset, boastful, tmp_pa
 
 
 def test_a_lack_of_memory_names_the_case(run, monkeypatch):
+    plain = Boastful.forward
+
     def forward(self, x):
-        raise MemoryError
+        if x.any():  # an empty window was measured before
+            raise MemoryError
+        return plain(self, x)
 
     monkeypatch.setattr(Boastful, "forward", forward)
     with pytest.raises(InputError, match="case scan0: there is not enough memory"):

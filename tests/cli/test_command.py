@@ -259,7 +259,7 @@ def test_predict_calls_with_several_runs(library):
 
 
 @pytest.mark.parametrize(
-    ("words", "mirror"), [([], False), (["--mirror-axes", "0,2"], (0, 2)), (["--mirror", "--mirror-axes=1"], (1,))]
+    ("words", "mirror"), [([], False), (["--mirror-axes", "0,2"], (0, 2)), (["--mirror-axes=1", "--mirror"], (1,))]
 )
 def test_predict_mirrors_along_named_axes(library, words, mirror):
     assert cli.main(["predict", "run", "images", "-o", "out", *words]) == 0

@@ -125,6 +125,14 @@ WRONG_VALUES = [
     ("predict", ["--shard", "2/2"], "expected I/N"),
     ("predict", ["--probabilities", "float32"], "invalid choice"),
     ("predict", ["--threshold", "0.4"], "expected REGION=P, such as core=0.4, got '0.4'"),
+    ("predict", ["--threshold", "core=0.3", "--threshold", "core=0.6"], "twice for 'core', 0.3 and 0.6: choose one"),
+    ("predict", ["--mirror-axes", "0,1", "--mirror-axes", "2"], "it is given twice, 0,1 and 2: choose one"),
+    ("predict", ["--probabilities", "--probabilities", "float16"], "it is given twice, uint8 and float16"),
+    ("predict", ["--memory", "4", "--memory", "5"], "argument --memory: it is given twice, 4.0 and 5.0: choose one"),
+    ("evaluate", ["--tolerance", "1", "--tolerance", "2"], "it is given twice, 1 and 2: choose one"),
+    ("evaluate", ["--tolerance", "a=1", "--tolerance", "a=2"], "it is given twice for 'a', 1 and 2: choose one"),
+    ("compare", ["--clock", "wall", "--clock", "processor"], "it is given twice, wall and processor: choose one"),
+    ("compare", ["--networks", "unet,dynunet", "--networks", "dynunet,unet"], "twice, unet,dynunet and dynunet,unet"),
     ("predict", ["--threshold", "core=1"], "expected a number, from 0 to below 1, got '1'"),
     ("predict", ["--overlap", "1"], "expected a number, from 0 to below 1, got '1'"),
     ("evaluate", ["--tolerance", "-1"], "expected a number, 0 or more, got '-1'"),
@@ -168,7 +176,7 @@ for line in sys.stdin:
 def answer(folder):
     """(words) -> exit code, stderr and heavy modules imported of a command, all in one new Python."""
     commands = [typed(verb, argument, value) for verb, argument, value, _ in WRONG]
-    commands += [[verb, *RIGHT[verb], *words] for verb, words, _ in WRONG_VALUES]
+    commands += [changed(verb, words) for verb, words, _ in WRONG_VALUES]
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         input="\n".join(map(json.dumps, commands)),
@@ -198,6 +206,15 @@ def typed(verb: str, argument: str, value: str) -> list[str]:
     return [verb, *words]
 
 
+def changed(verb: str, words: list[str]) -> list[str]:
+    """The right command of a verb with these words, in place of the options of it that they give anew."""
+    right = list(RIGHT[verb])
+    for option in {word for word in words if word in right and word.startswith("-")}:
+        place = right.index(option)
+        del right[place : place + 2]
+    return [verb, *right, *words]
+
+
 def test_every_path_of_every_verb_is_tried():
     assert {(verb, argument) for verb, argument, *_ in WRONG} == path_arguments()
     _, verbs = build_parser()
@@ -216,7 +233,7 @@ def test_a_mistyped_path_is_told_before_anything_heavy_is_imported(answer, verb,
 
 @pytest.mark.parametrize(("verb", "words", "told"), WRONG_VALUES)
 def test_a_wrong_value_is_told_before_anything_heavy_is_imported(answer, verb, words, told):
-    code, message, heavy = answer([verb, *RIGHT[verb], *words])
+    code, message, heavy = answer(changed(verb, words))
     assert (code, heavy) == (2, [])
     assert told in message
 

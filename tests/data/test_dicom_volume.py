@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.pixels.decoders import JPEGLSLosslessDecoder
 from pydicom.uid import JPEGLSLossless, RLELossless
 
+from dlka_med.data.dicom import volume
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
 from tests.dicom_series import BIRTH, oblique, voxels_of, write_series
@@ -96,6 +97,41 @@ def test_a_slice_that_nobody_can_decompress_names_its_syntax(tmp_path, monkeypat
     with pytest.raises(InputError, match=r'compressed as "JPEG-LS Lossless.*dlka_med\[clinic\].*gdcmconv') as refusal:
         read(tmp_path / "series")
     assert "Mustermann" not in str(refusal.value)
+
+
+def lacking(*_):
+    raise MemoryError
+
+
+def lacking_words(*_):
+    np.zeros(2**60, np.uint8)
+
+
+@pytest.mark.parametrize("failure", [lacking, lacking_words])
+@pytest.mark.parametrize("place", ["plain", "compressed", "volume"])
+def test_a_lack_of_memory_is_no_damage_and_says_what_is_needed(tmp_path, monkeypatch, place, failure):
+    """The volume as float32, turned once, and a slice: 8 * 3 + 4 times the pixels of a slice, which are a GiB here."""
+    change = (lambda one, _: one.compress(JPEGLSLossless)) if place == "compressed" else None
+    write_series(tmp_path / "series", voxels_of((40, 36, 3)), AFFINE, change=change)
+    if place == "plain":
+        monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(failure))
+    elif place == "compressed":
+        monkeypatch.setattr(JPEGLSLosslessDecoder, "_available", {"one": failure, "two": failure})
+    else:
+        monkeypatch.setattr(volume.np, "empty", failure)
+    monkeypatch.setattr(volume, "GIB", 40 * 36)
+    with pytest.raises(MemoryError, match=r"series: a series of 40 x 36 x 3 voxels needs 28\.00 GiB to be read$"):
+        read(tmp_path / "series")
+
+
+def test_damage_of_compressed_slices_is_no_lack_of_memory(tmp_path):
+    def damaged(one, _):
+        one.compress(RLELossless)
+        one.PixelData = one.PixelData[:40] + bytes(len(one.PixelData) - 40)
+
+    write_series(tmp_path / "series", voxels_of((40, 36, 3)), AFFINE, change=damaged)
+    with pytest.raises(InputError):
+        read(tmp_path / "series")
 
 
 def inverted(one, index):

@@ -142,5 +142,29 @@ def test_another_crop_is_another_prediction(run, tmp_path):
     mask = write_mask(tmp_path / "mask.nii.gz", BOX)
     predict_images(run.path, tmp_path / "scan.nii.gz", tmp_path / "out", crop=mask)
     assert predict_images(run.path, tmp_path / "scan.nii.gz", tmp_path / "out", crop=mask, skip_existing=True) == []
-    with pytest.raises(InputError, match=r"crop .*mask\.nii\.gz there, None now"):
+    with pytest.raises(InputError, match=r"crop about masks there, None now"):
         predict_images(run.path, tmp_path / "scan.nii.gz", tmp_path / "out", skip_existing=True)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".hdr"])
+def test_masks_are_told_apart_by_their_content(run, tmp_path, ending):
+    """Wherever they lie; of a pair of files by both. Masks of further cases change nothing for those that are there."""
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.nii.gz")
+    masks, moved = tmp_path / "masks", tmp_path / "moved"
+    write_mask(masks / f"a{ending}", BOX)
+    ask = {"images": tmp_path / "images", "out": tmp_path / "out", "skip_existing": True}
+    predict_images(run.path, **ask, crop=masks, only=["a"])
+    before = (tmp_path / "out" / "a.nii.gz").read_bytes()
+    masks.rename(moved)
+    write_mask(moved / f"b{ending}", BOX)
+    assert [path.name for path in predict_images(run.path, **ask, crop=moved)] == ["b.nii.gz"]
+    assert predict_images(run.path, **ask, crop=moved) == []
+    write_mask(moved / f"b{ending}", (slice(0, 2), *BOX[1:]))
+    with pytest.raises(InputError, match="label map of the case b that was cropped about another mask than it has now"):
+        predict_images(run.path, **ask, crop=moved)
+    assert predict_images(run.path, **ask, crop=moved, only=["a"]) == []
+    assert (tmp_path / "out" / "a.nii.gz").read_bytes() == before
+    again = {**ask, "skip_existing": False, "overwrite": True}
+    predict_images(run.path, **again, crop=moved, only=["b"])
+    assert predict_images(run.path, **ask, crop=moved) == [], "what is made anew is remembered with its mask"

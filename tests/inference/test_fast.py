@@ -155,3 +155,102 @@ def test_options_that_contradict_it_are_refused(run):
     for options in ({"mirror": True}, {"overlap": 0.5}, {"mirror": (0,)}):
         with pytest.raises(InputError, match="the fast way chooses overlap and mirroring itself"):
             predict_images(run.path, "data", "out", fast=True, **options)
+
+
+@pytest.fixture
+def spaced(run, tmp_path) -> RunFolder:
+    """The run with a spacing of its own, and cases of several windows: first a bright ball, then a dark one."""
+    spacing = (1.0, 1.1, 1.2)
+    preprocessing = run.config.preprocessing.model_copy(update={"spacing": spacing})
+    run.__dict__["config"] = run.config.model_copy(update={"preprocessing": preprocessing})
+    for number, value in ((1, 2.0), (2, -2.0)):
+        places = np.indices((40, 36, 38)).reshape(3, -1).T - (20.3, 17.1, 18.6)
+        shown = np.linalg.norm(places * spacing, axis=1).reshape(40, 36, 38) < 12
+        affine = np.diag([*spacing, 1])
+        for folder, array in (("imagesTr", shown * value), ("labelsTr", shown * (3 if value > 0 else 7))):
+            kind = np.float32 if folder == "imagesTr" else np.uint8
+            file = tmp_path / "data" / folder / f"scan{number}.nii.gz"
+            nib.save(nib.Nifti1Image(array.astype(kind), affine), file)
+    return run
+
+
+def plain(run, **options) -> Predictor:
+    return Predictor.of_config(Threshold(), run.config, **options)
+
+
+@pytest.mark.parametrize(("tolerance", "taken", "tried"), [(0.2, 1.5, ["1.25", "1.5"]), (-0.1, 1, ["1.25"])])
+def test_a_coarser_spacing_is_taken_where_no_label_loses_more(spaced, monkeypatch, caplog, tolerance, taken, tried):
+    monkeypatch.setattr(module, "TOLERANCE", tolerance)
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        quick = fast_predictor(spaced, plain(spaced))
+    content = json.loads((spaced.path / "fast.json").read_text())
+    assert content["fast"]["coarser"] == taken
+    assert quick.config.preprocessing.spacing == pytest.approx([taken * step for step in (1.0, 1.1, 1.2)])
+    assert list(content["tried"]) == tried
+    assert (f", {taken:g} times the spacing) on 2" in caplog.text) is (taken != 1)
+    figures, usual = content["tried"][tried[-1]], content["figures"]["usual"]
+    assert (figures == content["figures"]["fast"]) is (taken != 1)
+    assert all(0.8 < figures["labels"][name] < usual["labels"][name] for name in ("bright", "dark"))
+    monkeypatch.setattr(module, "_figures", lambda *_: pytest.fail("measured again"))
+    again = fast_predictor(spaced, plain(spaced))
+    assert again.config.preprocessing.spacing == quick.config.preprocessing.spacing
+
+
+def test_one_label_that_loses_is_enough(spaced, monkeypatch):
+    """The mean over labels stays, but one is lost."""
+    real = module._figures
+
+    def figures(run, cases, ways, limit):
+        found = real(run, cases, ways, limit)
+        for name, way in ways.items():
+            if way.config.preprocessing.spacing != run.config.preprocessing.spacing:
+                found[name]["labels"] = {"bright": 1.0, "dark": 0.0}
+        return found
+
+    monkeypatch.setattr(module, "_figures", figures)
+    monkeypatch.setattr(module, "TOLERANCE", 0.5)
+    assert fast_predictor(spaced, plain(spaced)).config.preprocessing.spacing == (1.0, 1.1, 1.2)
+
+
+@pytest.mark.parametrize("patch", [(48, 48, 48), (10, 10, 10)])
+def test_a_coarser_spacing_that_spares_no_windows_is_not_tried(spaced, monkeypatch, patch):
+    monkeypatch.setattr(module, "TOLERANCE", 1)
+    training = spaced.config.training.model_copy(update={"patch_size": patch})
+    spaced.__dict__["config"] = spaced.config.model_copy(update={"training": training})
+    fast_predictor(spaced, plain(spaced))
+    assert ("tried" in json.loads((spaced.path / "fast.json").read_text())) is (patch[0] < 40)
+
+
+def test_label_maps_of_a_coarser_spacing_lie_on_the_grid_of_the_image(spaced, tmp_path, monkeypatch):
+    """They are those of a config of that spacing, and are told apart from others."""
+    monkeypatch.setattr(module, "TOLERANCE", 0.2)
+    monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Threshold())
+    text = spaced.config_file.read_text()
+    spaced.config_file.write_text(text.replace("  spacing: null", "  spacing: [1.0, 1.1, 1.2]"))
+    predict_images(spaced.path, "data", "quick", split="validation", fast=True)
+    preprocessing = spaced.config.preprocessing.model_copy(update={"spacing": (1.5, 1.1 * 1.5, 1.2 * 1.5)})
+    config = spaced.config.model_copy(update={"preprocessing": preprocessing})
+    coarse = Predictor.of_config(Threshold(), config, overlap=0.25)
+    for name in ("scan1", "scan2"):
+        image, found = (nib.load(tmp_path / place / f"{name}.nii.gz") for place in ("data/imagesTr", "quick"))
+        np.testing.assert_array_equal(found.affine, image.affine)
+        np.testing.assert_array_equal(found.dataobj, coarse(image).dataobj)
+        assert (np.asarray(found.dataobj) != np.asarray(plain(spaced)(image).dataobj)).any()
+    (facts,) = PredictionFolder(tmp_path / "quick").runs.values()
+    assert facts["spacing"] == pytest.approx([1.5, 1.65, 1.8])
+    with pytest.raises(InputError, match=r"spacing \[1\.5, .*\] there, None now"):
+        predict_images(spaced.path, "data", "quick", split="validation", overlap=0.25, skip_existing=True)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "expected"),
+    [
+        (None, None),
+        ((1.0, 1.0, 2.0), (1.5, 1.5, 3.0)),
+        ((1.0, 1.0, 5.0), (1.5, 1.5, 5.0)),
+        ((None, 1.0, 5.0), (None, 1.5, 7.5)),
+        ((2.0, 3.0), (3.0, 4.5)),
+    ],
+)
+def test_thick_slices_and_what_images_keep_stay(spacing, expected):
+    assert module._times(spacing, 1.5) == expected

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from dlka_med import machine
 from dlka_med.cli import main
@@ -17,6 +18,7 @@ from dlka_med.inference.budget import FALLOW, Budget
 from dlka_med.inference.kept_steps import postprocessing_of
 from dlka_med.inference.postprocess import Step
 from dlka_med.inference.predict import predict_images
+from dlka_med.inference.predictor import Predictor
 from dlka_med.run_folder import RunFolder
 
 from .test_predict import LABELS, SHAPE, Threshold, make_run, oblique_affine
@@ -117,6 +119,35 @@ def test_predict_does_what_was_learned_and_says_so_once(run, tmp_path, caplog):
     assert (expected == 7).sum() == 1
     for path in written:
         assert np.array_equal(labels_in(path), expected)
+
+
+@pytest.mark.parametrize("kind", ["array", "nibabel", "MetaTensor"])
+def test_an_image_in_memory_gets_the_label_map_of_its_file(run, tmp_path, kind):
+    raw = write_image(tmp_path / "images" / "scan9.nii.gz")
+    write(run, SMALL | {"mm3": 5.1})
+    (path,) = predict_images(run.path, tmp_path / "images", tmp_path / "out")
+    assert not np.array_equal(labels_in(path), raw)
+    scan = nib.load(tmp_path / "images" / "scan9.nii.gz")
+    voxels = scan.get_fdata(dtype=np.float32)
+    given = {
+        "array": lambda predictor: predictor(voxels, scan.affine),
+        "nibabel": lambda predictor: np.asarray(predictor(scan).dataobj),
+        "MetaTensor": lambda predictor: predictor(
+            MetaTensor(torch.from_numpy(voxels[None]), affine=torch.from_numpy(scan.affine))
+        ).numpy()[0],
+    }[kind]
+    np.testing.assert_array_equal(given(Predictor.of_run(run.path)), labels_in(path))
+    np.testing.assert_array_equal(given(Predictor.of_run(run.path, postprocess=False)), raw)
+    run.postprocessing_file.unlink()
+    np.testing.assert_array_equal(given(Predictor.of_run(run.path)), raw)
+
+
+def test_a_predictor_of_runs_is_refused_as_predict_refuses_it(run, tmp_path):
+    other = make_run(tmp_path / "other")
+    write(run, SMALL)
+    with pytest.raises(InputError, match=r"learned different steps: predict with .*\(in Python postprocess=False\)"):
+        Predictor.of_run([run.path, other.path])
+    assert Predictor.of_run([run.path, other.path], postprocess=False).postprocessing is None
 
 
 def test_what_the_steps_hold_is_known_before(run, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """From images in the formats of the clinic to label maps in theirs or in others."""
 
+import json
 import logging
 import shutil
 import zipfile
@@ -131,6 +132,27 @@ def test_a_folder_of_several_formats(make_run, tmp_path):
         write_image(tmp_path / "references" / reference, labels_of(path, None)[0])
     scores = evaluate(tmp_path / "out", tmp_path / "references")
     assert scores.mean["dice"].mean == 1
+
+
+def test_a_series_that_does_not_fit_is_listed_with_what_it_needs(make_run, tmp_path, monkeypatch):
+    for seed, name in enumerate(("scan1", "scan2")):
+        write_series(tmp_path / "in" / name, voxels_of(seed=seed), AFFINE)
+    plain = pydicom.Dataset.pixel_array.fget
+
+    def pixels(one):
+        if "scan2" in str(one.filename):
+            raise MemoryError
+        return plain(one)
+
+    monkeypatch.setattr(pydicom.Dataset, "pixel_array", property(pixels))
+    with pytest.raises(InputError, match="1 of 2 cases could not be predicted"):
+        predict_images(make_run(), tmp_path / "in", tmp_path / "out")
+    assert (tmp_path / "out" / "scan1.dcm").is_file()
+    (told,) = json.loads((tmp_path / "out" / "failed.json").read_text()).values()
+    assert told.startswith(
+        f"there is not enough memory ({tmp_path / 'in' / 'scan2'}: a series of 7 x 6 x 5 voxels needs"
+    )
+    assert "damaged" not in told
 
 
 def test_from_folders_of_series_to_segmentations(make_run, tmp_path, caplog, capsys):

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MODALITIES = {"CT": {"ct"}, "MR": {"mr", "mri", "t1", "t1w", "t1c", "t1ce", "t1gd", "t2", "t2w", "flair", "dwi", "adc"}}
 TILTED = 0.1  # degrees
+GIB = 2**30
+LACK = re.compile(r"allocate|bad_alloc|memory|^ *\w+: *$", re.I | re.M)
+"""What is left of a plugin's lack of memory where pydicom tells what all of them said; often it says nothing."""
 
 logger = logging.getLogger("dlka_med")
 
@@ -49,6 +53,7 @@ def read_dicom(source: Path, channels: Sequence[str], series: str | None = None)
     Raises:
         InputError: as in `choose` and `stack`; several channels; or the pixels are damaged, colours, mapped by a table
             or compressed in a way that nobody here can read.
+        MemoryError: there is no room; it says how much the series needs.
     """
     chosen = choose(source, series)
     if len(channels) != 1:
@@ -59,6 +64,23 @@ def read_dicom(source: Path, channels: Sequence[str], series: str | None = None)
     found = stack(chosen)
     _warn_of_another_modality(chosen, channels[0])
     _warn_of_tilt(found)
+    try:
+        return _volume(chosen, found)[None], Grid(source, found.shape, found.affine)
+    except MemoryError:
+        sizes, needed = " x ".join(map(str, found.shape)), _bytes_to_read(chosen, found) / GIB
+        raise MemoryError(f"{source}: a series of {sizes} voxels needs {needed:.2f} GiB to be read") from None
+
+
+def source_headers(found: Stack) -> list["Dataset"]:
+    """The headers of a stack's files without pixels, in the order of its slices; of a multi-frame file the one."""
+    with quietly():
+        names = {one.file for one in found.slices}
+        headers = {name: read(found.series.source, name, stream) for name, stream in files(found.series.source, names)}
+    return [headers[name] for name in dict.fromkeys(one.file for one in found.slices)]
+
+
+def _volume(chosen: Series, found: Stack) -> np.ndarray:
+    """(columns, rows, slices) float32."""
     volume = np.empty(found.shape[::-1], np.float32)
     places = {(one.file, one.frame): index for index, one in enumerate(found.slices)}
     for dataset, name in _datasets(chosen):
@@ -68,15 +90,13 @@ def read_dicom(source: Path, channels: Sequence[str], series: str | None = None)
             index = places[name, frame if (name, None) not in places else None]
             slope, intercept = _rescale(chosen, name, dataset, frame)
             volume[index] = plane if (slope, intercept) == (1, 0) else plane * slope + intercept
-    return np.ascontiguousarray(volume.T)[None], Grid(source, found.shape, found.affine)
+    return np.ascontiguousarray(volume.T)
 
 
-def source_headers(found: Stack) -> list["Dataset"]:
-    """The headers of a stack's files without pixels, in the order of its slices; of a multi-frame file the one."""
-    with quietly():
-        names = {one.file for one in found.slices}
-        headers = {name: read(found.series.source, name, stream) for name, stream in files(found.series.source, names)}
-    return [headers[name] for name in dict.fromkeys(one.file for one in found.slices)]
+def _bytes_to_read(series: Series, found: Stack) -> int:
+    """The volume, turned once, beside the largest file with its pixels as stored and decoded."""
+    largest = max(header.rows * header.columns * (header.frames or 1) for header in series.headers)
+    return 8 * prod(found.shape) + 4 * largest
 
 
 def _datasets(series: Series) -> Iterator[tuple["Dataset", str]]:
@@ -90,7 +110,9 @@ def _pixels(series: Series, name: str, dataset: "Dataset") -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     try:
         pixels = dataset.pixel_array
-    except (*BROKEN, RuntimeError, MemoryError) as error:
+    except (*BROKEN, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and LACK.search(str(error)):
+            raise MemoryError from None
         where = place(series.source, name)
         if syntax is not None and syntax.is_compressed and isinstance(error, RuntimeError):
             raise InputError(
