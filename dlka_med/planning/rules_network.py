@@ -13,6 +13,7 @@ SMALL_3D = (
     Size("half the published channels: memory is short", 16, 1, 1, cost=0.7, least=24**3, checkpointing=True),
     Size("a quarter of the published channels: memory is short", 8, 1, 1, cost=0.4, checkpointing=True),
 )
+PLAIN_STAGES = 2  # the fine ones, of a small network
 PUBLISHED_2D = Size("as published", 0, 2, 16, cost=12, least=192**2, encoder="maxvit_rmlp_small_rw_224")
 SMALL_2D = (
     Size("3.4 million parameters; small enough for a short run", 0, 1, 4, least=128**2, encoder="convnext_atto"),
@@ -63,10 +64,11 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
         full_resolution, full = ("residual", "as published"), (16, "as published")
         gates = ("dense", "as published; depthwise and dcnv3 take much memory in 3D")
     else:
-        full_resolution = ("light", "a conv each for image and sum: a fraction of the published blocks' time")
-        full = (min(size.width, 8), "few: at full resolution they cost most")
-        why = "attention at the coarser stages, where it is cheap; at the finest it would take most of the time"
-        gates = (["absent", *["dense"] * (stages - 1)], why)
+        full_resolution = ("stem", "the encoder goes on from what is seen at full resolution")
+        full = (size.width // 2, "half of the first stage's: at full resolution they cost most")
+        without = min(PLAIN_STAGES, stages - 1)
+        why = "attention at the coarse stages, where it is cheap; at finer ones convs give more for the time"
+        gates = (["absent"] * without + ["dense"] * (stages - without), why)
     return {
         "channels": ([size.width * 2**stage for stage in range(stages)], "doubled from stage to stage"),
         "depths": ([size.depth] * stages, size.words),
@@ -77,7 +79,9 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
         "position_embedding": (False, "patches lie anywhere, so a position says little"),
         "supervised_scales": (min(3 if is_long else 2, stages), "outputs that the loss sees, full to coarse"),
         "dropout": (0.1, "as published") if is_long else (0.0, "a short run does not overfit"),
-        "norm": ("batch" if size.batch > 1 else "instance", f"of batches of {size.batch}"),
+        "norm": ("batch", "as published")
+        if size.depth > 1
+        else ("instance", f"batches of {size.batch} are too small for statistics"),
     }
 
 

@@ -72,8 +72,9 @@ def test_twenty_minutes_of_two_cores_want_what_ships(summary, cpu):
     config = fitted(data_of(summary(**SETS["hippocampus"])), cpu, SPEED, nothing).config
     assert config.network.channels == (32, 64, 128)
     assert config.network.depths == (1, 1, 1)
-    assert (config.network.full_resolution, config.network.full_resolution_channels) == ("light", 8)
-    assert config.network.deformation == ("absent", "dense", "dense")
+    assert (config.network.full_resolution, config.network.full_resolution_channels) == ("stem", 16)
+    assert config.network.deformation == ("absent", "absent", "dense")
+    assert config.network.norm == "instance"
     assert config.training.growing == 0.6
     assert config.training.patch_size == (40, 56, 40)
     assert config.network.layer_scale == 0.1
