@@ -130,6 +130,7 @@ def made(balls, tmp_path_factory):
         return config, folder, ablate(config, folder.path, seeds=1)
 
 
+@pytest.mark.slow
 def test_all_variants_are_trained_and_compared(made):
     _, folder, result = made
     names = [AS_IS, "still", "plain", "wide", "absent"]

@@ -28,6 +28,7 @@ def fail(monkeypatch):
     return _fail
 
 
+@pytest.mark.slow
 def test_a_seed_that_fails_is_left_out_and_made_later(made, call, fail):
     fail(("unet", 2, 0))
     result = call(made.path, seeds=3)
@@ -41,6 +42,7 @@ def test_a_seed_that_fails_is_left_out_and_made_later(made, call, fail):
     assert list(result.networks["unet"].seeds) == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_fold_that_fails_is_compared_for_nobody(made, call, fail):
     fail(("unet", 1, 2))
     result = call(made.path, folds=(0, 2))

@@ -111,6 +111,7 @@ def test_regions_overlap(tmp_path):
         assert_same(read(tmp_path / "a.dcm", SHAPE, affine), expected)
 
 
+@pytest.mark.slow
 def test_what_writing_holds_is_known_before(tmp_path):
     shape, names = (160, 160, 160), range(1, 17)
     labels = {"background": 0} | {f"part{n}": [*range(n, 17)] if n < 16 else n for n in names}

@@ -75,6 +75,7 @@ def test_what_waits_to_be_written_holds_nothing_of_the_image(run, tmp_path):
     assert len(list(tmp_path.glob("out/*/scan.nii.gz"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("numbers", "uncertainty"), [(None, True), ("uint8", False), ("float16", True)])
 def test_writing_holds_no_more_than_is_told(run, numbers, uncertainty, tmp_path):
     """By numpy's own count, of a case of three classes."""

@@ -150,6 +150,7 @@ def test_a_predictor_of_runs_is_refused_as_predict_refuses_it(run, tmp_path):
     assert Predictor.of_run([run.path, other.path], postprocess=False).postprocessing is None
 
 
+@pytest.mark.slow
 def test_what_the_steps_hold_is_known_before(run, tmp_path, monkeypatch):
     """Against what they do hold, of a map that one label fills."""
     write(run, {"step": "largest", "label": "bright"}, {"step": "holes", "label": "bright"}, {"step": "largest"})

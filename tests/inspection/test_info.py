@@ -38,6 +38,7 @@ def test_a_run_in_full(tmp_path, monkeypatch):
         assert words in table
 
 
+@pytest.mark.slow
 def test_epochs_and_another_window(tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "probe", lambda config, device: Measured(peak=3e9, seconds=2.0))
     training = {"patch_size": [16, 16, 16], "epochs": 3, "steps_per_epoch": 7}

@@ -105,6 +105,7 @@ def test_large_volumes_become_small():
         assert strip(plane).std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(50, 51, 30), (300, 310)])
 def test_crowded_slices_stay_small(shape):
     """Outlines of noise become coarser and fewer, and lie where they were."""

@@ -82,6 +82,7 @@ def test_each_fold_is_an_ordinary_run(config, crossvalidated, balls):
         RunFolder.open(folder.path)
 
 
+@pytest.mark.slow
 def test_interrupted_inside_and_between_folds_it_ends_as_if_nothing_had_been(
     config, crossvalidated, tmp_path, stop_after, monkeypatch, caplog
 ):

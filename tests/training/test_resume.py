@@ -42,6 +42,7 @@ def test_a_resumed_run_ends_exactly_as_an_unbroken_one(any_config, tmp_path, sto
     assert_same(whole, train(any_config, tmp_path / "broken", resume=True))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_patches_of_the_size_that_it_had_come_to(config, tmp_path, stop_after, monkeypatch):
     growing, sizes = changed(config, growing=0.9, epochs=4), []
     seen = SegmentationTask.training_step

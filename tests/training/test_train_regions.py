@@ -35,6 +35,7 @@ def regions(balls, tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_regions_are_learned_beside_what_is_ignored(config, regions, tmp_path):
     config = changed(config, "dataset", root=str(regions))
     config = changed(config, epochs=25, steps_per_epoch=4, validate_every=25)
