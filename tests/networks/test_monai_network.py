@@ -138,6 +138,7 @@ def test_batch_norm_and_dropout(name):
         torch.testing.assert_close(net(x)[:1], net(x[:1]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_monai_is_imported_with_the_first_network_alone():
     code = "import sys, dlka_med.networks; sys.exit('monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

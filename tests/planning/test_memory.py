@@ -52,6 +52,7 @@ def test_large_windows_are_scaled_up_from_small_ones(monkeypatch):
     assert estimated_peak(config, "cpu") == pytest.approx(whole, rel=0.03)
 
 
+@pytest.mark.slow
 def test_an_estimate_grows_with_the_window_and_shrinks_with_recomputing():
     small, large = (estimated_peak(config_of(volumes(), (n,) * 3), "cpu") for n in (32, 64))
     assert small < large

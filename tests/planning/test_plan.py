@@ -184,6 +184,7 @@ def test_wrong_wishes_are_refused(tmp_path):
         plan(regions, out, device="cpu", memory=4, probe=Machine(), estimate=weighed)
 
 
+@pytest.mark.slow
 def test_a_plan_is_probed_and_trains(tmp_path):
     root, out = write_set(tmp_path / "set", "tiny volumes"), tmp_path / "p.yaml"
     made = plan(root, out, minutes=1, memory=3, device="cpu", workers=1)

@@ -82,6 +82,7 @@ def test_plans_load_as_they_were_probed(tmp_path, name, kind):
     assert [line for line in lines if "  # " not in line and not line.endswith(":")] == []
 
 
+@pytest.mark.slow
 def test_a_plan_is_probed_and_trains(tmp_path):
     out = tmp_path / "p.yaml"
     made = plan(
