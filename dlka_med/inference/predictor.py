@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from monai.data import MetaTensor
 from nibabel.nifti1 import Nifti1Pair
 from torch import nn
 
 from dlka_med.config.dataset import Intensity
-from dlka_med.config.record import Plane
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case
 from dlka_med.data.intensity import named_intensity
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.inference.decision import Decision
-from dlka_med.inference.forward import Precision
 from dlka_med.inference.images import prepare_image
 from dlka_med.inference.kept_steps import PostProcessing, agreed_postprocessing
 from dlka_med.inference.members import members_of
@@ -32,14 +29,14 @@ class Predictor(SlidingWindow):
     """Predicts cases with overlapping windows, in 2D or 3D: from the files or images to the label map of their grid.
 
     Args:
-        network, patch_size, overlap, mirror_axes, batch_size, device, slices, precision, intensities: as in
-            `SlidingWindow`.
+        network: any segmentation network, or several, which are an ensemble.
         painted: the network tells regions apart (sigmoid): the class index that each paints, in this order, over the
             ones before; None: classes, of which the likeliest counts (softmax).
         thresholds: probability over which a voxel belongs to a region, one for each; None: 0.5.
-        temperature: as in `SlidingWindow`. The label maps of a single network do not depend on it, but for thresholds.
         config: of the run: what arrays need that are predicted by a call.
         postprocessing: what a call does to its label maps; None: nothing.
+        **windows: further arguments of `SlidingWindow`, at least `patch_size`. The label maps of a single network do
+            not depend on `temperature`, but for thresholds.
 
     Raises:
         ValueError: arguments out of range.
@@ -49,33 +46,13 @@ class Predictor(SlidingWindow):
         self,
         network: nn.Module | Sequence[nn.Module],
         *,
-        patch_size: Sequence[int],
-        overlap: float = 0.5,
-        mirror_axes: Sequence[int] = (),
-        batch_size: int = 1,
-        device: str | torch.device | None = None,
-        slices: Plane | None = None,
         painted: Sequence[int] | None = None,
         thresholds: Sequence[float] | None = None,
-        precision: Precision = "fp32",
-        temperature: float | Sequence[float] = 1.0,
-        intensities: Sequence[Sequence[Intensity]] | None = None,
         config: RunConfig | None = None,
         postprocessing: PostProcessing | None = None,
+        **windows: Any,
     ):
-        super().__init__(
-            network,
-            patch_size=patch_size,
-            overlap=overlap,
-            mirror_axes=mirror_axes,
-            batch_size=batch_size,
-            device=device,
-            slices=slices,
-            has_regions=painted is not None,
-            precision=precision,
-            temperature=temperature,
-            intensities=intensities,
-        )
+        super().__init__(network, has_regions=painted is not None, **windows)
         self.decision, self.config = Decision(painted, thresholds, self.temperature), config
         self.postprocessing = postprocessing
 

@@ -16,6 +16,8 @@ from dlka_med.training.devices import agree, merge, share_buffers
 
 from .runs import command, rows_of
 
+TWO = ("training.devices=2", "training.strategy=ddp")
+
 
 def talk(rank, file, out):
     """What one of two processes says in the end, or the error that it met."""
@@ -35,6 +37,14 @@ def talk(rank, file, out):
     except Exception:
         found = {"error": traceback.format_exc()}
     out.write_text(json.dumps(found))
+
+
+def trained_alone(config_file, out, *settings):
+    """The run of a command in a process of its own, which starts more for more devices; each computes on one thread."""
+    words = [word for setting in settings for word in ("-s", setting)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command(config_file, out, *words), check=True, timeout=300, env=environment)
+    return RunFolder.open(out)
 
 
 def test_two_processes_agree_on_what_the_first_one_says(tmp_path):
@@ -68,13 +78,9 @@ def test_one_process_agrees_with_itself():
 def test_two_processes_train_as_one_with_the_batch_of_both(config_file, tmp_path):
     # Without batch statistics, dropout and batch Dice the gradient of both halves is their mean.
     same = ["network.norm=instance", "network.dropout=0", "training.loss.dice_weight=0", "training.epochs=2"]
-    same = [word for setting in [*same, "training.steps_per_epoch=3"] for word in ("-s", setting)]
-    two = ["-s", "training.devices=2", "-s", "training.strategy=ddp"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, more in (("one", ["-s", "training.batch_size=4"]), ("two", two)):
-        arguments = command(config_file, tmp_path / name, *same, *more)
-        subprocess.run(arguments, check=True, timeout=300, env=environment)
-    one, two = (RunFolder.open(tmp_path / name) for name in ("one", "two"))
+    same += ["training.steps_per_epoch=3"]
+    one = trained_alone(config_file, tmp_path / "one", *same, "training.batch_size=4")
+    two = trained_alone(config_file, tmp_path / "two", *same, *TWO)
     assert [int(row["step"]) for row in rows_of(two)] == [3, 6]
     assert json.loads(two.split_file.read_text())["validation"]
     for key in ("loss", "dice"):
@@ -93,12 +99,9 @@ def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_pat
         "tensorboard.backend.event_processing.event_accumulator",
         reason="NOT TESTED: pip install tensorboard to run this test",
     )
-    settings = ["training.devices=2", "training.strategy=ddp", "training.loggers=[tensorboard]", "training.epochs=2"]
+    settings = ["training.loggers=[tensorboard]", "training.epochs=2"]
     settings += ["training.validate_every=1", "training.steps_per_epoch=2"]
-    settings = [word for setting in settings for word in ("-s", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(config_file, tmp_path / "run", *settings), check=True, timeout=300, env=environment)
-    run = RunFolder.open(tmp_path / "run")
+    run = trained_alone(config_file, tmp_path / "run", *TWO, *settings)
     steps = [int(row["step"]) for row in rows_of(run)]
     assert len(steps) == 2
     assert len(list((run.path / "tensorboard").rglob("*tfevents*"))) == 1
@@ -119,11 +122,12 @@ def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_pat
 
 @pytest.mark.slow
 def test_two_processes_end_by_the_clock_at_the_same_step(config_file, tmp_path):
-    settings = ["training.epochs=null", "training.minutes=0.1", "training.devices=2", "training.strategy=ddp"]
-    settings += ["training.validate_every=1", "training.steps_per_epoch=5"]
-    settings = [word for setting in settings for word in ("-s", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(config_file, tmp_path / "run", *settings), check=True, timeout=300, env=environment)
-    run = RunFolder.open(tmp_path / "run")
+    settings = [
+        "training.epochs=null",
+        "training.minutes=0.1",
+        "training.validate_every=1",
+        "training.steps_per_epoch=5",
+    ]
+    run = trained_alone(config_file, tmp_path / "run", *TWO, *settings)
     assert rows_of(run)[-1]["dice"]
     assert run.load_weights()
