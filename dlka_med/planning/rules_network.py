@@ -67,7 +67,7 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
         full_resolution = ("stem", "the encoder goes on from what is seen at full resolution")
         full = (size.width // 2, "half of the first stage's: at full resolution they cost most")
         without = min(PLAIN_STAGES, stages - 1)
-        why = "attention at the coarse stages, where it is cheap; at finer ones convs give more for the time"
+        why = "attention at the coarse stages, where it is cheap"
         gates = (["absent"] * without + ["dense"] * (stages - without), why)
     return {
         "channels": ([size.width * 2**stage for stage in range(stages)], "doubled from stage to stage"),
@@ -81,7 +81,7 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
         "dropout": (0.1, "as published") if is_long else (0.0, "a short run does not overfit"),
         "norm": ("batch", "as published")
         if size.depth > 1
-        else ("instance", f"batches of {size.batch} are too small for statistics"),
+        else ("instance", "as good as batch norm, and the same for batches of any size"),
     }
 
 
