@@ -106,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except InputError as error:
         return _end(f"error: {error}", 2, debug)
+    except MemoryError as lack:
+        return _end(f"error: there is not enough memory ({str(lack) or 'nothing more is known'})", 2, debug)
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise

@@ -142,7 +142,8 @@ def _compared(
     """Train and compare what the configs say, which are written at the first call and read again later."""
     folder = ComparisonFolder(Path(out).absolute())
     existing(asked.dataset, "the folder of a dataset")
-    folder.agree(asked)
+    if not _lock(folder).is_file():  # of a command that still plans: what it leaves is looked at when it is ready
+        folder.agree(asked)
     with _whole_folder(folder):
         folder.agree(asked)
         with _no_half_plan(folder):
@@ -203,4 +204,8 @@ def _no_half_plan(folder: ComparisonFolder) -> Iterator[None]:
 
 
 def _whole_folder(folder: ComparisonFolder) -> AbstractContextManager[bool]:
-    return claimed(lock_of(folder.path / "all"), wait=True)
+    return claimed(_lock(folder), wait=True)
+
+
+def _lock(folder: ComparisonFolder) -> Path:
+    return lock_of(folder.path / "all")

@@ -38,7 +38,6 @@ UNREADABLE = (
     EOFError,
     ValueError,
     OverflowError,
-    MemoryError,
     zlib.error,
 )
 """What reading a damaged file raises."""
@@ -171,6 +170,7 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
 
     Raises:
         InputError: the file is truncated or no NIfTI file, or its voxels are no real numbers.
+        MemoryError: there is no room for them; it names the file.
     """
     check_file(path)
     with_partner(path)
@@ -190,6 +190,8 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
             return image, np.asarray(image.dataobj, dtype=None if as_stored else np.float32)
     except InputError:
         raise
+    except MemoryError as lack:
+        raise MemoryError(f"{path}: {lack}") from lack
     except (ImageFileError, HeaderDataError) as error:
         raise InputError(
             f"{path} is no NIfTI file or has a broken header ({error}): convert or copy it again"

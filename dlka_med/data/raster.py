@@ -30,7 +30,6 @@ UNREADABLE = (
     LookupError,
     EOFError,
     OverflowError,
-    MemoryError,
     struct.error,
     zlib.error,
     Warning,
@@ -47,6 +46,7 @@ def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
     Raises:
         InputError: the file is damaged, has another number of channels, several pages, transparent pixels,
             colours of 16 bit, bands or planes that Pillow cannot read, or too many pixels.
+        MemoryError: there is no room for it; it names the file.
     """
     pixels = read_bands(path, channels)
     if pixels.shape[-1] != len(channels):
@@ -176,6 +176,8 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
                     raise _transparent(path)
     except InputError:
         raise
+    except MemoryError as lack:
+        raise MemoryError(f"{path}: {lack}") from lack
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except UnidentifiedImageError as error:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
@@ -164,6 +165,23 @@ def test_shards_share_the_runs_and_the_last_one_compares(call, small, trained, t
     assert [Path(run).parts[-3] for run, _ in trained] == ["unet"]
     assert call(out, seeds=1, shard=(0, 2)) is not None
     assert [Path(run).parts[-3] for run, _ in trained] == ["unet", "dlka_net_3d"]
+
+
+def test_one_may_join_while_another_still_plans(call, small, trained, tmp_path):
+    joined = []
+
+    def plans_long(config, device="cpu"):
+        if not joined:
+            joined.append(Thread(target=lambda: joined.append(call(tmp_path / "out", seeds=1, shard=(1, 2)))))
+            joined[0].start()
+            joined[0].join(0.5)
+            assert joined[0].is_alive()
+        return light(config)
+
+    call(tmp_path / "out", seeds=1, shard=(0, 2), estimate=plans_long)
+    joined[0].join(60)
+    assert len(joined) == 2
+    assert sorted(Path(run).parts[-3] for run, _ in trained) == ["dlka_net_3d", "unet"]
 
 
 def test_a_network_that_cannot_take_the_patch_leaves_nothing_behind(call, small, trained, tmp_path):

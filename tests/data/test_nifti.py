@@ -89,6 +89,18 @@ def test_a_compressed_file_that_holds_less_than_claimed_fills_no_memory(tmp_path
             tracemalloc.stop()
 
 
+def test_a_lack_of_memory_is_no_damage(raw, tmp_path, monkeypatch):
+    path = write(tmp_path / "x.nii", raw)
+
+    def lacking(*_, **__):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    monkeypatch.setattr(nib.arrayproxy.ArrayProxy, "__array__", lacking)
+    for reader in (lambda: read_nifti(path, 1), lambda: read_label_map(path)):
+        with pytest.raises(MemoryError, match=r"x\.nii: Unable to allocate 9 TiB"):
+            reader()
+
+
 @pytest.mark.parametrize("name", ["x.NII", "x.NII.GZ", "x.nii.Gz"])
 def test_endings_in_capitals_are_read(tmp_path, name):
     data = nib.Nifti1Image(np.full((30, 30, 30), 2, np.uint8), np.eye(4)).to_bytes()

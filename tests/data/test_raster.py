@@ -295,6 +295,16 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
         read_raster(path, ["x"])
 
 
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch):
+    def lacking(*_):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    (tmp_path / "a.png").write_bytes(png(DEEP, 0))
+    monkeypatch.setattr(Image.Image, "load", lacking)
+    with pytest.raises(MemoryError, match=r"a\.png: Unable to allocate 9 TiB"):
+        read_raster(tmp_path / "a.png", ["x"])
+
+
 def test_what_is_no_label_is_refused(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "a.jpg")
     with pytest.raises(InputError, match=r"a\.jpg is JPEG, .*export the label as PNG"):
