@@ -64,14 +64,18 @@ def is_finished(file: Path, task: pl.LightningModule, budget: Budget) -> bool:
     """Whether the run of this checkpoint has used up its epochs or minutes, and its last epoch is validated.
 
     Raises:
-        InputError: the file is damaged, of an earlier version, or holds another network than that of `task`.
+        InputError: the file is damaged, of an earlier version, or holds another network than that of `task`, or one
+            of which other parameters learn.
     """
     state = SafeCheckpointIO().load_checkpoint(file)
     check_fit(file, task.state_dict(), state.get("state_dict", {}))
-    if len(state["optimizer_states"][0]["param_groups"]) != len(task.configure_optimizers().param_groups):
+    groups = state["optimizer_states"][0]["param_groups"], task.configure_optimizers().param_groups
+    there, here = ([len(group["params"]) for group in each] for each in groups)
+    if there != here:
         raise InputError(
-            f"cannot resume from {file}: it was written by an earlier version, whose optimiser did not tell offsets "
-            "from other parameters; train into another folder with training.start_from set to this run"
+            f"cannot resume from {file}: its optimiser moves other parameters ({there} there, {here} here), as where "
+            "training.freeze or optimizer.rates of the run were edited since, or an earlier version wrote it; put "
+            "them back, or train into another folder with training.start_from set to this run"
         )
     return _is_over(state, budget)
 

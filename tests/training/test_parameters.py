@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dlka_med.config.loading import save_config
 from dlka_med.config.training import Optimizer
 from dlka_med.errors import InputError
 from dlka_med.layers import offset_parameters
@@ -116,3 +117,10 @@ def test_names_without_effect_are_refused_before_the_cases_are_prepared(config, 
     with pytest.raises(InputError, match=words):
         train(changed(config, **values), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_learning_parameters_were_edited_is_not_resumed(finished):
+    edited = changed(finished.config, freeze=("encoder",), epochs=9)
+    save_config(edited, finished.config_file)
+    with pytest.raises(InputError, match=r"its optimiser moves other parameters .* as where training\.freeze"):
+        train(edited, finished.path, resume=True)
