@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the names below, for those who read types
     from dlka_med.networks import NETWORKS, build_network
     from dlka_med.networks.dlka_net_2d import DLKANet2d
     from dlka_med.networks.dlka_net_3d import DLKANet3d
+    from dlka_med.networks.dlka_unet import DLKAUNet
     from dlka_med.ops.deform_conv import deform_conv
     from dlka_med.planning.plan import plan
     from dlka_med.run_folder import RunFolder
@@ -43,6 +44,7 @@ _HOMES = {
     "DLKABlock": "blocks.dlka_block",
     "DLKANet2d": "networks.dlka_net_2d",
     "DLKANet3d": "networks.dlka_net_3d",
+    "DLKAUNet": "networks.dlka_unet",
     "DeformConv": "layers.deform_conv",
     "InputError": "errors",
     "LargeKernelAttention": "blocks.large_kernel_attention",

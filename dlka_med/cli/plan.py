@@ -15,6 +15,7 @@ SUMMARY = "plan a training: a complete config for a dataset and a budget, every 
 NETWORKS = (
     "dlka_net_2d",
     "dlka_net_3d",
+    "dlka_unet",
     "unet",
     "dynunet",
     "segresnet",

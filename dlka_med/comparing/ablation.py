@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from dlka_med.comparing.folder import Asked, ComparisonFolder
 from dlka_med.config.loading import save_config
-from dlka_med.config.network import DLKANet2dArguments, DLKANet3dArguments
+from dlka_med.config.network import DLKANet2dArguments, DLKANet3dArguments, DLKAUNetArguments
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import dataset_of
 from dlka_med.data.folds import write_folds
@@ -43,10 +43,10 @@ def ablation(
             equal terms.
     """
     config, training = with_absolute_paths(config), config.training
-    if not isinstance(config.network, DLKANet2dArguments | DLKANet3dArguments):
+    if not isinstance(config.network, DLKANet2dArguments | DLKANet3dArguments | DLKAUNetArguments):
         raise InputError(
             f"{config.name}: network.name is {config.network.name}, which has no deformable convolutions to ablate: "
-            "give a config of dlka_net_3d or dlka_net_2d"
+            "give a config of dlka_net_3d, dlka_net_2d or dlka_unet"
         )
     if not set(_gates(config)) & set(DEFORMING):
         raise InputError(

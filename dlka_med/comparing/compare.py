@@ -110,7 +110,7 @@ def ablate(
         absent  no attention
 
     Args:
-        config: of `dlka_net_3d` or `dlka_net_2d`, with one limit of `training.minutes` and `training.epochs`.
+        config: of a D-LKA network, with one limit of `training.minutes` and `training.epochs`.
         out: folder of the comparison, see `ComparisonFolder`.
         by_stage: also each variant in one stage that deforms alone, such as `wide_stage_1`, counted from 0, fine to
             coarse.

@@ -8,12 +8,15 @@ from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_v
 
 from dlka_med.config.deepest_map import refuse_one_voxel, total_stride
 from dlka_med.config.other_networks import (
+    AnyDimsArguments,
     DynUNetArguments,
     MedNeXtArguments,
     SegResNetArguments,
+    Strides,
     SwinUNETRArguments,
     TimmUNetArguments,
     UNetArguments,
+    check_axes,
 )
 from dlka_med.config.record import Probability, Record
 
@@ -35,41 +38,49 @@ OffsetLimit = Annotated[
     ),
 ]
 
-
-class DLKANet3dArguments(Record):
-    """Arguments of the 3D D-LKA U-Net; the defaults are the published network, but for the limit of offsets."""
-
-    spatial_dims: ClassVar[int] = 3
-
-    name: Literal["dlka_net_3d"]
-    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
-    depths: tuple[PositiveInt, ...] = Field((3, 3, 3, 3), description="D-LKA blocks of each stage")
-    strides: tuple[Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator(all_axes)], ...] = Field(
-        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
-        description="downsampling in front of each stage, per axis or one number for all",
-    )
-    full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
-    full_resolution: Literal["residual", "stem", "light", "none"] = Field(
-        "residual",
+Depths = Annotated[tuple[PositiveInt, ...], Field(description="D-LKA blocks of each stage")]
+FullResolution = Annotated[
+    Literal["residual", "stem", "light", "none"],
+    Field(
         description="blocks at full resolution: as published; the same, with the encoder behind that of the image "
-        "(stem); a conv each; or none",
-    )
-    deformation: Attention | tuple[Attention, ...] = Field(
-        "dense",
+        "(stem); a conv each; or none"
+    ),
+]
+Gates = Annotated[
+    Attention | tuple[Attention, ...],
+    Field(
         description="which convs of the gate deform, for all stages or for each, fine to coarse; depthwise and dcnv3 "
-        "take much memory in 3D",
-    )
+        "take much memory in 3D"
+    ),
+]
+PositionEmbedding = Annotated[bool, Field(description="learned vector per voxel of each stage")]
+SupervisedScales = Annotated[PositiveInt, Field(description="outputs that the loss sees, full to coarse")]
+Dropout = Annotated[Probability, Field(description="dropout inside the residual conv branch")]
+BlockNorm = Annotated[Literal["batch", "instance"], Field(description="norm of the blocks' residual convs")]
+LayerScale = Annotated[PositiveFloat, Field(description="start value of the factor of each attention branch")]
+
+
+class _StagesOfBlocks(Record):
+    """Arguments of a U-Net of D-LKA blocks; the defaults are those of `DLKAUNet`."""
+
+    name: str
+    channels: tuple[PositiveInt, ...] = Field((32, 64, 128, 256), description="channels of each stage")
+    depths: Depths = (1, 1, 1, 1)
+    strides: tuple[tuple[PositiveInt, ...], ...]
+    full_resolution_channels: PositiveInt = Field(16, description="channels of the full-resolution conv block")
+    full_resolution: FullResolution = "stem"
+    deformation: Gates = ("absent", "absent", "absent", "dense")
     offset_groups: OffsetGroups = None
     offset_limit: OffsetLimit = 8.0
-    position_embedding: bool = Field(True, description="learned vector per voxel of each stage")
-    supervised_scales: PositiveInt = Field(3, description="outputs that the loss sees, full to coarse")
-    dropout: Probability = Field(0.1, description="dropout inside the residual conv branch")
-    norm: Literal["batch", "instance"] = Field("batch", description="norm of the blocks' residual convs")
-    layer_scale: PositiveFloat = Field(1e-6, description="start value of the factor of each attention branch")
+    position_embedding: PositionEmbedding = False
+    supervised_scales: SupervisedScales = 2
+    dropout: Dropout = 0.0
+    norm: BlockNorm = "instance"
+    layer_scale: LayerScale = 0.1
     checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
     @model_validator(mode="after")
-    def _stage_lists_agree(self) -> "DLKANet3dArguments":
+    def _stage_lists_agree(self) -> "_StagesOfBlocks":
         lengths = {"channels": len(self.channels), "depths": len(self.depths), "strides": len(self.strides)}
         if not isinstance(self.deformation, str):
             lengths["deformation"] = len(self.deformation)
@@ -87,6 +98,40 @@ class DLKANet3dArguments(Record):
         images = batch if self.norm == "batch" else 1
         norm = f"network.norm {self.norm} and training.batch_size {batch}"
         refuse_one_voxel(patch, total_stride(self.strides), images, "network.strides multiply to", norm)
+
+
+class DLKAUNetArguments(_StagesOfBlocks, AnyDimsArguments):
+    """Arguments of the D-LKA U-Net for images or volumes."""
+
+    name: Literal["dlka_unet"]
+    strides: Strides = Field(
+        (2, 2, 2, 2), description="downsampling in front of each stage, per axis or one number for all"
+    )
+
+    @model_validator(mode="after")
+    def _axes_agree(self) -> "DLKAUNetArguments":
+        check_axes(self.strides, self.spatial_dims)
+        return self
+
+
+class DLKANet3dArguments(_StagesOfBlocks):
+    """Arguments of the 3D D-LKA U-Net; the defaults are the published network, but for the limit of offsets."""
+
+    spatial_dims: ClassVar[int] = 3
+
+    name: Literal["dlka_net_3d"]
+    depths: Depths = (3, 3, 3, 3)
+    strides: tuple[Annotated[tuple[PositiveInt, PositiveInt, PositiveInt], BeforeValidator(all_axes)], ...] = Field(
+        ((2, 4, 4), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        description="downsampling in front of each stage, per axis or one number for all",
+    )
+    full_resolution: FullResolution = "residual"
+    deformation: Gates = "dense"
+    position_embedding: PositionEmbedding = True
+    supervised_scales: SupervisedScales = 3
+    dropout: Dropout = 0.1
+    norm: BlockNorm = "batch"
+    layer_scale: LayerScale = 1e-6
 
 
 class DLKANet2dArguments(Record):
@@ -125,6 +170,7 @@ class DLKANet2dArguments(Record):
 Network = Annotated[
     DLKANet2dArguments
     | DLKANet3dArguments
+    | DLKAUNetArguments
     | UNetArguments
     | DynUNetArguments
     | SegResNetArguments

@@ -7,6 +7,7 @@ from torch import nn
 
 from dlka_med.networks.dlka_net_2d import DLKANet2d
 from dlka_med.networks.dlka_net_3d import DLKANet3d
+from dlka_med.networks.dlka_unet import DLKAUNet
 from dlka_med.networks.dynunet import DynUNet
 from dlka_med.networks.load_report import LoadReport, load_matching
 from dlka_med.networks.mednext import MedNeXt
@@ -19,6 +20,7 @@ from dlka_med.networks.unet import UNet
 NETWORKS: dict[str, type[nn.Module]] = {
     "dlka_net_2d": DLKANet2d,
     "dlka_net_3d": DLKANet3d,
+    "dlka_unet": DLKAUNet,
     "unet": UNet,
     "dynunet": DynUNet,
     "segresnet": SegResNet,
@@ -44,6 +46,7 @@ __all__ = [
     "NETWORKS",
     "DLKANet2d",
     "DLKANet3d",
+    "DLKAUNet",
     "DynUNet",
     "LoadReport",
     "MedNeXt",

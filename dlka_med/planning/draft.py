@@ -32,6 +32,7 @@ class Data:
 
     Args:
         wanted: a network that was asked for.
+        on_gpu: whether it will be trained there.
     """
 
     summary: Summary
@@ -39,11 +40,12 @@ class Data:
     labels: Declared
     wanted: str | None = None
     regions_class_order: tuple[int, ...] | None = None
+    on_gpu: bool = False
 
     @cached_property
     def view(self) -> tuple[Choice, Choice]:
         """Network, and the plane of its slices."""
-        return rules_grid.network_and_plane(self.summary, self.wanted)
+        return rules_grid.network_and_plane(self.summary, self.wanted, on_gpu=self.on_gpu)
 
     @property
     def dims(self) -> int:

@@ -128,7 +128,7 @@ def plan(
     facts = fingerprint(dataset.cases, dataset.channels, workers, progress("reading cases"))
     refuse_errors(dataset, facts)
     summary = summarise(dataset, facts)
-    data = Data(summary, named.root, named.labels, network, named.regions_class_order)
+    data = Data(summary, named.root, named.labels, network, named.regions_class_order, budget.on_gpu)
     if network is not None and data.view[0].value != network:
         raise InputError(f"{root} holds 2D images, but {network} is trained on volumes: leave --network away")
     log.info("%s", _read(summary))

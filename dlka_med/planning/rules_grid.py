@@ -45,6 +45,7 @@ class Downsampling(NamedTuple):
 DOWNSAMPLING = {
     "dlka_net_3d": Downsampling(4, starts_coarse=True),
     "dlka_net_2d": Downsampling(unit=32),
+    "dlka_unet": Downsampling(4),
     "unet": Downsampling(4),
     "dynunet": Downsampling(5),
     "segresnet": Downsampling(3, by_axis=False),
@@ -54,11 +55,12 @@ DOWNSAMPLING = {
 }
 
 
-def network_and_plane(summary: Summary, wanted: str | None) -> tuple[Choice, Choice]:
+def network_and_plane(summary: Summary, wanted: str | None, *, on_gpu: bool = False) -> tuple[Choice, Choice]:
     """`network.name` and `dataset.slices`.
 
     Args:
         wanted: a network that was asked for; on 2D images one for volumes alone is not chosen.
+        on_gpu: whether it is trained there, where in 2D the published network is affordable.
     """
     dims = None if wanted is None else own_dims(wanted)
     plane, why = _plane(summary, dims)
@@ -67,7 +69,11 @@ def network_and_plane(summary: Summary, wanted: str | None) -> tuple[Choice, Cho
         wanted = None if wanted is not None and own_dims(wanted) == 3 else wanted
     else:
         dims = 3 if plane.value is None else 2
-    return Choice(wanted or f"dlka_net_{dims}d", "asked for" if wanted else why), plane
+    if wanted is not None:
+        return Choice(wanted, "asked for"), plane
+    if dims == 2 and not on_gpu:
+        return Choice("dlka_unet", f"{why}, of which a U-Net learns most in the time of a CPU"), plane
+    return Choice(f"dlka_net_{dims}d", why), plane
 
 
 def own_dims(network: str) -> int | None:

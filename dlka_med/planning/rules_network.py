@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dlka_med.planning.choice import Choice, Choices
-from dlka_med.planning.rules_other_networks import BY_AXIS, Settings, other_network, other_sizes
+from dlka_med.planning.rules_other_networks import BY_AXIS, Settings, other_network, other_sizes, spatial_dims
 from dlka_med.planning.size import Size, large_batches
 
 PUBLISHED_3D = Size("as published", 32, 3, 2, cost=6.5, least=2**18)
@@ -12,6 +12,11 @@ SMALL_3D = (
     Size("half the published channels: memory is short", 16, 1, 2, cost=0.5, least=32**3),
     Size("half the published channels: memory is short", 16, 1, 1, cost=0.7, least=24**3, checkpointing=True),
     Size("a quarter of the published channels: memory is short", 8, 1, 1, cost=0.4, checkpointing=True),
+)
+SMALL_UNET_2D = (
+    Size("small: what a short run or a CPU can train", 32, 1, 4, 1.3, 128**2),
+    Size("half the channels: memory is short", 16, 1, 4, 0.8, 96**2),
+    Size("half the channels, one image at a time: memory is short", 16, 1, 1, 0.9, checkpointing=True),
 )
 PLAIN_STAGES = 2  # the fine ones, of a small network
 PUBLISHED_2D = Size("as published", 0, 2, 16, cost=12, least=192**2, encoder="maxvit_rmlp_small_rw_224")
@@ -29,6 +34,8 @@ def sizes(name: str, dims: int, published: bool) -> tuple[Size, ...]:
     """
     if name == "dlka_net_3d":
         return (PUBLISHED_3D, *SMALL_3D) if published else SMALL_3D
+    if name == "dlka_unet":
+        return SMALL_UNET_2D if dims == 2 else SMALL_3D
     if name == "dlka_net_2d":
         return (*large_batches(PUBLISHED_2D), *SMALL_2D) if published else SMALL_2D
     return other_sizes(name, dims, published)
@@ -40,9 +47,12 @@ def network(name: str, dims: int, size: Size, strides: Sequence[Sequence[int]], 
     Args:
         strides: of the stages.
     """
-    if name in ("dlka_net_2d", "dlka_net_3d"):
-        settings = _of_3d(size, strides, is_long) if dims == 3 else _of_2d(size, is_long)
-        settings |= _of_dlka(size, is_long)
+    if name == "dlka_net_2d":
+        settings = _of_2d(size, is_long) | _of_dlka(size, is_long)
+    elif name == "dlka_net_3d":
+        settings = _of_stages(dims, size, strides, is_long) | _of_dlka(size, is_long)
+    elif name == "dlka_unet":
+        settings = spatial_dims(dims) | _of_stages(dims, size, strides, is_long) | _of_dlka(size, is_long)
     else:
         settings = other_network(name, dims, size, strides, is_long)
     return {f"network.{key}": Choice(*pair) for key, pair in settings.items()}
@@ -58,7 +68,7 @@ def _of_dlka(size: Size, is_long: bool) -> Settings:
     }
 
 
-def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Settings:
+def _of_stages(dims: int, size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Settings:
     stages = len(strides)
     if size.depth > 1:
         full_resolution, full = ("residual", "as published"), (16, "as published")
@@ -66,7 +76,7 @@ def _of_3d(size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Setti
     else:
         full_resolution = ("stem", "the encoder goes on from what is seen at full resolution")
         full = (size.width // 2, "half of the first stage's: at full resolution they cost most")
-        without = min(PLAIN_STAGES, stages - 1)
+        without = stages - 1 if dims == 2 else min(PLAIN_STAGES, stages - 1)
         why = "attention at the coarse stages, where it is cheap"
         gates = (["absent"] * without + ["dense"] * (stages - without), why)
     return {

@@ -56,8 +56,13 @@ def other_network(name: str, dims: int, size: Size, strides: Sequence[Sequence[i
     """
     if name == "timm_unet":
         return _timm_unet(size, is_long)
+    return spatial_dims(dims) | OF[name](dims, size, strides, is_long)
+
+
+def spatial_dims(dims: int) -> Settings:
+    """What a network that comes in 2D and 3D is told first."""
     seen = {2: "the network sees images, or slices of volumes", 3: "the network sees volumes"}
-    return {"spatial_dims": (dims, seen[dims])} | OF[name](dims, size, strides, is_long)
+    return {"spatial_dims": (dims, seen[dims])}
 
 
 def _unet(dims: int, size: Size, strides: Sequence[Sequence[int]], is_long: bool) -> Settings:

@@ -12,7 +12,7 @@ from dlka_med.networks import NETWORKS
 from dlka_med.planning.rules_grid import DOWNSAMPLING
 from dlka_med.run_folder import build_run_network
 
-ANY_DIMS = ("unet", "dynunet", "segresnet", "swin_unetr", "mednext")
+ANY_DIMS = ("dlka_unet", "unet", "dynunet", "segresnet", "swin_unetr", "mednext")
 EVERY = [(name, dims) for name in ANY_DIMS for dims in (2, 3)] + [("timm_unet", 2)]
 GIVEN = {"in_channels", "out_channels", "img_size"}
 

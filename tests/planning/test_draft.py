@@ -135,9 +135,9 @@ def test_a_budget_in_which_nothing_fits_says_what_would(summary):
 
 @pytest.mark.parametrize(("dims", "is_long"), [(2, False), (2, True), (3, False), (3, True)])
 def test_sizes_need_less_and_less(summary, cpu, dims, is_long):
-    name = "nuclei" if dims == 2 else "hippocampus"
+    name, wanted = "nuclei" if dims == 2 else "hippocampus", f"dlka_net_{dims}d"
     needs = [
-        bytes_of(drafted(data_of(summary(**SETS[name])), cpu, size, is_long, 64**dims, SPEED).config)
-        for size in sizes(f"dlka_net_{dims}d", dims, is_long)
+        bytes_of(drafted(data_of(summary(**SETS[name]), wanted), cpu, size, is_long, 64**dims, SPEED).config)
+        for size in sizes(wanted, dims, is_long)
     ]
     assert needs == sorted(set(needs), reverse=True)

@@ -22,9 +22,15 @@ from dlka_med.planning.summary import Structure
 def test_volumes_are_seen_whole_and_images_as_they_are(summary):
     assert [choice.value for choice in network_and_plane(summary(), None)] == ["dlka_net_3d", None]
     assert [choice.value for choice in network_and_plane(summary((256, 256), (1.0, 1.0)), None)] == [
-        "dlka_net_2d",
+        "dlka_unet",
         None,
     ]
+
+
+def test_on_a_gpu_images_get_the_published_network(summary):
+    for data, name in ((summary((256, 256), (1.0, 1.0)), "dlka_net_2d"), (summary(), "dlka_net_3d")):
+        assert network_and_plane(data, None, on_gpu=True)[0].value == name
+        assert network_and_plane(data, "dlka_unet", on_gpu=True)[0].value == "dlka_unet"
 
 
 @pytest.mark.parametrize(("thick", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])
@@ -32,7 +38,7 @@ def test_few_thick_slices_are_seen_one_by_one(summary, thick, plane):
     size, spacing = [200] * 3, [0.5] * 3
     size[thick], spacing[thick] = 9, 7.5
     name, slices = network_and_plane(summary(tuple(size), tuple(spacing)), None)
-    assert (name.value, slices.value) == ("dlka_net_2d", plane)
+    assert (name.value, slices.value) == ("dlka_unet", plane)
     assert window_axes(summary(tuple(size), tuple(spacing)), plane) == tuple(a for a in range(3) if a != thick)
     name, slices = network_and_plane(summary(tuple(size), tuple(spacing)), "dlka_net_3d")
     assert (name.value, slices.value) == ("dlka_net_3d", None)
@@ -46,14 +52,14 @@ def test_an_axis_of_very_few_voxels_is_no_depth_whatever_its_spacing(summary, fl
     thin = summary(tuple(size), tuple(spacing))
     for wanted in (None, "dlka_net_2d"):
         name, slices = network_and_plane(thin, wanted)
-        assert (name.value, slices.value) == ("dlka_net_2d", plane)
+        assert (name.value, slices.value) == (wanted or "dlka_unet", plane)
         assert "by far the fewest voxels" in slices.reason
     assert [choice.value for choice in network_and_plane(thin, "dlka_net_3d")] == ["dlka_net_3d", None]
 
 
 def test_few_voxels_beat_long_ones(summary):
     name, slices = network_and_plane(summary((96, 80, 1), (1.0, 5.0, 1.0)), None)
-    assert (name.value, slices.value) == ("dlka_net_2d", "axial")
+    assert (name.value, slices.value) == ("dlka_unet", "axial")
 
 
 @pytest.mark.parametrize("size", [(7, 6, 5), (24, 24, 8), (27, 40, 7), (2, 2, 2)])
@@ -78,7 +84,7 @@ def test_slices_lie_across_long_voxels_then_across_few_then_axial(summary, size,
     assert network_and_plane(summary(size, spacing), "dlka_net_2d")[1].value == plane
 
 
-@pytest.mark.parametrize("wanted", ["unet", "dynunet", "segresnet", "swin_unetr", "mednext"])
+@pytest.mark.parametrize("wanted", ["dlka_unet", "unet", "dynunet", "segresnet", "swin_unetr", "mednext"])
 def test_networks_of_any_dims_follow_the_data(summary, wanted):
     for data, plane in (
         (summary(), None),
@@ -97,7 +103,7 @@ def test_a_network_of_2d_sees_slices(summary):
         None,
     ]
     # That is told, not planned.
-    assert network_and_plane(summary((64, 64), (1.0, 1.0)), "dlka_net_3d")[0].value == "dlka_net_2d"
+    assert network_and_plane(summary((64, 64), (1.0, 1.0)), "dlka_net_3d")[0].value == "dlka_unet"
 
 
 def test_many_thick_slices_stay_a_volume(summary):
