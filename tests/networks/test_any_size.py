@@ -24,7 +24,7 @@ def size_of(name, dims):
 
 
 def test_all_names_are_tried():
-    assert {name for name, _ in EVERY} | {"dlka_net_2d", "dlka_net_3d"} == set(NETWORKS)
+    assert {name for name, _ in EVERY} | {"dlka_net_2d", "dlka_net_3d", "dlka_unet"} == set(NETWORKS)
 
 
 @every
