@@ -29,6 +29,9 @@ PLANES = ("sagittal", "coronal", "axial")
 NARROW = 6.0  # inches
 
 
+UNKNOWN = -1
+
+
 @dataclass(frozen=True)
 class Panel:
     """One case of a picture.
@@ -37,7 +40,8 @@ class Panel:
         title: shown above or beside it.
         image: (*S), or (C, *S) of which the first channel is shown (three channels of a 2D image: as RGB). S is
             (x, y, z), of a 2D image (rows, columns).
-        reference, prediction: label values (*S), or None where there is none.
+        reference, prediction: label values (*S), or None where there is none; of voxels that the reference says to
+            ignore it has `UNKNOWN`.
         spacing: mm per voxel; None: 1 along every axis.
         uncertainty: entropy in bits (*S), where it is known.
     """

@@ -12,7 +12,7 @@ from dlka_med.data.cases import Case
 from dlka_med.data.grid import spacing_of
 from dlka_med.data.load import load_case
 from dlka_med.errors import InputError
-from dlka_med.evaluation.figures import Panel, overlay
+from dlka_med.evaluation.figures import UNKNOWN, Panel, overlay
 from dlka_med.evaluation.label_maps import read_label_map
 from dlka_med.evaluation.uncertainty import LEVELS, largest_entropy, read_uncertainty
 from dlka_med.inference.predict import predict_images
@@ -23,8 +23,6 @@ def read_panel(
     case: Case, prediction: Path | None, config: RunConfig, title: str = "", uncertainty: Path | None = None
 ) -> Panel:
     """The case with label values on its own grid, of a volume turned so that its axes run to the right, front and top.
-
-    What the reference says to ignore is background in it.
 
     Args:
         uncertainty: map of the case that `dlka predict --uncertainty` wrote.
@@ -37,7 +35,7 @@ def read_panel(
     reference = None
     if loaded.label is not None:
         values = np.array(scheme.values)
-        reference = np.where(loaded.label == IGNORED, 0, values[np.minimum(loaded.label, len(values) - 1)])
+        reference = np.where(loaded.label == IGNORED, UNKNOWN, values[np.minimum(loaded.label, len(values) - 1)])
     predicted = None if prediction is None else read_label_map(prediction).array
     if predicted is not None and predicted.shape != loaded.image.shape[1:]:
         raise InputError(

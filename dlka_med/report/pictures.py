@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dlka_med.data.raster import webp_of
-from dlka_med.evaluation.figures import PLANES, Panel, scaled, window_of
+from dlka_med.evaluation.figures import PLANES, UNKNOWN, Panel, scaled, window_of
 from dlka_med.evaluation.marks import directions, round_length
 from dlka_med.report.bands import Bands, averaged, bands_of
 from dlka_med.report.outlines import outline
@@ -95,7 +95,7 @@ def planes_of(panel: Panel, labels: Mapping[str, int]) -> list[Plane]:
         picture = scaled(image, window_of(image))[None]
         flat = _Slices("", picture, reference[None], prediction[None], doubt, spacing, None)
         return [flat.plane(values, (0,), 1, 0, flat.affordable(0, values, fewest=1)[1])]
-    box = _about(np.logical_or(reference, prediction))
+    box = _about((reference > 0) | (prediction > 0))
     image = panel.image[0][box]
     maps = (reference[box], prediction[box], None if panel.uncertainty is None else panel.uncertainty[box])
     thin = tuple(slice(None, None, -(-size // SIDE[3])) for size in image.shape)
@@ -155,7 +155,7 @@ class _Slices:
             [outline(reference == value) for value in values],
             [outline(prediction == value) for value in values],
             [outline(errors == kind) for kind in range(1, len(WORDS) + 1)],
-            list(_tags(reference if reference.any() else prediction, values)),
+            list(_tags(reference if (reference > 0).any() else prediction, values)),
         )
 
     def affordable(self, index: int, values: Sequence[int], fewest: int = FEWEST) -> tuple[int, int]:
@@ -234,8 +234,8 @@ def _tags(labelled: NDArray, values: Sequence[int]) -> Iterator[tuple[float, flo
 
 
 def _errors(reference: NDArray, prediction: NDArray) -> NDArray[np.uint8]:
-    """1 missed, 2 not in the reference, 3 another label."""
-    wrong = reference != prediction
+    """1 missed, 2 not in the reference, 3 another label; nothing where the reference says nothing."""
+    wrong = (reference != prediction) & (reference != UNKNOWN)
     found = np.zeros(reference.shape, np.uint8)
     found[wrong & (prediction == 0)] = 1
     found[wrong & (reference == 0)] = 2

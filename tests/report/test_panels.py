@@ -6,6 +6,7 @@ from matplotlib.image import imread
 from dlka_med.cli import main
 from dlka_med.data.cases import find_cases
 from dlka_med.errors import InputError
+from dlka_med.evaluation.figures import UNKNOWN
 from dlka_med.report.panels import draw_case, read_panel, values_by_name
 from dlka_med.report.subject import case_of, open_subject
 
@@ -37,6 +38,19 @@ def test_a_volume_is_turned_as_nibabel_turns_it(tmp_path, volumes, codes):
     bits = nib.as_closest_canonical(nib.load(paths["uncertainty"])).get_fdata() * np.log2(3)
     assert np.abs(panel.uncertainty - bits).max() <= np.log2(3) / 255
     assert panel.uncertainty.max() == pytest.approx(210 / 255 * np.log2(3))
+
+
+def test_what_the_reference_ignores_is_unknown(tmp_path, volumes):
+    run = make_run(tmp_path / "run", volumes, everybody=tuple(NAMES))
+    labels = {"background": 0, "front": 1, "ignore": 2}
+    dataset = type(run.config.dataset).model_validate(run.config.dataset.model_dump() | {"labels": labels})
+    config = run.config.model_copy(update={"dataset": dataset})
+    case, _ = case_of(open_subject(run.path), "case_1")
+    reference = read_panel(case, None, config).reference
+    stored = nib.as_closest_canonical(nib.load(case.label)).get_fdata()
+    assert (stored == 2).any()
+    assert ((reference == UNKNOWN) == (stored == 2)).all()
+    assert ((reference == 1) == (stored == 1)).all()
 
 
 def test_a_prediction_on_another_grid_is_refused(tmp_path, volumes):

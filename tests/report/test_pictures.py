@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dlka_med.evaluation.figures import Panel
+from dlka_med.evaluation.figures import UNKNOWN, Panel
 from dlka_med.report.bands import BANDS
 from dlka_med.report.outlines import outline
 from dlka_med.report.pictures import OUTLINES, SIDE, SLICES, planes_of
@@ -61,6 +61,27 @@ def test_outlines_are_those_of_the_slice_that_is_named():
         assert axial.errors[place] == [outline(missed), outline(false), outline(both)]
     assert axial.total == 19
     assert any(axial.errors[axial.start])
+
+
+def test_nothing_is_an_error_where_the_reference_says_nothing():
+    """And the voxels that it leaves out belong to no label and do not widen the picture."""
+    made = panel()
+    reference = made.reference.astype(int)
+    reference[:, 14:] = UNKNOWN
+    some = replace(made, reference=reference)
+    for plane, axis in zip(planes_of(some, LABELS), (2, 1, 0), strict=True):
+        for place, number in enumerate(plane.numbers):
+            seen, prediction = (one.take(number, axis).T[::-1] for one in (reference, made.prediction))
+            missed, false = (seen > 0) & (prediction == 0), (seen == 0) & (prediction > 0)
+            both = (seen > 0) & (prediction > 0) & (seen != prediction)
+            assert plane.errors[place] == [outline(missed), outline(false), outline(both)]
+            assert plane.reference[place] == [outline(seen == value) for value in (3, 7)]
+    (none,) = planes_of(
+        Panel("none", np.zeros((1, 60, 90)), np.full((60, 90), UNKNOWN), np.zeros((60, 90), int)), LABELS
+    )
+    assert none.errors == [["", "", ""]]
+    assert [plane.total for plane in planes_of(some, LABELS)] == [plane.total for plane in planes_of(made, LABELS)]
+    assert [p.rows for p in planes_of(some, LABELS)] == [p.rows for p in planes_of(made, LABELS)]
 
 
 def test_uncertainty_is_that_of_the_slice_that_is_named():
