@@ -5,10 +5,13 @@ On a CPU torch leaves much of oneDNN's speed unused. What is done about it here 
 - A single image of few voxels is convolved by a slow way of torch's own, and the gradient of a weight with few
   channels runs on one thread only. Here oneDNN is called whatever the size, and the gradient of the weight is that
   of two halves of the image.
+- A volume's convolution of single voxels is the product of two matrices; torch's own takes several times as long, and
+  gives gradients whose channels are not last, which slows down all that comes behind it.
 - A depthwise convolution is fast without dilation, in 3D its forward pass only. Everything else is written as that
   case. A dilated convolution is the undilated one of each of the `dilation ** d` subsampled images; the gradient of
   the input is a convolution with the mirrored kernel; the gradient of the weight is a convolution of every image and
-  channel with its output gradient as kernel.
+  channel with its output gradient as kernel. What of a kernel reaches beyond a small image from each of its voxels is
+  left out.
 """
 
 from __future__ import annotations
@@ -59,6 +62,8 @@ def conv(
             y = conv(x.to(weight.dtype), weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
         return y.to(torch.get_autocast_dtype("cpu"))
     if _onednn_applies(x, weight, groups) and set(stride) == {1}:
+        if x.ndim == 5 and groups == 1 and math.prod(weight.shape[2:]) == 1 and not any(padding):
+            return _pointwise(x, weight, bias)
         if depthwise and _keeps_size(weight, padding, dilation):
             return _depthwise(x, weight, bias, dilation[0])
         if groups == 1 and set(dilation) == {1} and _is_single_image(x, weight, padding):
@@ -93,14 +98,28 @@ def _is_single_image(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
     return fits and x.shape[0] == 1 and math.prod(x.shape[2:]) >= few
 
 
+def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(channels_last(x).movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+
+
 def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     images = channels_last(x if dilation == 1 else _subsampled(x, dilation))
+    weight = _within(weight, images.shape[2:])
     padding = tuple(size // 2 for size in weight.shape[2:])
     if x.ndim == 4:
         y = F.conv2d(images, weight, bias, padding=padding, groups=weight.shape[0])
     else:
         y = convolve(images, weight, bias, padding, weight.shape[0])
     return y if dilation == 1 else _interleaved(y, dilation, x.shape)
+
+
+def _within(weight: Tensor, size: Sequence[int]) -> Tensor:
+    """The middle of a kernel: what of it can meet two voxels of an image of this size."""
+    for axis, extent in enumerate(size, start=2):
+        own = weight.shape[axis] // 2
+        reach = min(own, extent - 1)
+        weight = weight.narrow(axis, own - reach, 2 * reach + 1)
+    return weight
 
 
 def _subsampled(x: Tensor, step: int) -> Tensor:

@@ -16,7 +16,6 @@ SINGLE = [
     ((4, 8, 4), 3, 1),
     ((5, 7, 5), 3, 1),
     ((7, 9, 5), 3, 1),
-    ((8, 6, 7), 1, 0),
     ((9, 8, 7), 3, 0),
     ((10, 6, 5), 5, 3),
     ((5, 64, 1), 3, 1),
@@ -53,7 +52,7 @@ def taken(monkeypatch):
         way = getattr(module, name)
         return lambda x, *rest: names.append(f"{name} {x.ndim - 2}d") or way(x, *rest)
 
-    for name in ("convolve", "_subsampled"):
+    for name in ("convolve", "_subsampled", "_pointwise"):
         monkeypatch.setattr(module, name, spy(name))
     return names
 
@@ -84,6 +83,37 @@ def test_single_image(size, kernel, padding, channels, layout, taken):
     assert channels_last(y).data_ptr() == y.data_ptr()
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(5, 7, 4), (1, 1, 1)])
+@pytest.mark.parametrize("channels", [(3, 17), (1, 4), (20, 1)])
+@pytest.mark.parametrize("layout", [channels_last, torch.Tensor.contiguous], ids=["channels_last", "contiguous"])
+def test_single_voxels_of_volumes(batch, size, channels, layout, taken):
+    inputs, outputs = channels
+    x, weight = layout(torch.randn(batch, inputs, *size)), torch.randn(outputs, inputs, 1, 1, 1)
+    compare(x, weight, torch.randn(outputs), settings(3))
+    assert taken == ["_pointwise 3d"]
+    y = conv(x, weight, **settings(3))
+    (grad,) = torch.autograd.grad(y, x, torch.randn_like(y).contiguous())
+    for given in (y, grad):
+        assert channels_last(given).data_ptr() == given.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("size", "dilation", "multiplied"),
+    [((5, 7, 5), 3, (3, 5, 3)), ((5, 7, 5), 1, (7, 7, 7)), ((2, 9, 1), 1, (3, 7, 1)), ((3, 3, 3), 3, (1, 1, 1))],
+)
+def test_what_of_a_kernel_cannot_meet_two_voxels_is_not_multiplied(size, dilation, multiplied, monkeypatch):
+    if not module.ONEDNN:
+        pytest.skip("NOT TESTED: oneDNN is missing, or the processor has no AVX2")
+    seen, convolve = [], module.convolve
+    monkeypatch.setattr(
+        module, "convolve", lambda x, weight, *rest: seen.append(weight.shape[2:]) or convolve(x, weight, *rest)
+    )
+    arguments = settings(3, padding=3 * dilation, dilation=dilation, groups=5)
+    compare(torch.randn(2, 5, *size), torch.randn(5, 1, 7, 7, 7), None, arguments)
+    assert seen == [multiplied]
+
+
 @pytest.mark.parametrize(
     ("batch", "size", "kernel", "arguments"),
     [
@@ -94,7 +124,6 @@ def test_single_image(size, kernel, padding, channels, layout, taken):
         (1, (8, 9, 7), 3, {"padding": 1, "groups": 2}),
         (1, (4, 3, 5), 3, {"padding": 1}),
         (1, (5, 5, 5), 3, {"padding": 1}),
-        (1, (5, 7, 5), 1, {}),
         (1, (5, 7, 5), 5, {"padding": 2}),
         (1, (14, 15), 3, {"padding": 1}),
         (1, (16, 17), 4, {"stride": 4}),
