@@ -82,7 +82,7 @@ def run_demo(out: str | Path, minutes: float = 2.0, seed: int = 0, dims: Dims = 
         out: new folder, for `dataset`, `demo.yaml`, `run`, `predictions`, `evaluation` and `pictures`.
         minutes: wall-clock of the training.
         seed: of the dataset and of the training.
-        dims: 3: blocks (NIfTI) and the 3D network; 2: axial slices (PNG) and the 2D network.
+        dims: 3: blocks (NIfTI) and `dlka_net_3d`; 2: axial slices (PNG) and `dlka_net_2d`.
 
     Raises:
         InputError: nilearn is missing, or `out` is not empty.

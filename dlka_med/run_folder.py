@@ -35,6 +35,7 @@ class RunFolder:
     weights.safetensors  the best weights so far; the latest where nothing validates
     checkpoint.ckpt      the latest state, to resume from
     trained_on.json      the cases that trained the weights, those of earlier runs that it started from included
+    fast.json            what the fast way of predicting costs, if that was measured
     machine.json         on which machines and with which versions it was trained
     reasons.json         what the config that it was started from said of its values, if it did
     metrics.csv, curve.png, log.txt

@@ -1,7 +1,7 @@
 """D-LKA blocks inside networks of MONAI, and a small network of CSP blocks: each learns to find bright balls.
 
 Three ways to use the blocks of this project elsewhere:
-- `DLKAUNet`: MONAI's UNet, 3D, with a D-LKA block in its bottleneck;
+- `UNetWithDLKA`: MONAI's UNet, 3D, with a D-LKA block in its bottleneck;
 - `segresnet_with_dlka`: MONAI's SegResNet, 2D, with a D-LKA block at the end of every encoder stage;
 - `CSPNet`: a U-shaped network, 2D, whose stages are `C3_DCNv3_DLKA` blocks.
 """
@@ -16,7 +16,7 @@ from dlka_med.blocks import C3_DCNv3_DLKA, DLKABlock, PatchDownsample, PatchUpsa
 STEPS = 12
 
 
-class DLKAUNet(UNet):
+class UNetWithDLKA(UNet):
     """MONAI's UNet; a D-LKA block follows its bottleneck."""
 
     def _get_bottom_layer(self, in_channels: int, out_channels: int) -> nn.Module:
@@ -79,7 +79,7 @@ def train(network: nn.Module, size: int, spatial_dims: int) -> list[float]:
 def main() -> None:
     """Train each network for a few steps; print its loss."""
     torch.manual_seed(0)
-    unet = DLKAUNet(3, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2))
+    unet = UNetWithDLKA(3, in_channels=1, out_channels=2, channels=(8, 16, 32), strides=(2, 2))
     for network, size, spatial_dims in ((unet, 16, 3), (segresnet_with_dlka(2), 32, 2), (CSPNet(), 32, 2)):
         losses = train(network, size, spatial_dims)
         print(f"{type(network).__name__}, {spatial_dims}D: loss " + " ".join(f"{loss:.2f}" for loss in losses))

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from dlka_med.blocks import DLKABlock
-from dlka_med.networks import DLKANet2d, DLKANet3d
+from dlka_med.networks import DLKANet2d, DLKANet3d, DLKAUNet
 
 pytestmark = pytest.mark.slow
 SIZES = {"img_size": (8, 16, 16), "channels": (4, 8), "depths": (1, 1), "strides": ((1, 2, 2), (2, 2, 2))}
 NETWORKS = {
     "3D": (lambda: DLKANet3d(1, 3, supervised_scales=1, dropout=0.0, layer_scale=0.1, **SIZES), (1, 1, 7, 16, 18)),
+    "U-Net": (lambda: DLKAUNet(3, 2, spatial_dims=2, channels=(4, 4, 8, 8), supervised_scales=1), (2, 3, 50, 64)),
     "2D": (lambda: DLKANet2d(3, 2, 64, encoder="test_convnext", depths=(1, 1, 1), layer_scale=0.1), (2, 3, 50, 64)),
 }
 

@@ -31,7 +31,7 @@ class DLKABlock(nn.Module):
 
         x = x + position                                        if `position_size` is given
         x = x + attention_scale * attention(LayerNorm(x))
-        x = x + conv1x1(dropout(ResidualConv(x)))               "residual_conv", 3D D-LKA Net
+        x = x + conv1x1(dropout(ResidualConv(x)))               "residual_conv", the U-Nets
         x = x + mlp_scale * mlp(LayerNorm(x))                   "conv_mlp", 2D D-LKA Net
 
     Args:

@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--memory", type=number(0.01), metavar="GIB", help=told)
     told = "cpu, cuda or cuda:1 (a GPU if there is one; with --ablate as the config says)"
     add("--device", type=device, metavar="NAME", help=told)
-    told = "what the minutes are of; processor: of work, where other programs run beside (wall)"
+    told = "with --networks: what the minutes are of; processor: of work, where other programs run beside (wall)"
     add("--clock", choices=("wall", "processor"), default="wall", help=told)
     add("--workers", type=whole_number(1), metavar="N", help="processes that read the cases and evaluate")
 

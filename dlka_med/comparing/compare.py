@@ -104,7 +104,7 @@ def ablate(
     The variants differ in `network.deformation` alone, and there in the stages that deform alone:
 
         as_is   the network of the config
-        still   the same convolutions without offsets
+        still   the same convolutions without offsets; not of dcnv3
         plain   plain large kernel attention, where that is another network than `still`
         wide    plain convolutions of exactly as many parameters in place of the deformable ones; not of dcnv3
         absent  no attention

@@ -115,7 +115,7 @@ class DLKAUNetArguments(_StagesOfBlocks, AnyDimsArguments):
 
 
 class DLKANet3dArguments(_StagesOfBlocks):
-    """Arguments of the 3D D-LKA U-Net; the defaults are the published network, but for the limit of offsets."""
+    """Arguments of the 3D D-LKA Net; the defaults are the published network, but for the limit of offsets."""
 
     spatial_dims: ClassVar[int] = 3
 

@@ -1,4 +1,4 @@
-"""The encoders of the 2D networks: any backbone of timm, seen as a list of feature maps."""
+"""The encoders of `DLKANet2d` and `TimmUNet`: any backbone of timm, seen as a list of feature maps."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

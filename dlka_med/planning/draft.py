@@ -167,7 +167,7 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
     """The best draft that the budget allows.
 
     Args:
-        speed: voxels per second that the small D-LKA network trains on.
+        speed: voxels per second that a network of cost 1 trains on, see `Size`.
         estimate: bytes that a step of a config holds.
 
     Raises:

@@ -32,7 +32,7 @@ from dlka_med.progress import progress
 
 ROUNDS = 5
 NEAR = 1.5  # times more or less work in a step than the measured time asks for
-SPEED_OF_CORE, SPEED_OF_GPU = {2: 9e4, 3: 2e5}, 5e6  # voxels per second of the small networks, until it is measured
+SPEED_OF_CORE, SPEED_OF_GPU = {2: 9e4, 3: 2e5}, 5e6  # voxels per second of networks of cost 1, until it is measured
 MINUTES, EPOCHS = 20.0, 1000
 
 Probe = Callable[[RunConfig, str], Measured]
@@ -112,7 +112,8 @@ def plan(
     Args:
         out: YAML file of the config; the facts get its name with the ending `.data.json`, the folds `.folds.json`.
             Folds that are there already stay, and cases that they do not name join them.
-        network: a name of `dlka_med.networks.NETWORKS`; None: the D-LKA net that suits the cases.
+        network: a name of `dlka_med.networks.NETWORKS`; None: of volumes `dlka_net_3d`, of images and slices
+            `dlka_unet` on a CPU and `dlka_net_2d` on a GPU.
         minutes, epochs: what the training may take; None: 20 minutes on a CPU, 1000 epochs of 250 steps elsewhere.
         memory: GiB that it may take; None: most of what is free.
         device: as PyTorch names it; None: a GPU if there is one.

@@ -72,7 +72,7 @@ def network_and_plane(summary: Summary, wanted: str | None, *, on_gpu: bool = Fa
     if wanted is not None:
         return Choice(wanted, "asked for"), plane
     if dims == 2 and not on_gpu:
-        return Choice("dlka_unet", f"{why}, of which a U-Net learns most in the time of a CPU"), plane
+        return Choice("dlka_unet", f"{why}; in the time of a CPU this U-Net learns most"), plane
     return Choice(f"dlka_net_{dims}d", why), plane
 
 

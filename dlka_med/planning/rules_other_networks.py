@@ -15,7 +15,7 @@ SHORT = "memory is short"
 WORDS = (LARGE, SMALL, SHORT, SHORT)
 BATCHES = {2: (16, 4, 4, 1), 3: (2, 2, 2, 1)}
 LEAST = {2: (192**2, 128**2, 96**2, 0), 3: (2**18, 32**3, 24**3, 0)}  # voxels of a window
-# Channels at full resolution, and time per voxel as a multiple of that of the small D-LKA net in 2D.
+# Channels at full resolution, and time per voxel as a multiple of that of the small `dlka_net_2d`.
 WIDTHS = {
     "unet": ((32, 0.5), (24, 0.3), (16, 0.2), (8, 0.15)),
     "dynunet": ((32, 1.8), (16, 0.5), (8, 0.3), (4, 0.2)),

@@ -9,7 +9,7 @@ class Size(NamedTuple):
     """A size of network and batch.
 
     Args:
-        cost: time per voxel, as a multiple of that of the small network.
+        cost: time per voxel, as a multiple of that of the small `dlka_net_3d`, in 2D of the small `dlka_net_2d`.
         least: voxels of a window below which the next size is the better choice.
     """
 

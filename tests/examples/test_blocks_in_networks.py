@@ -14,7 +14,7 @@ NAMES = runpy.run_path(str(EXAMPLE))
 
 
 def unet(spatial_dims):
-    return NAMES["DLKAUNet"](spatial_dims, in_channels=1, out_channels=2, channels=(4, 8, 12), strides=(2, 2))
+    return NAMES["UNetWithDLKA"](spatial_dims, in_channels=1, out_channels=2, channels=(4, 8, 12), strides=(2, 2))
 
 
 NETWORKS = {
@@ -43,7 +43,7 @@ def test_blocks_stand_where_the_example_says_and_keep_the_shape(build, spatial_d
 def test_every_network_learns(capsys):
     NAMES["main"]()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[0] for line in lines] == ["DLKAUNet", "SegResNet", "CSPNet"]
+    assert [line.split(",")[0] for line in lines] == ["UNetWithDLKA", "SegResNet", "CSPNet"]
     for line in lines:
         losses = [float(loss) for loss in line.split()[3:]]
         assert losses[-1] < 0.8 * losses[0]
