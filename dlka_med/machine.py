@@ -1,5 +1,6 @@
 """The machine: its memory and what this process holds of it, its parts and the software on it by name."""
 
+import errno
 import os
 import platform
 import sys
@@ -143,3 +144,13 @@ def _left_to_container(folder: Path) -> float:
         except (OSError, ValueError):
             continue
     return float("inf")
+
+
+def is_lack_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or the system found no room."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
+def lack_of_memory(path: Path, error: BaseException) -> MemoryError:
+    """The error of a file that found no room."""
+    return MemoryError(f"{path}: {error}" if str(error) else str(path))

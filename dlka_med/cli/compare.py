@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    from dlka_med.comparing.folder import ComparisonFolder
+    from dlka_med.comparing.folder import ComparisonFolder, agree_early
 
     shared = {"seeds": options.seeds, "folds": options.folds or None, "device": options.device}
     shared["tune"] = options.tune
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> None:
 
         config = _config(options)
         asked = ablation(config, by_stage=options.by_stage, **shared)
-    ComparisonFolder(options.out).agree(asked)
+    agree_early(ComparisonFolder(options.out), asked)
 
     from dlka_med.shards import leave_launcher
 

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("dataset", type=Path, metavar="DATASET", help="folder of the dataset")
     add("--out", "-o", type=Path, required=True, metavar="YAML", help="config to write; folds and facts lie beside it")
-    told = "which network (of volumes dlka_net_3d, of images and slices dlka_unet on a CPU, dlka_net_2d on a GPU)"
+    told = "which network (dlka_net_3d for volumes; for images dlka_unet, or dlka_net_2d for a long run on a GPU)"
     add("--network", choices=NETWORKS, help=told)
     time = parser.add_mutually_exclusive_group()
     time.add_argument("--minutes", type=number(0.01), metavar="N", help="of training (20 on a CPU)")

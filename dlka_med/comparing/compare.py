@@ -10,7 +10,7 @@ from typing import Literal
 
 from dlka_med.comparing.ablation import ablation, left_out_of, write_variants
 from dlka_med.comparing.contest import plan_configs
-from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey, absolute, keys_of
+from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey, absolute, agree_early, keys_of
 from dlka_med.comparing.result import Comparison, joined
 from dlka_med.comparing.runs import Outcome, outcome_of, run_all
 from dlka_med.comparing.table import write
@@ -24,7 +24,7 @@ from dlka_med.paths import existing
 from dlka_med.planning.memory import estimated_peak
 from dlka_med.planning.plan import Estimate, Probe
 from dlka_med.planning.probe import probe
-from dlka_med.shards import ALONE, Shard, claimed, lock_of
+from dlka_med.shards import ALONE, Shard, claimed
 from dlka_med.training.interruption import EndedEarly
 
 log = logging.getLogger("dlka_med")
@@ -142,8 +142,7 @@ def _compared(
     """Train and compare what the configs say, which are written at the first call and read again later."""
     folder = ComparisonFolder(Path(out).absolute())
     existing(asked.dataset, "the folder of a dataset")
-    if not _lock(folder).is_file():  # of a command that still plans: what it leaves is looked at when it is ready
-        folder.agree(asked)
+    agree_early(folder, asked)
     with _whole_folder(folder):
         folder.agree(asked)
         with _no_half_plan(folder):
@@ -204,8 +203,4 @@ def _no_half_plan(folder: ComparisonFolder) -> Iterator[None]:
 
 
 def _whole_folder(folder: ComparisonFolder) -> AbstractContextManager[bool]:
-    return claimed(_lock(folder), wait=True)
-
-
-def _lock(folder: ComparisonFolder) -> Path:
-    return lock_of(folder.path / "all")
+    return claimed(folder.lock, wait=True)

@@ -13,6 +13,7 @@ from dlka_med.errors import InputError
 from dlka_med.files import refuse_existing, whole_file
 from dlka_med.paths import could_hold_files
 from dlka_med.run_folder import RunFolder
+from dlka_med.shards import claimed, lock_of
 from dlka_med.text_files import read_text
 from dlka_med.training.resume import flat
 
@@ -113,6 +114,11 @@ class ComparisonFolder:
     """
 
     path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by who plans or evaluates."""
+        return lock_of(self.path / "all")
 
     @property
     def asked_file(self) -> Path:
@@ -228,3 +234,14 @@ def absolute(asked: Asked) -> Asked:
 
 def _words(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else "not given" if value is None else str(value)
+
+
+def agree_early(folder: ComparisonFolder, asked: Asked) -> None:
+    """Raise `InputError` as `ComparisonFolder.agree`, but while another process plans there: its plan is not whole."""
+    could_hold_files(folder.path)
+    if not folder.lock.is_file():
+        folder.agree(asked)
+        return
+    with claimed(folder.lock, wait=False) as free:
+        if free:
+            folder.agree(asked)

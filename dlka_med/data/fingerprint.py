@@ -51,40 +51,11 @@ def fingerprint(
 
 
 def read_case(case: Case, channels: Sequence[str]) -> CaseFacts:
-    """Read all files of a case as they are. Whatever is wrong with them is a fact; nothing is raised."""
-    try:
-        return _read_case(case, channels)
-    except MemoryError as lack:
-        said = f"there is not enough memory for it ({lack}): use fewer workers, or cut the image to what matters"
-        files = [replace(_stat(path), problem=said) for path in case.images]
-        label = None if case.label is None else LabelFacts(_stat(case.label))
-        return CaseFacts(case.id, tuple(files), label)
+    """Read all files of a case as they are. Whatever is wrong with them is a fact, and not raised.
 
-
-def grids_of(facts: CaseFacts) -> list[Grid]:
-    """Where the voxels of a case's files lie, images before the label, all in mm; of a readable case."""
-    grids = [Grid(Path(file.path), file.size, file.matrix, file.unit) for file in facts.files]
-    return with_one_unit(grids)
-
-
-def _kept(channels: tuple[str, ...], case: Case) -> CaseFacts:
-    paths = [*case.images, *([case.label] if case.label else [])]
-    named = [[str(path), str(path.resolve())] for path in paths]
-    marks = [[stat.bytes, stat.modified] for path in paths for stat in map(_stat, files_of(path))]
-    key = hashlib.sha256(json.dumps([case.id, named, case.order, channels]).encode()).hexdigest()
-    file = user_cache_folder() / "facts" / key[:2] / f"{key[2:32]}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if [stored["format"], stored["marks"]] == [FORMAT, marks]:
-            return CaseFacts.of_json(stored["facts"])
-    facts = read_case(case, channels)
-    text = json.dumps({"format": FORMAT, "marks": marks, "facts": facts.to_json()}, allow_nan=False)
-    with suppress(WriteError, OSError), whole_file(file) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return facts
-
-
-def _read_case(case: Case, channels: Sequence[str]) -> CaseFacts:
+    Raises:
+        MemoryError: there is no room for a file, which is no fact about it.
+    """
     files, volumes = [], []
     for index, path in enumerate(case.images):
         wanted = channels if len(case.images) == 1 else channels[index : index + 1]
@@ -109,6 +80,29 @@ def _read_case(case: Case, channels: Sequence[str]) -> CaseFacts:
         orientation="".join(nib.aff2axcodes(grid.affine)) if oriented else "",
         cropped=tuple(last - first for first, last in zip(start, end, strict=True)),
     )
+
+
+def grids_of(facts: CaseFacts) -> list[Grid]:
+    """Where the voxels of a case's files lie, images before the label, all in mm; of a readable case."""
+    grids = [Grid(Path(file.path), file.size, file.matrix, file.unit) for file in facts.files]
+    return with_one_unit(grids)
+
+
+def _kept(channels: tuple[str, ...], case: Case) -> CaseFacts:
+    paths = [*case.images, *([case.label] if case.label else [])]
+    named = [[str(path), str(path.resolve())] for path in paths]
+    marks = [[stat.bytes, stat.modified] for path in paths for stat in map(_stat, files_of(path))]
+    key = hashlib.sha256(json.dumps([case.id, named, case.order, channels]).encode()).hexdigest()
+    file = user_cache_folder() / "facts" / key[:2] / f"{key[2:32]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if [stored["format"], stored["marks"]] == [FORMAT, marks]:
+            return CaseFacts.of_json(stored["facts"])
+    facts = read_case(case, channels)
+    text = json.dumps({"format": FORMAT, "marks": marks, "facts": facts.to_json()}, allow_nan=False)
+    with suppress(WriteError, OSError), whole_file(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return facts
 
 
 def _dims(file: FileFacts) -> int:

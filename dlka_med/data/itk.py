@@ -16,6 +16,7 @@ from dlka_med.data.grid import Grid
 from dlka_med.data.nifti import SPATIAL_DIMS, channels_first, is_singular
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.machine import lack_of_memory
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 DEFLATED = 1100  # bytes that deflate can make of one, at most; ITK reads no other compression
@@ -24,6 +25,7 @@ COMPRESSED_BYTES = re.compile(rb"^CompressedDataSize\s*=\s*(\d+)\s*$", re.M)
 HEADER_END = re.compile(rb"^ElementDataFile\s*=.*\n|\n\r?\n", re.M)
 DETACHED = re.compile(rb"^data ?file:", re.M | re.I)
 REAL = re.compile(r"(?:vector of )?(?:(8|16|32|64)-bit (un)?signed integer|(32|64)-bit float)")
+LACK = re.compile("allocate|bad_alloc", re.IGNORECASE)  # in what ITK says
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def open_itk(path: Path, *, as_stored: bool = False) -> tuple[ItkHeader, np.ndar
 
     Raises:
         InputError: SimpleITK is not installed; the file is truncated or damaged, or its voxels are no real numbers.
+        MemoryError: there is no room for them; it names the file.
     """
     sitk, reader = _opened(path)
     header = _header(path, sitk, reader)
@@ -53,11 +56,16 @@ def open_itk(path: Path, *, as_stored: bool = False) -> tuple[ItkHeader, np.ndar
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"{path} is truncated or damaged ({_reason(error)}): copy or export it again") from error
+        if LACK.search(reason := _reason(error)):
+            raise MemoryError(f"{path}: {reason}") from error
+        raise InputError(f"{path} is truncated or damaged ({reason}): copy or export it again") from error
     voxels = sitk.GetArrayViewFromImage(image)
     spatial = tuple(reversed(range(image.GetDimension())))
     voxels = voxels.transpose(*spatial, *range(len(spatial), voxels.ndim)).reshape(header.shape, order="F")
-    return header, np.array(voxels, dtype=None if as_stored else np.float32, order="F")
+    try:
+        return header, np.array(voxels, dtype=None if as_stored else np.float32, order="F")
+    except MemoryError as lack:
+        raise lack_of_memory(path, lack) from lack
 
 
 def read_itk(path: Path, channels: int, *, as_stored: bool = False) -> tuple[np.ndarray, Grid]:

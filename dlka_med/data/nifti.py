@@ -18,6 +18,7 @@ from dlka_med.data.formats import check_file, with_partner
 from dlka_med.data.grid import Grid
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.machine import is_lack_of_memory, lack_of_memory
 
 SPATIAL_DIMS = 3
 LARGEST_SHARE = 255  # stands for 1
@@ -190,15 +191,15 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
             return image, np.asarray(image.dataobj, dtype=None if as_stored else np.float32)
     except InputError:
         raise
-    except MemoryError as lack:
-        raise MemoryError(f"{path}: {lack}") from lack
     except (ImageFileError, HeaderDataError) as error:
         raise InputError(
             f"{path} is no NIfTI file or has a broken header ({error}): convert or copy it again"
         ) from error
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
-    except UNREADABLE as error:
+    except (MemoryError, *UNREADABLE) as error:
+        if is_lack_of_memory(error):
+            raise lack_of_memory(path, error) from error
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
 
 

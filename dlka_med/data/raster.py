@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from dlka_med.data.formats import LOSSY_ENDINGS, check_file, ending
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.machine import is_lack_of_memory, lack_of_memory
 
 FORMATS = ("PNG", "TIFF", "JPEG")
 MAX_PIXELS = 89_478_485  # Pillow's own: beyond it a small file may be made to fill the memory
@@ -176,8 +177,6 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
                     raise _transparent(path)
     except InputError:
         raise
-    except MemoryError as lack:
-        raise MemoryError(f"{path}: {lack}") from lack
     except PermissionError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): change its rights") from error
     except UnidentifiedImageError as error:
@@ -187,7 +186,9 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large(path, str(error)) from error
-    except UNREADABLE as error:
+    except (MemoryError, *UNREADABLE) as error:
+        if is_lack_of_memory(error):
+            raise lack_of_memory(path, error) from error
         raise InputError(f"{path} is truncated or damaged ({error}): copy or export it again") from error
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 

@@ -1,8 +1,8 @@
 """What fits into memory, and how its lack is told."""
 
-import errno
-
 import torch
+
+from dlka_med.machine import is_lack_of_memory
 
 # PyTorch has a class of its own for CUDA only; the allocators of CPUs and CUDA's libraries say it in words.
 WORDS = ("not enough memory", "can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
@@ -10,10 +10,8 @@ WORDS = ("not enough memory", "can't allocate memory", "out of memory", "STATUS_
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, NumPy, PyTorch, CUDA or the system found no room."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_lack_of_memory(error) or isinstance(error, torch.OutOfMemoryError):
         return True
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
 
 

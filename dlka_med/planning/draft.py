@@ -32,7 +32,7 @@ class Data:
 
     Args:
         wanted: a network that was asked for.
-        on_gpu: whether it will be trained there.
+        published: whether the networks of the paper can be afforded.
     """
 
     summary: Summary
@@ -40,12 +40,12 @@ class Data:
     labels: Declared
     wanted: str | None = None
     regions_class_order: tuple[int, ...] | None = None
-    on_gpu: bool = False
+    published: bool = False
 
     @cached_property
     def view(self) -> tuple[Choice, Choice]:
         """Network, and the plane of its slices."""
-        return rules_grid.network_and_plane(self.summary, self.wanted, on_gpu=self.on_gpu)
+        return rules_grid.network_and_plane(self.summary, self.wanted, published=self.published)
 
     @property
     def dims(self) -> int:
@@ -174,12 +174,12 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
         InputError: nothing fits.
     """
     most = (MOST_VOXELS if budget.on_gpu else MOST_ON_CPU)[data.dims]
-    name = data.view[0].value
-    small = sizes(name, data.dims, published=False)[0]
+    small = sizes(data.view[0].value, data.dims, published=False)[0]
     per_step = min(max(data.whole, SMALLEST[data.dims]), most / 4) * small.batch
     is_long = budget.steps(5 * per_step * small.cost / speed) >= LONG
+    data = replace(data, published=is_long and budget.on_gpu)
     need = 0.0
-    for size in sizes(name, data.dims, is_long and budget.on_gpu):
+    for size in sizes(data.view[0].value, data.dims, data.published):
         per_second = speed / size.cost
         voxels = rules_grid.window_voxels(data.summary, data.whole, per_second, budget.seconds, size.batch)
         voxels = max(min(voxels, most), LEAST_IN_TIME[data.dims])

@@ -113,7 +113,7 @@ def plan(
         out: YAML file of the config; the facts get its name with the ending `.data.json`, the folds `.folds.json`.
             Folds that are there already stay, and cases that they do not name join them.
         network: a name of `dlka_med.networks.NETWORKS`; None: of volumes `dlka_net_3d`, of images and slices
-            `dlka_unet` on a CPU and `dlka_net_2d` on a GPU.
+            `dlka_net_2d` for a long run on a GPU, else `dlka_unet`.
         minutes, epochs: what the training may take; None: 20 minutes on a CPU, 1000 epochs of 250 steps elsewhere.
         memory: GiB that it may take; None: most of what is free.
         device: as PyTorch names it; None: a GPU if there is one.
@@ -129,7 +129,7 @@ def plan(
     facts = fingerprint(dataset.cases, dataset.channels, workers, progress("reading cases"))
     refuse_errors(dataset, facts)
     summary = summarise(dataset, facts)
-    data = Data(summary, named.root, named.labels, network, named.regions_class_order, budget.on_gpu)
+    data = Data(summary, named.root, named.labels, network, named.regions_class_order)
     if network is not None and data.view[0].value != network:
         raise InputError(f"{root} holds 2D images, but {network} is trained on volumes: leave --network away")
     log.info("%s", _read(summary))

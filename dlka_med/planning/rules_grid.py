@@ -55,12 +55,12 @@ DOWNSAMPLING = {
 }
 
 
-def network_and_plane(summary: Summary, wanted: str | None, *, on_gpu: bool = False) -> tuple[Choice, Choice]:
+def network_and_plane(summary: Summary, wanted: str | None, *, published: bool = False) -> tuple[Choice, Choice]:
     """`network.name` and `dataset.slices`.
 
     Args:
         wanted: a network that was asked for; on 2D images one for volumes alone is not chosen.
-        on_gpu: whether it is trained there, where in 2D the published network is affordable.
+        published: whether the networks of the paper can be afforded; in 2D a short run takes another one.
     """
     dims = None if wanted is None else own_dims(wanted)
     plane, why = _plane(summary, dims)
@@ -71,8 +71,8 @@ def network_and_plane(summary: Summary, wanted: str | None, *, on_gpu: bool = Fa
         dims = 3 if plane.value is None else 2
     if wanted is not None:
         return Choice(wanted, "asked for"), plane
-    if dims == 2 and not on_gpu:
-        return Choice("dlka_unet", f"{why}; in the time of a CPU this U-Net learns most"), plane
+    if dims == 2 and not published:
+        return Choice("dlka_unet", f"{why}; in a short run this U-Net learns most"), plane
     return Choice(f"dlka_net_{dims}d", why), plane
 
 

@@ -69,11 +69,9 @@ def is_finished(file: Path, task: pl.LightningModule, budget: Budget) -> bool:
     """
     state = SafeCheckpointIO().load_checkpoint(file)
     check_fit(file, task.state_dict(), state.get("state_dict", {}))
-    groups = state["optimizer_states"][0]["param_groups"], task.configure_optimizers().param_groups
-    there, here = ([len(group["params"]) for group in each] for each in groups)
-    if there != here:
+    if not _moves_the_same(state["optimizer_states"][0], task.configure_optimizers()):
         raise InputError(
-            f"cannot resume from {file}: its optimiser moves other parameters ({there} there, {here} here), as where "
+            f"cannot resume from {file}: its optimiser moves other parameters, or at other rates, as where "
             "training.freeze or optimizer.rates of the run were edited since, or an earlier version wrote it; put "
             "them back, or train into another folder with training.start_from set to this run"
         )
@@ -98,6 +96,23 @@ def progress_of(file: Path, budget: Budget) -> float:
         InputError: the file is damaged.
     """
     return _progress(SafeCheckpointIO().load_checkpoint(file), budget)
+
+
+def _moves_the_same(saved: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> bool:
+    """Whether rates, and shapes of parameters as far as the saved state knows them, are those of `optimizer`."""
+    before, now = saved["param_groups"], optimizer.param_groups
+    if [(group.get("rate"), len(group["params"])) for group in before] != [
+        (group["rate"], len(group["params"])) for group in now
+    ]:
+        return False
+    numbers = [number for group in before for number in group["params"]]
+    parameters = [parameter for group in now for parameter in group["params"]]
+    return all(
+        value.shape == parameter.shape
+        for number, parameter in zip(numbers, parameters, strict=True)
+        for value in saved["state"].get(number, {}).values()
+        if isinstance(value, torch.Tensor) and value.ndim
+    )
 
 
 def _is_over(state: Mapping[str, Any], budget: Budget) -> bool:

@@ -11,12 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from dlka_med.cli import main
 from dlka_med.comparing.contest import plan_configs
 from dlka_med.comparing.folder import Asked, ComparisonFolder, RunKey
 from dlka_med.config.loading import load_config
 from dlka_med.errors import InputError
 from dlka_med.planning.memory import estimated_peak
 from dlka_med.run_folder import RunFolder
+from dlka_med.shards import claimed
 from dlka_med.training.callbacks import Recorder
 
 from .conftest import NETWORKS, light, quick
@@ -171,7 +173,8 @@ def test_one_may_join_while_another_still_plans(call, small, trained, tmp_path):
     joined = []
 
     def plans_long(config, device="cpu"):
-        if not joined:
+        if not joined and config.network.name == "unet":  # the plan of the first is written
+            assert ComparisonFolder(tmp_path / "out").config_file("dlka_net_3d").is_file()
             joined.append(Thread(target=lambda: joined.append(call(tmp_path / "out", seeds=1, shard=(1, 2)))))
             joined[0].start()
             joined[0].join(0.5)
@@ -182,6 +185,18 @@ def test_one_may_join_while_another_still_plans(call, small, trained, tmp_path):
     joined[0].join(60)
     assert len(joined) == 2
     assert sorted(Path(run).parts[-3] for run, _ in trained) == ["dlka_net_3d", "unet"]
+
+
+def test_the_command_joins_who_plans_and_refuses_what_is_another_folder(balls, tmp_path, monkeypatch, capsys):
+    folder, called = ComparisonFolder(tmp_path / "out"), []
+    folder.configs.mkdir(parents=True)
+    monkeypatch.setattr("dlka_med.comparing.compare.compare", lambda *given, **_: called.append(given))
+    command = ["compare", str(balls), "-o", str(folder.path), "--networks", "unet,dlka_net_3d", "--epochs", "1"]
+    with claimed(folder.lock, wait=True):
+        assert main(command) == 0
+    assert len(called) == 1
+    assert main(command) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_network_that_cannot_take_the_patch_leaves_nothing_behind(call, small, trained, tmp_path):

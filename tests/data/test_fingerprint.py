@@ -18,6 +18,7 @@ from dlka_med.data.channel_files import Case
 from dlka_med.data.fingerprint import fingerprint, read_case
 from dlka_med.data.grey import measure
 from dlka_med.data.nifti import nifti_grid
+from dlka_med.errors import InputError
 
 
 @pytest.fixture
@@ -100,14 +101,16 @@ def test_a_missing_file_and_a_folder_are_facts(tmp_path):
     assert "folder" in facts.label.file.problem
 
 
-def test_a_lack_of_memory_is_a_fact(two_channels, monkeypatch):
-    def lack(*args):
+def test_a_lack_of_memory_is_no_fact(random_cases, monkeypatch, user_cache):
+    def lack(*args, **others):
         raise MemoryError("7 GiB")
 
-    monkeypatch.setattr(module, "measure", lack)
-    facts = read_case(two_channels[0], ["T1", "T2"])
-    assert not facts.is_readable
-    assert "7 GiB" in facts.images[0].problem
+    cases = random_cases(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "measure", lack)
+        with pytest.raises(InputError, match=r"there is not enough memory \(7 GiB\): use fewer workers"):
+            fingerprint(cases, ["MRI"], workers=0)
+    assert all(facts.is_readable for facts in fingerprint(cases, ["MRI"], workers=0))
 
 
 def test_voxels_that_are_not_finite_are_counted_and_left_out(tmp_path, save):

@@ -243,3 +243,16 @@ def test_without_the_extra_its_name_is_told(tmp_path):
     path = whole(tmp_path, ".mha")
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
     assert 'pip install "dlka_med[clinic]"' in done.stderr
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"x.{ending}"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((4, 5, 6), np.float32)), str(path))
+
+    def lacking(self):
+        raise RuntimeError("Exception thrown in SimpleITK: Failed to allocate memory for image.")
+
+    monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", lacking)
+    with pytest.raises(MemoryError, match=rf"x\.{ending}: .*allocate memory"):
+        open_itk(path)

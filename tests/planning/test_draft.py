@@ -28,7 +28,7 @@ def nothing(config):
 def bytes_of(config):
     """A rough stand-in for the estimate: in proportion to window, batch and width."""
     training, network = config.training, config.network
-    width = network.channels[0] * sum(network.depths) if network.name == "dlka_net_3d" else 60 * sum(network.depths)
+    width = (network.channels[0] if hasattr(network, "channels") else 60) * sum(network.depths)
     share = 0.3 if network.checkpointing else 1
     return 4.0 * 40 * share * width * prod(training.patch_size) * training.batch_size + 0.1 * GIB
 

@@ -27,10 +27,10 @@ def test_volumes_are_seen_whole_and_images_as_they_are(summary):
     ]
 
 
-def test_on_a_gpu_images_get_the_published_network(summary):
+def test_where_it_can_be_afforded_images_get_the_published_network(summary):
     for data, name in ((summary((256, 256), (1.0, 1.0)), "dlka_net_2d"), (summary(), "dlka_net_3d")):
-        assert network_and_plane(data, None, on_gpu=True)[0].value == name
-        assert network_and_plane(data, "dlka_unet", on_gpu=True)[0].value == "dlka_unet"
+        assert network_and_plane(data, None, published=True)[0].value == name
+        assert network_and_plane(data, "dlka_unet", published=True)[0].value == "dlka_unet"
 
 
 @pytest.mark.parametrize(("thick", "plane"), [(0, "sagittal"), (1, "coronal"), (2, "axial")])

@@ -119,8 +119,17 @@ def test_names_without_effect_are_refused_before_the_cases_are_prepared(config, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_whose_learning_parameters_were_edited_is_not_resumed(finished):
-    edited = changed(finished.config, freeze=("encoder",), epochs=9)
-    save_config(edited, finished.config_file)
-    with pytest.raises(InputError, match=r"its optimiser moves other parameters .* as where training\.freeze"):
-        train(edited, finished.path, resume=True)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, {"freeze": ("encoder",)}),
+        ({"freeze": ("encoder.0",)}, {"freeze": ("encoder.1",)}),
+        ({"optimizer": Optimizer(rates={"encoder": 0.1})}, {"optimizer": Optimizer(rates={"encoder": 0.5})}),
+    ],
+)
+def test_a_run_whose_learning_parameters_were_edited_is_not_resumed(config, tmp_path, before, after):
+    run = train(changed(config, **before, epochs=1, steps_per_epoch=1), tmp_path / "run")
+    edited = changed(run.config, **after, epochs=9)
+    save_config(edited, run.config_file)
+    with pytest.raises(InputError, match=r"moves other parameters, or at other rates, as where training\.freeze"):
+        train(edited, run.path, resume=True)
