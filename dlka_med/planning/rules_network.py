@@ -15,8 +15,8 @@ SMALL_3D = (
 )
 SMALL_UNET_2D = (
     Size("small: what a short run or a CPU can train", 32, 1, 4, 1.3, 128**2),
-    Size("half the channels: memory is short", 16, 1, 4, 0.8, 96**2),
-    Size("half the channels: memory is short", 16, 1, 1, 0.9, checkpointing=True),
+    Size("half the channels: memory is short", 16, 1, 4, 0.55, 96**2),
+    Size("half the channels: memory is short", 16, 1, 1, 1.4, checkpointing=True),
 )
 PLAIN_STAGES = 2  # the fine ones, of a small network
 PUBLISHED_2D = Size("as published", 0, 2, 16, cost=12, least=192**2, encoder="maxvit_rmlp_small_rw_224")
