@@ -1,5 +1,6 @@
 """All rules together, without a probe: every key has its value and its reason, and the budget is kept."""
 
+from dataclasses import replace
 from math import prod
 
 import pytest
@@ -81,6 +82,12 @@ def test_twenty_minutes_of_two_cores_want_what_ships(summary, cpu):
     assert config.training.ema == 0.99
     assert (config.training.optimizer.name, config.training.optimizer.learning_rate) == ("adamw", 6e-3)
     assert config.preprocessing.spacing == (1.0, 1.0, 1.0)
+
+
+def test_images_get_the_published_network_for_a_long_run_on_a_gpu_alone(summary, gpu, cpu):
+    short = replace(gpu, minutes=20.0, epochs=None)
+    for budget, name in ((gpu, "dlka_net_2d"), (short, "dlka_unet"), (cpu, "dlka_unet")):
+        assert fitted(data_of(summary(**SETS["nuclei"])), budget, SPEED, nothing).config.network.name == name
 
 
 def test_a_thousand_epochs_of_a_gpu_want_the_published_network(summary, gpu):
