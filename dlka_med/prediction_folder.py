@@ -23,16 +23,19 @@ class Made:
         part: that the case had in the run: train, validation, test or new; unknown, where nobody knows what trained the
             weights; None while the label map is not there yet, or is that of another run still.
         mask: a mark of the content of the mask about which the image was cropped; None: it was not.
+        image: a fingerprint of the image; None: not known.
     """
 
     run: str
     part: str | None = None
     mask: str | None = None
+    image: str | None = None
 
     @property
     def content(self) -> dict[str, str | None]:
         """As it stands in `cases.json`."""
-        return {"run": self.run, "part": self.part} | ({} if self.mask is None else {"mask": self.mask})
+        marks = {"mask": self.mask, "image": self.image}
+        return {"run": self.run, "part": self.part} | {key: mark for key, mark in marks.items() if mark is not None}
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ class PredictionFolder:
             content = json.loads(read_text(file))
             runs = {str(name): dict(facts) for name, facts in content["runs"].items()}
             made = {
-                str(case): Made(str(one["run"]), one["part"], one.get("mask")) for case, one in content["cases"].items()
+                str(case): Made(str(one["run"]), one["part"], one.get("mask"), one.get("image"))
+                for case, one in content["cases"].items()
             }
             if strange := [one.part for one in made.values() if one.part not in (None, *PARTS)]:
                 raise ValueError(f"part is {strange[0]!r}")

@@ -13,6 +13,8 @@ from dlka_med.run_folder import RunFolder
 
 FILE = "trained_on.json"
 SAMPLE = 2**16  # bytes at either end of an image
+PLACES, PLACE = 128, 2**12  # where else it is looked into, and bytes there: borders of volumes are often empty
+DIGITS = 20  # of a fingerprint; those of earlier versions, of the ends alone, had fewer
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class Provenance:
 
     Attributes:
         complete: whether these are all, which nobody can say of imported weights.
+        validated: fingerprints of the cases by which the last training chose its weights, as far as they are known.
     """
 
     cases: frozenset[tuple[str, str]] = frozenset()
     complete: bool = True
+    validated: frozenset[str] = frozenset()
 
     @classmethod
     def of_run(cls, run: RunFolder) -> "Provenance":
@@ -37,13 +41,18 @@ class Provenance:
 
     def save(self, run: RunFolder) -> None:
         """Write `trained_on.json` into the run folder."""
-        content = {"complete": self.complete, "cases": sorted(map(list, self.cases))}
+        content = {
+            "complete": self.complete,
+            "cases": sorted(map(list, self.cases)),
+            "validated": sorted(self.validated),
+        }
         with whole_file(run.path / FILE) as file:
             file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
-    def joined(self, cases: Iterable[Case]) -> "Provenance":
-        """With the cases of a further training."""
-        return Provenance(self.cases | {(case.id, fingerprint(case)) for case in cases}, self.complete)
+    def joined(self, cases: Iterable[Case], validated: Iterable[Case] = ()) -> "Provenance":
+        """With the cases of a further training, and those that validated it in place of the ones before."""
+        trained = self.cases | {(case.id, fingerprint(case)) for case in cases}
+        return Provenance(trained, self.complete, frozenset(map(fingerprint, validated)))
 
     def outdated(self, cases: Iterable[Case]) -> list[str]:
         """Ids of those cases that trained under their names, but with other images than they have now."""
@@ -59,7 +68,7 @@ class Provenance:
 
 
 def fingerprint(case: Case) -> str:
-    """A digest of the size and of both ends of a case's first image: the same for copies under other names.
+    """A digest of a case's first image: the same for copies under other names.
 
     The first by name, whatever order the channels are read in.
 
@@ -70,31 +79,41 @@ def fingerprint(case: Case) -> str:
 
 
 def digest(image: Path) -> str:
-    """Of the size and of both ends of a file.
+    """Of the size, both ends and many places between of a file, so that large ones need not be read whole.
 
     Raises:
         InputError: the file cannot be read.
     """
     try:
         size = image.stat().st_size
+        step = max((size - 2 * SAMPLE) // PLACES, PLACE)
+        content = hashlib.sha256(b"%d " % size)
         with image.open("rb") as file:
-            head = file.read(SAMPLE)
+            content.update(file.read(SAMPLE))
+            for place in range(SAMPLE, size - SAMPLE, step):
+                file.seek(place)
+                content.update(file.read(PLACE))
             file.seek(max(size - SAMPLE, 0))
-            tail = file.read(SAMPLE)
+            content.update(file.read(SAMPLE))
     except OSError as error:
         raise InputError(f"{image} cannot be read: {error.strerror}") from error
-    return hashlib.sha256(b"%d " % size + head + tail).hexdigest()[:16]
+    return content.hexdigest()[:DIGITS]
 
 
 def _recorded(run: RunFolder) -> Provenance:
     try:
         content = json.loads((run.path / FILE).read_text(encoding="utf-8"))
-        cases = frozenset((str(name), str(print_)) for name, print_ in content["cases"])
-        return Provenance(cases, content["complete"] is True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        cases = frozenset((str(name), _known(print_)) for name, print_ in content["cases"])
+        validated = frozenset(map(_known, content.get("validated", []))) - {""}
+        return Provenance(cases, content["complete"] is True, validated)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"cannot read {run.path / FILE} ({error}): copy it again; without the file, the run's split counts"
         ) from error
+
+
+def _known(print_: object) -> str:
+    return text if len(text := str(print_)) == DIGITS else ""
 
 
 def _of_earlier_version(run: RunFolder, children: frozenset[Path]) -> Provenance:
@@ -103,19 +122,20 @@ def _of_earlier_version(run: RunFolder, children: frozenset[Path]) -> Provenance
     try:
         read = dataset_of(dataset, grouped=False)
         found = [case for case in read.cases if case.id in ids]
-        known = Provenance().joined(found)
-        here = Provenance(known.cases | {(name, "") for name in ids - {case.id for case in found}})
+        known = Provenance().joined(found, [case for case in read.cases if case.id in run.split["validation"]])
+        unknown = {(name, "") for name in ids - {case.id for case in found}}
+        here = Provenance(known.cases | unknown, validated=known.validated)
     except InputError:
         pass  # The data lie elsewhere today: their names have to do.
     start = run.config.training.start_from
     if start is None:
-        return Provenance(here.cases, complete)
+        return Provenance(here.cases, complete, here.validated)
     try:
         parent, children = RunFolder.open(start), children | {run.path.resolve()}
         if parent.path.resolve() in children:
-            return Provenance(here.cases, complete=False)
+            return Provenance(here.cases, complete=False, validated=here.validated)
         recorded = (parent.path / FILE).is_file()
         before = _recorded(parent) if recorded else _of_earlier_version(parent, children)
     except InputError:
-        return Provenance(here.cases, complete=False)
-    return Provenance(here.cases | before.cases, complete and before.complete)
+        return Provenance(here.cases, complete=False, validated=here.validated)
+    return Provenance(here.cases | before.cases, complete and before.complete, here.validated)

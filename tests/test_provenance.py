@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -69,7 +70,7 @@ def test_a_case_is_known_in_any_order_of_its_channels_and_told_when_it_changed(b
     assert known.outdated([first, Case(second.id, first.images)]) == [second.id]
 
 
-def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path):
+def test_a_large_file_is_known_by_its_size_both_ends_and_places_between(tmp_path):
     prints = set()
     for head, middle, tail in (("a", "b", "c"), ("x", "b", "c"), ("a", "b", "x"), ("a", "bb", "c")):
         path = tmp_path / "image.nii"
@@ -80,11 +81,26 @@ def test_a_large_file_is_known_by_its_size_and_both_ends(tmp_path):
         fingerprint(Case("x", (tmp_path / "gone.nii",)))
 
 
+@pytest.mark.parametrize("size", [40, 200])
+def test_volumes_that_differ_inside_alone_are_told_apart(size, tmp_path):
+    prints = []
+    for seed in (0, 1, 1):
+        volume = np.zeros((size,) * 3, dtype=np.float32)
+        inside = (slice(size // 4, size // 4 * 3),) * 3
+        volume[inside] = np.random.default_rng(seed).normal(size=volume[inside].shape)
+        nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "skull_stripped.nii")
+        prints.append(fingerprint(Case("x", (tmp_path / "skull_stripped.nii",))))
+    assert prints[0] != prints[1] == prints[2]
+
+
 def test_what_is_saved_is_read_again_and_damage_is_named(known, balls, tmp_path):
     run = RunFolder.create(tmp_path / "run", known, SPLIT)
-    said = Provenance(complete=False).joined(read_dataset(balls).cases)
+    cases = read_dataset(balls).cases
+    said = Provenance(complete=False).joined(cases[:3], cases[3:5])
     said.save(run)
     assert Provenance.of_run(run) == said
+    assert said.validated == {fingerprint(case) for case in cases[3:5]}
+    assert said.joined(cases[3:]).validated == set(), "those of the last training count"
     for content in ("{", "[]", '{"complete": true}', json.dumps({"complete": True, "cases": ["abc"]})):
         (run.path / FILE).write_text(content)
         with pytest.raises(InputError, match=rf"cannot read .*{FILE}"):
@@ -94,17 +110,27 @@ def test_what_is_saved_is_read_again_and_damage_is_named(known, balls, tmp_path)
 def test_runs_of_earlier_versions_are_known_by_their_splits_and_starts(known, balls, tmp_path):
     cases = read_dataset(balls).cases
     first = RunFolder.create(tmp_path / "1", known, SPLIT)
-    assert Provenance.of_run(first) == Provenance().joined(cases[:2])
+    assert Provenance.of_run(first) == Provenance().joined(cases[:2], cases[2:3])
 
     moved = changed(known, "dataset", root=str(tmp_path / "moved"))
     moved = changed(moved, start_from=str(first.path))
     second = RunFolder.create(tmp_path / "2", moved, SPLIT | {"train": ["ball_4"]})
     found = Provenance.of_run(second)
-    assert found == Provenance(Provenance().joined(cases[:2]).cases | {("ball_4", "")})
+    assert found == Provenance(Provenance().joined(cases[:2]).cases | {("ball_4", "")}), "no image is at hand"
     assert found.among(cases) == (["ball_0", "ball_1"], ["ball_4"])
 
     imported = RunFolder.create(tmp_path / "3", known, SPLIT | {"train": []})
-    assert Provenance.of_run(imported) == Provenance(complete=False)
+    assert Provenance.of_run(imported) == Provenance(complete=False).joined([], cases[2:3])
     for name, start in (("4", imported.path), ("5", tmp_path / "5"), ("6", tmp_path / "gone")):
         child = RunFolder.create(tmp_path / name, changed(known, start_from=str(start)), SPLIT)
-        assert Provenance.of_run(child) == Provenance(Provenance().joined(cases[:2]).cases, complete=False)
+        known_of = Provenance().joined(cases[:2], cases[2:3])
+        assert Provenance.of_run(child) == replace(known_of, complete=False)
+
+
+def test_fingerprints_of_both_ends_alone_are_not_trusted(known, balls, tmp_path):
+    run, case = RunFolder.create(tmp_path / "run", known, SPLIT), read_dataset(balls).cases[0]
+    (run.path / FILE).write_text(json.dumps({"complete": True, "cases": [[case.id, "0123456789abcdef"]]}))
+    said = Provenance.of_run(run)
+    assert said == Provenance(frozenset({(case.id, "")}))
+    assert said.among([case]) == ([], [case.id])
+    assert said.outdated([case]) == []

@@ -151,7 +151,7 @@ def predict_images(
     facts = facts_of(members, predictor, **settings, probabilities=probabilities, uncertainty=uncertainty)
     origin = Origin(members)
     if skip_existing:
-        unfinished = refuse_others(record, facts, existing, masks)
+        unfinished = refuse_others(record, facts, [case for case in cases if case.id in existing], masks)
         among, cases = len(cases), [case for case in cases if case.id not in existing or case.id in unfinished]
         logger.info("%d of %d cases are predicted already", among - len(cases), among)
     writable_folder(out)

@@ -10,7 +10,7 @@ from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.prediction_folder import Made, PredictionFolder
-from dlka_med.provenance import Provenance
+from dlka_med.provenance import Provenance, fingerprint
 from dlka_med.run_folder import RunFolder
 
 NAME = "run"
@@ -53,18 +53,20 @@ def id_of(facts: Mapping[str, Any]) -> str:
 
 
 def refuse_others(
-    folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[str], masks: Mapping[str, str] | None = None
+    folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[Case], masks: Mapping[str, str] | None = None
 ) -> set[str]:
-    """Those of the cases, whose label maps are there, that this run was still about to make.
+    """Ids of those of the cases, whose label maps are there, that this run was still about to make.
 
     Args:
         masks: of each case the mark of the mask about which it is cropped.
 
     Raises:
-        InputError: a label map is of another run, of other settings, of another mask, or nobody knows of which.
+        InputError: a label map is of another run, of other settings, of another mask, of another image, or nobody knows
+            of which.
     """
     runs, made, run, unfinished = folder.runs, folder.made, id_of(facts), set()
-    for case in cases:
+    for each in cases:
+        case, image = each.id, _image_of(each)
         if case not in made:
             raise InputError(
                 f"{folder.path} holds a label map of the case {case}, but {folder.cases_file.name} there does not say "
@@ -88,6 +90,11 @@ def refuse_others(
             raise InputError(
                 f"{folder.path} holds a label map of the case {case} that was cropped about another mask than it has "
                 "now: name another folder, so that they are not mixed, or move the label map away"
+            )
+        elif image is not None and made[case].image not in (None, image):
+            raise InputError(
+                f"{folder.path} holds a label map of the case {case} that was made of another image than it has now: "
+                "move the label map away, and it is predicted anew"
             )
     return unfinished
 
@@ -113,20 +120,29 @@ class Origin:
 
 def made_by(facts: Mapping[str, Any], origin: Origin, case: Case, mask: str | None = None) -> Made:
     """What to remember of a case, and of the mask about which it was cropped."""
-    return Made(id_of(facts), origin.part(case), mask)
+    return Made(id_of(facts), origin.part(case), mask, _image_of(case))
+
+
+def _image_of(case: Case) -> str | None:
+    try:
+        return fingerprint(case)
+    except InputError:  # no file that could be read, as where the case is a folder
+        return None
 
 
 def _part(case: Case, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
-    try:
+    image = _image_of(case)
+    if image is None:
+        trained = case.id in {name for name, _ in provenance.cases}
+    else:
         certain, by_name = provenance.among([case])
         trained = bool(certain) or (bool(by_name) and not provenance.outdated([case]))
-    except InputError:  # no file whose ends could be read
-        trained = case.id in {name for name, _ in provenance.cases}
     if trained:
         return "train"
-    for part in ("validation", "test"):
-        if case.id in split[part]:
-            return part
+    if image in provenance.validated or case.id in split["validation"]:
+        return "validation"
+    if case.id in split["test"]:
+        return "test"
     return "new" if provenance.complete else "unknown"
 
 

@@ -31,7 +31,7 @@ def theoretical_field(network: nn.Module, channels: int, unit: Sequence[int]) ->
 
     Every axis is looked at in a strip of the image as thin as the network takes, through which a gradient flows with
     positive weights, so that nothing cancels. Norms are left out: what they know of a whole image is not counted.
-    The voxel stands at the border of two units; others can differ by less than a unit.
+    The voxel stands at the border of two units; others can see up to a unit more.
 
     Args:
         network: it loses its weights.

@@ -113,7 +113,7 @@ class RunData(pl.LightningDataModule):
             RunFolder.create(self.run.path, config.model_copy(update={"preprocessing": preprocessing}), self.split)
         start = self.run.path if self.run.started else config.training.start_from
         before = Provenance() if start is None else Provenance.of_run(RunFolder.open(start))
-        before.joined(self.part("train")).save(self.run)
+        before.joined(self.part("train"), self.part("validation")).save(self.run)
         note_machine(self.run)
         note_reasons(self.run, self.reasons)
         for case in cases:

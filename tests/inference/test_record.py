@@ -13,7 +13,7 @@ from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.record import Origin, facts_of, id_of, made_by, refuse_others
 from dlka_med.prediction_folder import Made, PredictionFolder
-from dlka_med.provenance import Provenance
+from dlka_med.provenance import Provenance, fingerprint
 from dlka_med.run_folder import RunFolder
 
 SPLIT = {"train": ["a", "b"], "validation": ["c"], "test": ["d"]}
@@ -76,34 +76,46 @@ def test_each_member_counts_with_its_own_greys_and_network(tmp_path):
 
 def test_label_maps_of_others_are_refused_with_what_differs(tmp_path):
     run, folder = make_run(tmp_path / "run"), PredictionFolder(tmp_path)
-    facts = facts_of([run], predictor())
+    facts, (a, b, z) = facts_of([run], predictor()), (write(tmp_path / f"{name}.nii", 0) for name in "abz")
     folder.begin(id_of(facts), facts, ["a", "b"])
     folder.finish("a", Made(id_of(facts), "new"))
-    assert refuse_others(folder, facts, ["a"]) == set()
-    assert refuse_others(folder, facts, ["a", "b"]) == {"b"}, "it was not finished"
+    assert refuse_others(folder, facts, [a]) == set()
+    assert refuse_others(folder, facts, [a, b]) == {"b"}, "it was not finished"
     with pytest.raises(InputError, match=r"a label map of the case z, but cases\.json there does not say which run"):
-        refuse_others(folder, facts, ["a", "z"])
+        refuse_others(folder, facts, [a, z])
     other = facts_of([run], predictor(overlap=0.25))
     with pytest.raises(InputError, match=r"case a by another run or other settings \(run: overlap 0\.5 there, 0\.25"):
-        refuse_others(folder, other, ["a"])
-    assert refuse_others(folder, other, ["b"]) == {"b"}
+        refuse_others(folder, other, [a])
+    assert refuse_others(folder, other, [b]) == {"b"}
     trained = facts_of([make_run(tmp_path / "trained", b"2")], predictor())
     with pytest.raises(InputError, match=r"\(run: other weights\)"):
-        refuse_others(folder, trained, ["a"])
+        refuse_others(folder, trained, [a])
+
+
+def test_a_label_map_of_another_image_under_the_same_name_is_refused(tmp_path):
+    run, folder = make_run(tmp_path / "run"), PredictionFolder(tmp_path)
+    facts, case, gone = facts_of([run], predictor()), write(tmp_path / "a.nii", 0), Case("a", (tmp_path / "gone.nii",))
+    folder.finish("a", made_by(facts, Origin([run]), case))
+    for same in (case, Case("a", write(tmp_path / "copy.nii", 0).images), gone):
+        assert refuse_others(folder, facts, [same]) == set()
+    with pytest.raises(InputError, match=r"case a that was made of another image than it has now: move"):
+        refuse_others(folder, facts, [write(tmp_path / "a.nii", 1)])
 
 
 def test_what_a_case_was_to_the_run_is_told_by_its_content_then_by_its_name(tmp_path):
     run = make_run(tmp_path / "run")
     known = {name: write(tmp_path / f"{name}.nii", seed) for seed, name in enumerate("abcd")}
-    Provenance().joined([known["a"], known["b"]]).save(run)
+    Provenance().joined([known["a"], known["b"]], [known["c"]]).save(run)
     origin = Origin([run])
     assert [origin.part(case) for case in known.values()] == ["train", "train", "validation", "test"]
-    copy = Case("copy", known["a"].images)
+    copy, validated = Case("copy", known["a"].images), Case("renamed", known["c"].images)
+    assert origin.part(validated) == "validation"
     namesake = Case("a", write(tmp_path / "other.nii", 9).images)
     missing = Case("b", (tmp_path / "missing.nii",))
     assert [origin.part(case) for case in (copy, namesake, missing)] == ["train", "new", "train"]
     facts = facts_of([run], predictor())
-    assert made_by(facts, origin, copy) == Made(id_of(facts), "train")
+    assert made_by(facts, origin, copy) == Made(id_of(facts), "train", image=fingerprint(copy))
+    assert made_by(facts, origin, missing) == Made(id_of(facts), "train")
 
 
 def test_without_a_record_names_count_and_of_imported_weights_nothing_is_sure(tmp_path):
