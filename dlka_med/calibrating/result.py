@@ -17,9 +17,9 @@ from dlka_med.metrics.calibration import MARGIN
 
 RULE = (
     f"near: voxels within {MARGIN} voxels along every axis of the foreground of reference or prediction, by which the "
-    "temperature is fitted; all: every voxel that the network saw. Of either kind a sample is drawn in each case, and stands for all "
-    "of them; voxels to be ignored are left out. regions, reliability: near. after: each patient's voxels at the "
-    "temperature fitted on other patients."
+    "temperature is fitted; all: every voxel that the network saw. Of either kind a sample is drawn in each case, and "
+    "stands for all of them; voxels to be ignored are left out. regions, reliability: near. after: each patient's "
+    "voxels at the temperature fitted on other patients."
 )
 FIGURES = ("nll", "brier", "ece", "mce")
 
