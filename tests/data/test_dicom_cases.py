@@ -243,6 +243,7 @@ def test_dicom_beside_other_images_is_refused(tmp_path, save, kind, image):
     with zipfile.ZipFile(place / "code.zip", "w") as archive:
         archive.writestr("a.py", "pass")
     os.symlink("nowhere", place / "lost")
+    (place / "._study.dcm").write_text("of another system")
     assert [case.id for case in find_cases(place, ["any"])] == ["H3"]
     write_series(series, voxels_of(), AFFINE)
     found = {"folder": "S1", "deep": "more", "zip": "study.zip", "loose": "IM000", "one.dcm": "one.dcm"}[kind]
