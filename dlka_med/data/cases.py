@@ -26,7 +26,7 @@ from dlka_med.data.description import (
     read_description,
     segments_of,
 )
-from dlka_med.data.dicom.cases import dicom_cases
+from dlka_med.data.dicom.cases import dicom_cases, refuse_dicom_beside
 from dlka_med.data.formats import (
     ENDINGS,
     LISTED,
@@ -204,7 +204,8 @@ def find_cases(
         series: of DICOM files, UID or number for each channel; nothing: the only series that is a volume.
 
     Raises:
-        InputError: there is nothing to predict, a channel is missing, or a dataset's channels are not these.
+        InputError: there is nothing to predict, a channel is missing, a dataset's channels are not these, or a folder
+            mixes kinds of images.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -222,6 +223,8 @@ def find_cases(
     stored = in_stored_order(channels, order)
     single = os.path.isfile(path)
     files = [path] if single else usable_files(path)
+    if files and not single:
+        refuse_dicom_beside(path, files[0])
     if is_dicom(path) and (single or not files) and (found := dicom_cases(path, channels, series)):
         return found
     if not files or series:

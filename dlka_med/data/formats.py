@@ -1,5 +1,6 @@
 """Which files hold images or labels, told by their names."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +17,8 @@ LOSSY_ENDINGS = (".jpg", ".jpeg")
 ENDINGS = (*VOLUME_ENDINGS, *RASTER_ENDINGS)
 LISTED = f"{', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}"
 DICOM_ENDINGS = (".dcm", ".ima", ".zip")
+DICOM_MAGIC = b"DICM"
+DICOM_PREAMBLE = 128  # bytes before it
 OUTPUTS = {"nii.gz": ".nii.gz", "nii": ".nii", "nrrd": ".nrrd", "mha": ".mha", "dicom-seg": ".dcm"}
 """What label maps of volumes can be written as, and how such files end."""
 
@@ -34,9 +37,21 @@ def is_volume(path: Path) -> bool:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a case of this path is a DICOM series: a folder, a zip file or one DICOM file."""
+    """Whether a case of this path is a DICOM series: a folder, a zip file or one DICOM file, whatever its name."""
     name = path.name.lower()
-    return name.endswith(DICOM_ENDINGS) or (path.is_dir() and not name.endswith(ENDINGS))
+    if name.endswith((*DICOM_ENDINGS, *ENDINGS)):
+        return name.endswith(DICOM_ENDINGS)
+    return path.is_dir() or _begins_like_dicom(path)
+
+
+def _begins_like_dicom(path: Path) -> bool:
+    if not os.path.isfile(path):
+        return False
+    try:
+        with path.open("rb") as stream:
+            return stream.read(DICOM_PREAMBLE + len(DICOM_MAGIC))[DICOM_PREAMBLE:] == DICOM_MAGIC
+    except OSError:
+        return False
 
 
 def stem(path: Path) -> str:
@@ -154,6 +169,7 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder, but an image file was expected: put the file in it there instead")
     if not path.is_file():
-        raise InputError(f"{path} does not exist")
+        lacking = "is a link that leads to no file: mend or remove it" if path.is_symlink() else "does not exist"
+        raise InputError(f"{path} {lacking}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes): copy or export it again")

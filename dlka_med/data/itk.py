@@ -1,5 +1,6 @@
 """NRRD and MetaImage files: voxels and where they lie in the world."""
 
+import logging
 import re
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ REAL = re.compile(r"(?:vector of )?(?:(8|16|32|64)-bit (un)?signed integer|(32|6
 LACK = re.compile("allocate|bad_alloc", re.IGNORECASE)  # in what ITK says
 
 
+logger = logging.getLogger("dlka_med")
+
+
 @dataclass(frozen=True)
 class ItkHeader:
     """What the header of a file says.
@@ -52,6 +56,8 @@ def open_itk(path: Path, *, as_stored: bool = False) -> tuple[ItkHeader, np.ndar
     """
     sitk, reader = _opened(path)
     header = _header(path, sitk, reader)
+    if path.name.lower().endswith(".nrrd") and not reader.HasMetaDataKey("NRRD_space"):
+        logger.warning("%s does not tell how it lies (its header has no space): it is read as ITK does", path)
     _refuse_empty_claims(path, header)
     try:
         image = reader.Execute()

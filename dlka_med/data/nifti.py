@@ -108,8 +108,12 @@ def write_nifti(path: Path, values: np.ndarray, like: Path) -> None:
 
 
 def nifti_like(values: np.ndarray, source: Nifti1Pair) -> Nifti1Pair:
-    """Label values (x, y, z) as an image with the affines of another one, their codes and units."""
-    image = type(source)(values, source.affine)
+    """Label values (x, y, z) as an image with the affines of another one, their codes and units.
+
+    Axes of one voxel are there or not as in the other one: of (x, y) it is (x, y), of (x, y, z, 1) it is the same.
+    """
+    shaped = values.reshape(source.shape) if values.size == prod(source.shape) else values
+    image = type(source)(shaped, source.affine)
     for key in GEOMETRY:
         image.header[key] = source.header[key]
     return image
@@ -180,6 +184,10 @@ def open_nifti(path: Path, *, colours: bool = False, as_stored: bool = False) ->
             image = nib.load(path)
         if not is_nifti(image):
             logger.warning("%s is Analyze, which does not tell left from right: it is read as nibabel does", path)
+        elif not int(image.header["qform_code"]) and not int(image.header["sform_code"]):
+            logger.warning(
+                "%s does not tell how it lies (qform_code and sform_code are 0): it is read as nibabel does", path
+            )
         dtype = image.get_data_dtype()
         if dtype.kind not in "iuf" and not (colours and dtype.names):
             raise InputError(f"{path} holds {dtype} instead of real numbers: export one file per channel")

@@ -1,5 +1,6 @@
 """The deterministic way of a case from disk to the network's grid."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,7 +23,10 @@ from dlka_med.data.resample import keeps_spacing, new_shape, resample
 from dlka_med.errors import InputError
 
 AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+FAR_OFF = 10  # times another spacing than that of the run
 UNMEASURED = Measured((), np.empty((0, 0), np.float32))
+
+logger = logging.getLogger("dlka_med")
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,12 @@ def prepare_loaded(
             )
         kept = spacing_of(image.affine.numpy())
         target = np.array([wish or step for wish, step in zip(preprocessing.spacing, kept, strict=True)])
+        if image.ndim == 4 and np.abs(np.log(kept / target)).max() > np.log(FAR_OFF):
+            logger.warning(
+                "case %s has voxels of %s mm, but those of the run are of %s mm, more than %d times as large or as "
+                "small: is the unit or the affine of its header right?",
+                *(case_id, *(" x ".join(f"{step:.4g}" for step in steps) for steps in (kept, target)), FAR_OFF),
+            )
         image, label = resample(image, label, target)
     return Prepared(
         case_id=case_id,

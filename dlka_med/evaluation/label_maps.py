@@ -13,6 +13,7 @@ from dlka_med.data.cases import is_pair, read_dataset
 from dlka_med.data.description import read_description
 from dlka_med.data.formats import LISTED, has_usable_name, label_files, stem, usable_files
 from dlka_med.data.grid import Grid, spacing_of
+from dlka_med.data.load import refuse_nonfinite
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
 from dlka_med.paths import existing
@@ -66,6 +67,8 @@ def read_label_map(path: Path) -> LabelMap:
 
 def _as_labels(array: NDArray, path: Path) -> NDArray[np.unsignedinteger]:
     low, high = array.min(), array.max()
+    if not np.isfinite([low, high]).all():
+        refuse_nonfinite(path, array)
     if not (low >= 0 and high <= np.iinfo(np.uint16).max):
         raise InputError(
             f"{path}: values from {low} to {high}, but label values are whole numbers from 0 to 65535; "

@@ -13,6 +13,7 @@ from dlka_med import machine
 from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import Case
 from dlka_med.data.grid import spacing_of
+from dlka_med.data.nifti import is_singular
 from dlka_med.data.prepare import Prepared, expected_grid
 from dlka_med.data.readers import readers_of
 from dlka_med.data.resample import keeps_spacing
@@ -27,6 +28,7 @@ from dlka_med.inference.writing import MAP
 
 GIB = 2**30
 QUICK = 20  # seconds: the first pass also compiles kernels, where no cache holds them
+GROWN = 1000  # voxels that resampling makes of one; more tells of a wrong unit
 MARGIN = 1.05  # what was measured of one window, and of a process, is a little more in another
 FALLOW = 2**26  # bytes that the process comes to hold between its tensors
 
@@ -201,6 +203,8 @@ class Budget:
         """
         try:
             grid = readers_of(case)[0].grid(case.images[0])
+            if is_singular(grid.affine):
+                return None
             shape, affine = expected_grid(grid.shape, grid.affine, self._preprocessing)
             steps = spacing_of(affine)
         except (InputError, ValueError, np.linalg.LinAlgError):
@@ -257,7 +261,9 @@ class Budget:
         """Raise `InputError` if there is no room to read and prepare a case."""
         preparing = self._at_peak(extent.preparing)
         if preparing > self.limit:
-            self._refuse(max(preparing, self.peak(extent, Load())), self.limit)
+            grown = extent.prepared / extent.native
+            hint = f"; resampling makes {grown:.0f} voxels of one: is the unit of its header right?"
+            self._refuse(max(preparing, self.peak(extent, Load())), self.limit, hint if grown > GROWN else "")
 
     def beside(self, last: Extent | None, extent: Extent, following: Extent | None) -> tuple[bool, bool]:
         """Whether the last label map may be written, and the following case be prepared, while a case is predicted.
@@ -323,11 +329,11 @@ class Budget:
         kept = 4 * self._learning.kept * self.window.outputs * self.learned if self._learning else 0
         return MARGIN * (self.window.process + kept + held) + FALLOW
 
-    def _refuse(self, needed: float, room: float) -> None:
+    def _refuse(self, needed: float, room: float, hint: str = "") -> None:
         enough = ceil(10 * needed / GIB + 0.5) / 10
         raise InputError(
             f"it needs about {needed / GIB:.2f} GiB of memory, but may take {room / GIB:.2f}: give --memory {enough:g} "
-            "where there is as much, or cut the image to what matters"
+            f"where there is as much, or cut the image to what matters{hint}"
         )
 
 

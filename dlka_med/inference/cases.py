@@ -55,21 +55,26 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
             format than the first; or as in `label_map_ending`.
     """
     targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0], form)}" for case in cases}
-    inputs = {image.resolve() for case in cases for image in case.images}
+    inputs = {_real(image) for case in cases for image in case.images}
     for target in targets.values():
-        if inputs & {target.resolve(), *target.resolve().parents}:
+        if inputs & {_real(target), *_real(target).parents}:
             raise InputError(
                 f"the prediction {target} would replace an image or lie in a series: name another folder for the output"
             )
     for case, target in targets.items():
         for known, ending in OUTPUTS.items():
             other = out / f"{case}{ending}"
-            if other != target and other.is_file() and other.resolve() not in inputs:
+            if other != target and other.is_file() and _real(other) not in inputs:
                 raise InputError(
                     f"{other} is a label map of the case {case}, which may have no second one, {target.name}: choose "
                     f"--format {known}, or name another folder for the output"
                 )
     return targets
+
+
+def _real(path: Path) -> Path:
+    """Without links, as far as they lead; `resolve` raises where one leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def existing_of(targets: Mapping[str, Path], *, refused: bool) -> list[str]:

@@ -13,7 +13,7 @@ from dlka_med.config.labels import LabelScheme
 from dlka_med.data.clinic import lacking
 from dlka_med.data.dicom.choice import choose
 from dlka_med.data.dicom.geometry import Stack, stack
-from dlka_med.data.dicom.headers import BROKEN, quietly
+from dlka_med.data.dicom.headers import BROKEN, fault_of, quietly
 from dlka_med.data.dicom.volume import source_headers
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
@@ -102,8 +102,8 @@ def write_dicom_seg(
             if isinstance(error, OSError | InputError):
                 raise
             raise InputError(
-                f"{source} lacks something that DICOM-SEG refers to ({type(error).__name__}): choose another format, "
-                "such as --format nii.gz"
+                f"{source} {fault_of(images[0], error)}, which DICOM-SEG refers to: choose another format, such as "
+                "--format nii.gz"
             ) from error
 
 

@@ -35,7 +35,7 @@ def prepare_image(
         TypeError: it is of no known kind.
     """
     dims, channels, scheme = config.image_dims, config.dataset.channels or (), config.dataset.scheme
-    if affine is not None and (dims == 2 or not isinstance(image, np.ndarray)):
+    if affine is not None and (dims == 2 or isinstance(image, MetaTensor | Nifti1Pair)):
         raise InputError("an affine belongs to a volume that comes as an array: leave it out")
     if isinstance(image, MetaTensor):
         pixels, place = image.as_tensor().detach().cpu().float().numpy(), image.affine.numpy()
@@ -49,7 +49,8 @@ def prepare_image(
         pixels, place = image[..., None] if image.ndim == dims else image, affine
         pixels, like = np.moveaxis(pixels, -1, 0), np.asarray
     else:
-        raise TypeError(f"expected {KINDS}, got {type(image).__name__}")
+        what = "torch.Tensor: give its numpy()" if isinstance(image, torch.Tensor) else type(image).__name__
+        raise TypeError(f"expected {KINDS}, got {what}")
     pixels, place = _checked(pixels, dims, channels), _affine_of(place, dims)
     loaded = LoadedCase(pixels, None, place, NIFTI if dims == 3 else RASTER)
     prepared = prepare_loaded(NAME, lambda: loaded, config.preprocessing, channels)
@@ -58,7 +59,9 @@ def prepare_image(
 
 def _checked(pixels: np.ndarray, dims: int, channels: tuple[str, ...]) -> np.ndarray:
     """A copy (C, *S), float32."""
-    if pixels.ndim != dims + 1 or 0 in pixels.shape:
+    if pixels.size == 0:
+        raise InputError(f"{NAME} is empty, its sizes are {pixels.shape[1:]} of {len(pixels)} channels: give voxels")
+    if pixels.ndim != dims + 1:
         raise InputError(
             f"{NAME} has {pixels.ndim - 1} axes beside that of the channels, sizes {pixels.shape[1:]}, but the run was "
             f"trained on {dims}D images: an array has its channels last, a MetaTensor first"

@@ -213,9 +213,11 @@ def predict_images(
     show(len(cases), len(cases))
     logger.info("memory of the process at its peak: %.1f GiB", peak_memory() / GIB)
     if mistakes:
+        where = f"the others are in {out}, the reasons in {record.failed_file.name} there"
+        if not written:
+            where = f"the reasons are in {record.failed_file}"
         raise InputError(
-            f"{len(mistakes)} of {len(cases)} cases could not be predicted (the others are in {out}, the reasons in "
-            f"{record.failed_file.name} there):\n" + "\n".join(mistakes)
+            f"{len(mistakes)} of {len(cases)} cases could not be predicted ({where}):\n" + "\n".join(mistakes)
         )
     return written
 

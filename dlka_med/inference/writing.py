@@ -80,7 +80,8 @@ def write_label_map(
         write_dicom_seg(path, classes, scheme, like, reader.series, segments or {})
         return
     values = label_values(classes, scheme)
-    if reader.write_label is not None and path.name.lower().endswith(reader.label_ending):
+    own = (".nii.gz", ".nii") if reader.label_ending == ".nii.gz" else reader.label_ending
+    if reader.write_label is not None and path.name.lower().endswith(own):
         reader.write_label(path, values, like)
     else:
         write_on(path, values, reader.grid(like))

@@ -218,3 +218,43 @@ def test_series_of_what_is_no_dicom(tmp_path):
         find_cases(tmp_path / "in", ["any"], series=["1"])
     with pytest.raises(InputError, match=r"has no image: expected files that end with .* or DICOM files"):
         find_cases(tmp_path / "in", ["any"])
+
+
+@pytest.mark.parametrize("name", ["IM003", "1.2.840", "IM003.dcm"])
+def test_a_single_file_is_known_by_its_first_bytes(tmp_path, name):
+    write_series(tmp_path, voxels_of((7, 6, 1)), AFFINE)
+    (file,) = tmp_path.iterdir()
+    (case,) = find_cases(file.rename(tmp_path / name), ["any"])
+    assert case.id == name.removesuffix(".dcm")
+    np.testing.assert_array_equal(image_of(case)[0], voxels_of((7, 6, 1)))
+    (tmp_path / "notes").write_bytes(bytes(128) + b"DICN")
+    with pytest.raises(InputError, match="notes is no image file"):
+        find_cases(tmp_path / "notes", ["any"])
+
+
+@pytest.mark.parametrize("kind", ["loose", "folder", "deep", "zip", "one.dcm"])
+@pytest.mark.parametrize("image", ["H3.nii.gz", "H3.png"])
+def test_dicom_beside_other_images_is_refused(tmp_path, save, kind, image):
+    place, series = tmp_path / "in", tmp_path / "study"
+    save(place / image, np.ones((3, 4), np.uint8))
+    (place / "notes.txt").write_text("x" * 200)
+    (place / "more").mkdir()
+    save(place / "more" / image, np.ones((3, 4), np.uint8))
+    with zipfile.ZipFile(place / "code.zip", "w") as archive:
+        archive.writestr("a.py", "pass")
+    os.symlink("nowhere", place / "lost")
+    (place / "._study.dcm").write_text("of another system")
+    assert [case.id for case in find_cases(place, ["any"])] == ["H3"]
+    write_series(series, voxels_of(), AFFINE)
+    found = {"folder": "S1", "deep": "more", "zip": "study.zip", "loose": "IM000", "one.dcm": "one.dcm"}[kind]
+    if kind == "zip":
+        zipped(series, place / found)
+    elif kind in ("folder", "deep"):
+        shutil.copytree(series, place / ("S1" if kind == "folder" else "more/S1"))
+    else:
+        shutil.copy(series / "IM000", place / found)
+    said = f"mixes DICOM, such as .*/in/{found}, and other images, such as .*/in/{image}: keep them in folders"
+    for asked in ((), ("1",)):
+        with pytest.raises(InputError, match=said):
+            find_cases(place, ["any"], series=asked)
+    assert [case.id for case in find_cases(place / image, ["any"])] == ["H3"]

@@ -256,3 +256,13 @@ def test_a_lack_of_memory_is_no_damage(tmp_path, monkeypatch, ending):
     monkeypatch.setattr(SimpleITK.ImageFileReader, "Execute", lacking)
     with pytest.raises(MemoryError, match=rf"x\.{ending}: .*allocate memory"):
         open_itk(path)
+
+
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha", None])
+def test_nrrd_without_a_place_in_the_world_is_told(tmp_path, caplog, name):
+    if name is None:
+        path = nrrd(tmp_path / "a.nrrd", PLAIN | {"spacings": "1 2 3"}, VOXELS)
+    else:
+        write_itk(path := tmp_path / name, VOXELS, Grid(tmp_path, SHAPE, oblique()))
+    read_itk(path, 1)
+    assert ("a.nrrd does not tell how it lies (its header has no space)" in caplog.text) == (name is None)

@@ -13,7 +13,7 @@ import pytest
 
 from dlka_med.data.cases import Case
 from dlka_med.data.load import load_case
-from dlka_med.data.nifti import read_nifti
+from dlka_med.data.nifti import read_nifti, write_nifti
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import read_label_map
 from dlka_med.evaluation.measures import Protocol
@@ -225,3 +225,32 @@ def test_a_gzip_file_is_not_trusted_to_hold_what_it_claims(raw, tmp_path, reader
     with pytest.raises(InputError, match=r"claims the shape \(500, 500, 500\).*the file can hold 300352"):
         reader(tmp_path / "x.nii.gz")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
+
+
+@pytest.mark.parametrize(("codes", "told"), [((0, 0), True), ((1, 0), False), ((0, 2), False)])
+def test_a_file_without_a_place_in_the_world_is_told(raw, tmp_path, caplog, codes, told):
+    data = bytearray(raw)
+    data[252:256] = np.array(codes, "<i2").tobytes()
+    read_nifti(write(tmp_path / "x.nii", bytes(data)), 1)
+    assert ("x.nii does not tell how it lies (qform_code and sform_code are 0)" in caplog.text) == told
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 1), (4, 5, 3), (4, 5, 3, 1), (4, 1, 3, 1, 1)])
+def test_a_label_map_has_the_axes_of_its_image(tmp_path, shape):
+    affine = np.diag([2.0, 3.0, 5.0, 1.0])
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.float32), affine), tmp_path / "scan.nii.gz")
+    (volume,), grid = read_nifti(tmp_path / "scan.nii.gz", 1)
+    values = np.random.default_rng(0).integers(0, 3, volume.shape).astype(np.uint8)
+    write_nifti(tmp_path / "map.nii.gz", values, tmp_path / "scan.nii.gz")
+    found = nib.load(tmp_path / "map.nii.gz")
+    assert found.shape == nib.load(tmp_path / "scan.nii.gz").shape == shape
+    np.testing.assert_array_equal(np.asarray(found.dataobj), values.reshape(shape))
+    np.testing.assert_array_equal(found.affine, affine)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "map.nii.gz").array, values)
+    np.testing.assert_array_equal(read_label_map(tmp_path / "map.nii.gz").affine, grid.affine)
+
+
+def test_channels_are_no_axis_of_the_label_map(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 3, 2), np.float32), np.eye(4)), tmp_path / "scan.nii.gz")
+    write_nifti(tmp_path / "map.nii.gz", np.zeros((4, 5, 3), np.uint8), tmp_path / "scan.nii.gz")
+    assert nib.load(tmp_path / "map.nii.gz").shape == (4, 5, 3)

@@ -219,3 +219,24 @@ def test_nuclei(shared_data):
         assert result.image.shape == (3, *result.label.shape)
         assert set(np.unique(result.label)) == {0, 1}
         assert np.abs(result.image.mean((1, 2))).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("steps", "orientation", "wish", "told"),
+    [
+        ((0.001, 0.001, 0.001), None, (1, 1, 1), True),
+        ((1, 1, 15), None, (1, 1, 1), True),
+        ((1, 1, 9), None, (1, 1, 1), False),
+        ((0.1, 1, 30), None, (None, None, None), False),
+        ((15, 1, 1), None, (1, 1, 15), True),
+        ((15, 1, 1), "RAS", (1, 1, 15), False),
+    ],
+)
+def test_voxels_far_larger_or_smaller_than_those_of_the_run_are_told(make_case, caplog, steps, orientation, wish, told):
+    affine = np.eye(4)[:, [2, 1, 0, 3]] @ np.diag([*steps, 1.0])
+    case = make_case("scan", np.random.default_rng(0).normal(size=(5, 4, 3)).astype(np.float32), affine=affine)
+    prepare(case, Preprocessing(spacing=wish, orientation=orientation, crop_foreground=False), ["grey"])
+    assert ("case scan has voxels of" in caplog.text) == told
+    if told:
+        found, run = (" x ".join(map(str, sizes)) for sizes in (steps, wish))
+        assert f"case scan has voxels of {found} mm, but those of the run are of {run} mm" in caplog.text

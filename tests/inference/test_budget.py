@@ -132,6 +132,15 @@ def test_reading_has_to_fit_too(budget):
     assert budget(float(named)).load(extent()) == Load(1), "what is named is enough for what follows"
 
 
+@pytest.mark.parametrize(("step", "told"), [(9, False), (11, True)])
+def test_a_case_that_grows_far_too_much_may_have_a_wrong_unit(budget, tmp_path, step, told):
+    case, made = write(tmp_path / "a.nii", (20, 21, 22), np.diag([step] * 3 + [1])), budget(0.1, spacing=(1, 1, 1))
+    with pytest.raises(InputError, match="give --memory") as refusal:
+        made.check_preparing(made.expected(case))
+    hint = f"; resampling makes {step**3} voxels of one: is the unit of its header right?"
+    assert str(refusal.value).endswith(hint) == told
+
+
 def test_cases_are_read_and_written_beside_the_network_where_all_fits(budget, caplog):
     """Writing behind takes less than reading ahead, and is given up last."""
     one, caplog.handler.level = extent(), logging.INFO
@@ -205,6 +214,14 @@ def test_the_extent_is_told_by_the_header(budget, tmp_path, spacing, orientation
 def test_of_a_damaged_header_nothing_is_told(budget, tmp_path):
     (tmp_path / "a.nii.gz").write_bytes(b"nothing")
     assert budget(4).expected(Case("a", (tmp_path / "a.nii.gz",), None)) is None
+
+
+def test_of_a_singular_affine_nothing_is_told(budget, tmp_path):
+    case = write(tmp_path / "a.nii", (4, 5, 6), np.eye(4))
+    data = bytearray(case.images[0].read_bytes())
+    data[280:296] = bytes(16)  # srow_x
+    case.images[0].write_bytes(data)
+    assert budget(4, spacing=(1, 1, 1)).expected(case) is None
 
 
 def test_the_outlook_tells_seconds_and_bytes(budget):

@@ -244,3 +244,30 @@ def test_formats_that_cannot_be(tmp_path):
         label_map_ending(tmp_path / "a.png", "nii")
     with pytest.raises(InputError, match="is no DICOM series, and DICOM-SEG refers to one"):
         label_map_ending(tmp_path / "a.nii.gz", "dicom-seg")
+
+
+FAULTS = {
+    "StudyInstanceUID": (None, "has no StudyInstanceUID"),
+    "StudyDate": ("20209917", "has an invalid StudyDate"),
+    "StudyTime": ("noon17", "has an invalid StudyTime"),
+    "PatientBirthDate": ("17.8.1964", "has an invalid PatientBirthDate"),
+    "PatientSex": ("W17", "has an invalid PatientSex"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+@pytest.mark.parametrize("key", FAULTS)
+def test_what_a_header_lacks_is_named_and_not_its_value(tmp_path, key):
+    value, said = FAULTS[key]
+
+    def change(one, index):
+        if value is None:
+            delattr(one, key)
+        else:
+            one[key]._value = value
+
+    write_series(tmp_path / "series", voxels_of(), oblique(), change=change)
+    with pytest.raises(InputError, match=rf"series {said}, which DICOM-SEG refers to: .*--format nii\.gz") as refusal:
+        write(tmp_path / "a.dcm", classes_of(), tmp_path / "series")
+    assert "17" not in str(refusal.value).replace(str(tmp_path), "")
+    assert not list(tmp_path.glob("*.dcm"))

@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_refused(run, predicted):
         (voxels[..., :1], source.affine, r"has 1 channels, expected 2, \['T1', 'T2'\]"),
         (voxels[..., 0], source.affine, "has 1 channels"),
         (voxels[0, ..., 0], source.affine, "trained on 3D images"),
-        (voxels[:0], source.affine, "trained on 3D images"),
+        (voxels[:0], source.affine, r"is empty, its sizes are \(0, 8, 9\) of 2 channels"),
         (broken, source.affine, "the image has 1 NaN"),
         (voxels.astype(complex), source.affine, "complex128 instead of real numbers"),
         (voxels, np.zeros((4, 4)), "singular"),
@@ -138,9 +138,10 @@ def test_what_does_not_fit_is_refused(run, predicted):
     ):
         with pytest.raises(InputError, match=said):
             predictor(image, affine)
-    for image in (torch.zeros(2, 4, 4, 4), [[1]], "scan.nii.gz"):
-        with pytest.raises(TypeError, match="a numpy array, a nibabel image"):
-            predictor(image)
+    for image, got in ((torch.zeros(2, 4, 4, 4), "torch.Tensor: give its numpy"), ([[1]], "list"), ("a.nii", "str")):
+        for affine in (None, source.affine):
+            with pytest.raises(TypeError, match=f"a numpy array, a nibabel image.* got {got}"):
+                predictor(image, affine)
     with pytest.raises(ValueError, match=r"Predictor\.of_run"):
         Predictor(nn.Identity(), patch_size=(4, 4, 4))(voxels, source.affine)
 

@@ -175,6 +175,23 @@ def test_why_cases_failed_stands_in_a_file_until_they_are_predicted(run, monkeyp
     assert written() == sorted({*ALL_BUT_ONE, "scan1.nii.gz"} - {"failed.json"})
 
 
+@pytest.mark.parametrize("target", ["scan2.nii.gz", "nowhere.nii.gz"])
+def test_a_link_that_leads_to_no_file_does_not_lose_the_others(run, target):
+    Path("images/scan2.nii.gz").unlink()
+    os.symlink(target, "images/scan2.nii.gz")
+    Path("images/scan1.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"1 of 3 cases could not be predicted .the others are in out"):
+        predict_images(run, "images", "out")
+    assert {"scan0.nii.gz", "scan3.nii.gz", "failed.json"} <= set(os.listdir("out"))
+    reason = "scan2.nii.gz is a link that leads to no file: mend or remove it"
+    assert reason in json.loads(Path("out/failed.json").read_text())["scan2"]
+
+
+def test_where_all_cases_fail_there_are_no_others(run):
+    with pytest.raises(InputError, match=r"1 of 1 cases could not be predicted .the reasons are in out/failed\.json."):
+        predict_images(run, "images/scan1.nii.gz", "out")
+
+
 def test_what_nobody_foresaw_while_a_file_is_read_does_not_lose_the_others(run, monkeypatch):
     monkeypatch.setattr(RunFolder, "load_network", lambda self, device="cpu": Hungry(lambda: None))
     prepare = predictor_module.prepare

@@ -28,10 +28,11 @@ def source(path, kind=nib.Nifti1Image, qform=1, sform=1, shape=SHAPE, units=("mm
 
 @pytest.mark.parametrize(("qform", "sform"), [(0, 0), (1, 0), (0, 2), (1, 2), (3, 4)])
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-def test_geometry_is_the_images(tmp_path, qform, sform, kind):
+@pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
+def test_geometry_is_the_images(tmp_path, qform, sform, kind, name):
     image = source(tmp_path / "image.nii.gz", kind, qform, sform)
-    write_label_map(tmp_path / "out" / "a.nii.gz", CLASSES, LABELS, like=tmp_path / "image.nii.gz")
-    found = nib.load(tmp_path / "out" / "a.nii.gz")
+    write_label_map(tmp_path / "out" / name, CLASSES, LABELS, like=tmp_path / "image.nii.gz")
+    found = nib.load(tmp_path / "out" / name)
     assert type(found) is kind
     assert found.shape == SHAPE
     assert found.get_data_dtype() == np.uint8

@@ -2,14 +2,17 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlka_med.data.channel_files import Case, without_twins
 from dlka_med.data.dicom.choice import choose, find_series, listed
 from dlka_med.data.dicom.headers import Series
-from dlka_med.data.dicom.source import holds_dicom
+from dlka_med.data.dicom.source import holds_dicom, names_within
+from dlka_med.data.formats import DICOM_ENDINGS, ENDINGS, is_dicom
 from dlka_med.errors import InputError
+from dlka_med.paths import shown
 
 logger = logging.getLogger("dlka_med")
 
@@ -39,6 +42,26 @@ def dicom_cases(path: Path, channels: Sequence[str], asked: Sequence[str] = ()) 
     if asked and len(sources) > 1 and _is_of_one_patient(path, sources):
         sources = [path]
     return without_twins(path, [_case(source, channels, asked, alone=len(sources) == 1) for source in sources])
+
+
+def refuse_dicom_beside(path: Path, image: Path) -> None:
+    """Raise `InputError` if a folder holds DICOM files, or folders or zip files of them, beside another image."""
+    for entry in sorted(path.iterdir()):
+        if not entry.name.startswith(".") and _seems_dicom(entry):
+            raise InputError(
+                f"{path} mixes DICOM, such as {shown(entry)}, and other images, such as {image}: keep them in folders "
+                "of their own"
+            )
+
+
+def _seems_dicom(entry: Path) -> bool:
+    name = entry.name.lower()
+    if name.endswith(".zip"):
+        return os.path.isfile(entry) and holds_dicom(entry)
+    if not os.path.isdir(entry):
+        return is_dicom(entry)
+    inside = [entry / file for file in names_within(entry) if not file.lower().endswith(".zip")]
+    return not name.endswith(ENDINGS) and any(map(is_dicom, inside))
 
 
 def _sources(path: Path) -> list[Path]:
@@ -86,7 +109,8 @@ def _only(source: Path, found: Sequence[Series], channels: Sequence[str]) -> tup
 
 def _plain(source: Path) -> str:
     name = source.resolve().name
-    return name[: -len(source.suffix)] if source.is_file() else name
+    ends = source.is_file() and name.lower().endswith(DICOM_ENDINGS)
+    return name[: -len(source.suffix)] if ends else name
 
 
 def _name(source: Path, found: Sequence[Series]) -> str:

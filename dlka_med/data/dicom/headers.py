@@ -174,6 +174,23 @@ def numbers(dataset: "Dataset", key: str, count: int) -> Numbers | None:
     return values if len(values) == count and all(abs(value) < float("inf") for value in values) else None
 
 
+def fault_of(dataset: "Dataset", error: Exception) -> str:
+    """Why no object could be made that refers to a file: the keyword of what its header lacks or has wrong."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.valuerep import DA, TM
+
+    if isinstance(error, AttributeError) and error.name and tag_for_keyword(error.name) is not None:
+        return f"has no {error.name}"
+    kinds = {"StudyDate": DA, "StudyTime": TM, "PatientBirthDate": DA, "PatientSex": ("M", "F", "O").index}
+    for key, kind in kinds.items():
+        try:
+            if value := dataset.get(key):
+                kind(value)
+        except BROKEN:
+            return f"has an invalid {key}"
+    return f"lacks something or has an invalid value ({type(error).__name__})"
+
+
 def _header(source: Path, name: str, dataset: "Dataset") -> Header:
     frames = numbers(dataset, "NumberOfFrames", 1)
     thicknesses = (numbers(dataset, key, 1) for key in ("SpacingBetweenSlices", "SliceThickness"))

@@ -9,11 +9,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from dlka_med.data.formats import DICOM_ENDINGS
+from dlka_med.data.formats import DICOM_ENDINGS, DICOM_MAGIC, DICOM_PREAMBLE
 from dlka_med.errors import InputError
 
-MAGIC = b"DICM"
-PREAMBLE = 128  # bytes before it
 UNPACKED = (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError, OSError)
 
 Mark = tuple[str, int, int]
@@ -29,7 +27,7 @@ def marks(path: Path) -> tuple[Mark, ...]:
     """What changes when the files change; `InputError` if there is no such source, or it is a damaged zip file."""
     if path.is_dir():
         found = []
-        for name in _names(path):
+        for name in names_within(path):
             stat = (path / name).stat()
             found.append((name, stat.st_size, stat.st_mtime_ns))
         return tuple(found)
@@ -50,7 +48,7 @@ def files(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[st
     if path.name.lower().endswith(".zip") and not path.is_dir():
         yield from _zipped(path, names)
         return
-    for name in _names(path) if path.is_dir() else [path.name]:
+    for name in names_within(path) if path.is_dir() else [path.name]:
         if names is not None and name not in names:
             continue
         place = path / name if path.is_dir() else path
@@ -62,7 +60,7 @@ def files(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[st
             raise InputError(f"{place} cannot be read ({error.strerror}): change its rights") from error
 
 
-def _names(folder: Path) -> Iterator[str]:
+def names_within(folder: Path) -> Iterator[str]:
     """Of all files but hidden ones, relative to the folder."""
     for place, folders, here in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -72,9 +70,9 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _is_dicom(place: Path, stream: BinaryIO) -> bool:
-    begin = stream.read(PREAMBLE + len(MAGIC))
+    begin = stream.read(DICOM_PREAMBLE + len(DICOM_MAGIC))
     stream.seek(0)
-    if begin[PREAMBLE:] == MAGIC:
+    if begin[DICOM_PREAMBLE:] == DICOM_MAGIC:
         return True
     if place.name.lower().endswith(DICOM_ENDINGS):
         raise InputError(f"{place} is damaged or no DICOM file: export it again, or move it away")
@@ -91,10 +89,13 @@ def _zipped(path: Path, names: Collection[str] | None) -> Iterator[tuple[str, Bi
             if entry.is_dir() or hidden or (names is not None and entry.filename not in names):
                 continue
             with _damage_named(path):
+                if names is None:
+                    with archive.open(entry) as stream:
+                        if not _is_dicom(path / entry.filename, stream):
+                            continue  # what else is packed there may be large
                 content = archive.read(entry)
             with BytesIO(content) as stream:
-                if names is not None or _is_dicom(path / entry.filename, stream):
-                    yield entry.filename, stream
+                yield entry.filename, stream
 
 
 @contextmanager
