@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from dlka_med.evaluation import drawing
 from dlka_med.evaluation.drawing import plain, save
 
-UNKNOWN = "\U000e0fff"  # assigned to no character
+UNKNOWN = "\U0010abcd"  # for private use: in no font
 
 
 def figure(text):
@@ -55,7 +55,7 @@ def test_characters_that_no_font_has_are_written_as_their_codes(tmp_path, ending
         warnings.simplefilter("always")
         save(drawn, tmp_path / f"x.{ending}")
     assert not seen
-    wanted = f"a{UNKNOWN}" if ending == "svg" else r"a\U000e0fff"
+    wanted = f"a{UNKNOWN}" if ending == "svg" else r"a\U0010abcd"
     assert drawn.texts[0].get_text() == plain(f"{wanted} $x$")
     if ending == "svg":
         assert f">{wanted} $x$</text>" in (tmp_path / "x.svg").read_text(encoding="utf-8")

@@ -48,10 +48,11 @@ NEAR = [  # of a comparison on nuclei
     Point("dynunet", 0.526, 0.9290, (0.8976, 0.9556), (0.9287, 0.9294)),
 ]
 CROWDED = [Point(f"net_{place}", 0.1 * 1.3**place, 0.87, (0.85, 0.89), (0.87,)) for place in range(4)]
+FAR = [Point("unet", 0.01, 0.87, (0.85, 0.89)), Point("a_network_of_a_rather_long_name", 1, 0.87, (0.85, 0.89))]
 
 
 @pytest.mark.parametrize("size", [(4.2, 3.6), (8, 5)])
-@pytest.mark.parametrize("points", [POINTS, NEAR, CROWDED])
+@pytest.mark.parametrize("points", [POINTS, NEAR, CROWDED, FAR])
 def test_names_meet_neither_bars_nor_dots_nor_each_other(tmp_path, monkeypatch, points, size):
     """By the ends of all lines in pixels."""
     figures = []

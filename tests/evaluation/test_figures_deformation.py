@@ -121,7 +121,7 @@ def test_a_layer_without_positions_says_so(tmp_path, monkeypatch):
 
 
 def test_names_that_no_font_has_are_not_warned_of(tmp_path):
-    plot_points(ground(2), {"layer": [aim(2)]}, "\U000e0fff", tmp_path / "x.png")
+    plot_points(ground(2), {"layer": [aim(2)]}, "\U0010abcd", tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
 
