@@ -27,17 +27,22 @@ def plot_reliability(
         InputError: the picture cannot be written.
     """
     figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    narrow = size[0] < NARROW
     upper, lower = figure.subplots(2, 2, sharex=True, sharey="row", height_ratios=(4, 1))
     for column, (name, found) in enumerate({"before": before, "after": after}.items()):
         _diagram(upper[column], found)
         _shares(lower[column], found)
-        told = "no voxel" if found.ece is None else f"ECE {found.ece:.4f}, NLL {found.nll:.4f}"
-        between = "\n" if size[0] < NARROW else " "
-        upper[column].set_title(f"{name}:{between}{told}", color=INK, fontsize=11, loc="left")
+        told = ["no voxel"] if found.ece is None else [f"ECE {found.ece:.4f}", f"NLL {found.nll:.4f}"]
+        title = "\n".join([name, *told]) if narrow else f"{name}: {', '.join(told)}"
+        upper[column].set_title(title, color=INK, fontsize=11, loc="left")
         lower[column].set_xlabel("confidence")
     upper[0].set_ylabel("accuracy")
     lower[0].set_ylabel("share of voxels")
-    upper[0].legend(loc="upper left", fontsize=8, frameon=False)
+    if narrow:
+        entries = upper[0].get_legend_handles_labels()
+        figure.legend(*entries, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    else:
+        upper[0].legend(loc="upper left", fontsize=8, frameon=False)
     for axes in (*upper, *lower):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25, linewidth=0.6)

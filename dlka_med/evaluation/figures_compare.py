@@ -1,15 +1,20 @@
 """Pictures of networks that were compared, and of the variants of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox, BboxBase
 
 from dlka_med.evaluation.drawing import plain, save
 from dlka_med.evaluation.figures import GREY, INK, ON_WHITE
 from dlka_med.statistics import LEVEL, Interval
+
+APART = 8  # typographic points between a name and what it names
 
 
 @dataclass(frozen=True)
@@ -50,28 +55,17 @@ def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float
             axes.plot([point.seconds] * 2, point.interval, "_", color=color, markersize=11, markeredgewidth=2)
         axes.plot([point.seconds] * len(point.seeds), point.seeds, ".", color=INK, markersize=4, zorder=4)
         axes.plot(point.seconds, point.dice, "o", color=color, markersize=9, markeredgecolor="white", zorder=3)
-        # Neighbours are named above and below in turn, where their words do not meet.
-        shown = [point.dice, *point.seeds, *(point.interval or ())]
-        above = by_time.index(point) % 2 == 0
-        axes.annotate(
-            plain(point.name),
-            (point.seconds, max(shown) if above else min(shown)),
-            xytext=(0, 8 if above else -8),
-            textcoords="offset points",
-            ha="center",
-            va="bottom" if above else "top",
-            color=INK,
-            fontsize=10,
-        )
     if points:
         axes.set_xlim(by_time[0].seconds / 1.8, by_time[-1].seconds * 1.8)
-        axes.margins(y=0.12)
+        axes.margins(y=0.16)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("seconds per training step")
     axes.set_ylabel("mean Dice")
-    _finish(figure, points, path)
+    _title(axes, points)
+    _name_points(figure, axes, by_time)
+    save(figure, path)
 
 
 def plot_variants(points: Sequence[Point], path: str | Path, width: float = 8) -> None:
@@ -100,13 +94,61 @@ def plot_variants(points: Sequence[Point], path: str | Path, width: float = 8) -
     )
     axes.set_ylim(max(len(points), 1) - 0.5, -0.5)
     axes.set_xlabel("mean Dice")
-    _finish(figure, points, path)
+    _title(axes, points)
+    save(figure, path)
 
 
-def _finish(figure: Figure, points: Sequence[Point], path: str | Path) -> None:
-    (axes,) = figure.axes
+def _name_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
+    """Write each name at the first place where it meets nothing, or else where it meets the least."""
+    figure.draw_without_rendering()  # from here on it is known how large things are
+    taken = [box for point in points for box in _marks(axes, point, figure.dpi / 72)]
+    for point in points:
+        names = [axes.annotate(plain(point.name), **place) for place in _places(point)]
+        boxes = [name.get_window_extent() for name in names]
+        outside = [box.width * box.height - _shared(box, axes.bbox) for box in boxes]
+        met = [out + sum(_shared(box, one) for one in taken) for out, box in zip(outside, boxes, strict=True)]
+        best = min(range(len(names)), key=met.__getitem__)
+        for name in (*names[:best], *names[best + 1 :]):
+            name.remove()
+        taken.append(boxes[best])
+
+
+def _places(point: Point) -> Iterator[dict[str, Any]]:
+    """Where its name may stand: above or below all that is drawn of it, or beside the dot or an end of that."""
+    low, high = min(_heights(point)), max(_heights(point))
+    sides = [(high, 0, APART), (low, 0, -APART)]
+    sides += [(height, across, 0) for height in (point.dice, high, low) for across in (APART, -APART)]
+    for height, across, up in sides:
+        yield {
+            "xy": (point.seconds, height),
+            "xytext": (across, up),
+            "textcoords": "offset points",
+            "ha": {0: "center", APART: "left", -APART: "right"}[across],
+            "va": {0: "center", APART: "bottom", -APART: "top"}[up],
+            "color": INK,
+            "fontsize": 10,
+        }
+
+
+def _marks(axes: Axes, point: Point, scale: float) -> Iterator[Bbox]:
+    """The boxes of dot, bar and seeds; `scale`: pixels per typographic point."""
+    for heights, half in (((point.dice,), 5.5), (point.interval, 6), (point.seeds, 2.5)):
+        if heights:
+            ends = axes.transData.transform([(point.seconds, min(heights)), (point.seconds, max(heights))])
+            yield Bbox(ends).padded(half * scale)
+
+
+def _heights(point: Point) -> tuple[float, ...]:
+    return (point.dice, *point.seeds, *(point.interval or ()))
+
+
+def _shared(one: BboxBase, other: BboxBase) -> float:
+    both = Bbox.intersection(one, other)
+    return 0.0 if both is None else both.width * both.height
+
+
+def _title(axes: Axes, points: Sequence[Point]) -> None:
     bars = f"bars: {LEVEL:.0%} interval over patients; " if any(point.interval for point in points) else ""
     axes.set_title(f"{bars}small dots: seeds", color=GREY, fontsize=9, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    save(figure, path)

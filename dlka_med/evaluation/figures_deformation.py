@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from dlka_med.evaluation.drawing import save
 from dlka_med.evaluation.figures import DARK, INK, ON_DARK, ON_WHITE, PALE, PLANES
 from dlka_med.evaluation.marks import draw_letters
-from dlka_med.files import whole_file
 
 START, LINE = "#9fd3ff", "#ffffff"
 MOVED = ("#ff8c1a", "#f5e663", "#3ddc97", "#ff6fb5")  # by offset group
@@ -109,7 +109,7 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
     """Draw a histogram of displacements for each layer, with a line for each label.
 
     Args:
-        lengths: by layer and label; a layer's first entry is that of all positions.
+        lengths: by layer and label; a layer's first entry is that of all positions, which may be none in a thin image.
 
     Raises:
         InputError: the PNG cannot be written.
@@ -119,7 +119,8 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
         figure.subplots(len(lengths), 1, squeeze=False)[:, 0], lengths.items(), strict=True
     ):
         everything, *_ = labels.values()
-        edges = np.linspace(0, max(np.percentile(everything, 99.5), 1e-6) * 1.05, BINS + 1)
+        longest = np.percentile(everything, 99.5) if len(everything) else 0
+        edges = np.linspace(0, max(longest, 1e-6) * 1.05, BINS + 1)
         for index, (label, found) in enumerate(labels.items()):
             if not len(found):
                 continue
@@ -133,7 +134,12 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
         axes.set_ylabel("share of points")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0)
-        axes.legend(fontsize=8, frameon=False)
+        if len(everything):
+            axes.legend(fontsize=8, frameon=False)
+        else:
+            axes.set(xticks=[], yticks=[])
+            told = "no kernel of this layer stands in the image"
+            axes.text(0.5, 0.5, told, ha="center", va="center", color=INK, transform=axes.transAxes)
     axes.set_xlabel(f"displacement of a kernel point, {unit}")
     _save(figure, path, dpi=110)
 
@@ -329,5 +335,4 @@ def _points_legend(figure: Figure, ground: Ground, groups: int) -> None:
 
 
 def _save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    with whole_file(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, format="png")
+    save(figure, path, dpi=dpi)

@@ -34,6 +34,7 @@ def plot_boxes(values: Mapping[str, NDArray[np.floating]], title: str, path: str
         InputError: the picture cannot be written.
     """
     figure, axes = _rows_of(len(values))
+    axes.use_sticky_edges = False  # a box that begins at the least value would lie on the axis
     random = np.random.default_rng(0)
     for row, column in enumerate(values.values()):
         known = np.asarray(column, float)[np.isfinite(column)]

@@ -52,6 +52,12 @@ def id_of(facts: Mapping[str, Any]) -> str:
     return _digest({key: value for key, value in facts.items() if key != NAME})[:12]
 
 
+def name_and_weights(facts: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The name of the run that facts are of, and the digests of its weights; none where they do not say."""
+    weights = facts.get("weights")
+    return str(facts.get(NAME, "unknown")), [str(one) for one in weights] if isinstance(weights, list) else []
+
+
 def refuse_others(
     folder: PredictionFolder, facts: Mapping[str, Any], cases: Iterable[Case], masks: Mapping[str, str] | None = None
 ) -> set[str]:

@@ -113,7 +113,7 @@ def reliability(content: Mapping[str, Any]) -> Plot | None:
         alt = f"Reliability diagrams. Calibration error near the foreground {eces[0]:.4f} before, {eces[1]:.4f} after."
     except (KeyError, TypeError, ValueError):
         return None
-    return _drawn(lambda path: plot_reliability(before, after, path, (WIDTH, 3.6)), alt)
+    return _drawn(lambda path: plot_reliability(before, after, path, (WIDTH, 4.2)), alt)
 
 
 def uncertainty(found: Doubts) -> Plot:

@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlka_med.data.cases import Dataset, dataset_of
 from dlka_med.errors import InputError
 from dlka_med.evaluation.label_maps import find_label_maps, predicted_labels
 from dlka_med.inference.predict import predict_images
+from dlka_med.report.makers import makers_of
 from dlka_med.report.subject import Subject
 
 log = logging.getLogger("dlka_med")
@@ -23,16 +24,25 @@ class Predicted:
 
     Attributes:
         told: a sentence about them.
-        roles: what each case was to the network, by id: one of the values of `ROLES`, or new.
+        roles: what each case was to the weights that made its label map, by id: one of the values of `ROLES`, new, or
+            unknown.
+        others: a sentence about label maps that other weights than the subject's made; empty where none is known.
     """
 
     folder: Path
     told: str
     roles: Mapping[str, str]
+    others: str = ""
 
 
 def given(subject: Subject, dataset: Dataset, folder: Path) -> Predicted:
-    """Label maps that the user names.
+    """Label maps that the user names; the errors are those of `refuse_another_dataset`."""
+    refuse_another_dataset(subject, dataset, folder)
+    return _found(subject, folder)
+
+
+def refuse_another_dataset(subject: Subject, dataset: Dataset, folder: Path) -> None:
+    """See that label maps can be set against the cases of a run.
 
     Raises:
         InputError: they are of another dataset than the run, by their cases or by their labels.
@@ -49,10 +59,6 @@ def given(subject: Subject, dataset: Dataset, folder: Path) -> Predicted:
             f"{folder} holds predictions of another dataset than {subject.path}: its labels.json names {labels}, but "
             f"the run knows {scheme}"
         )
-    roles = roles_of(subject, list(found))
-    counts = {role: sum(one == role for one in roles.values()) for role in (*ROLES.values(), "new")}
-    told = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
-    return Predicted(folder, f"The predictions are those in the folder {folder.name}: {told}.", roles)
 
 
 def own(subject: Subject, scratch: Path, device: str | None) -> Predicted | str:
@@ -73,7 +79,8 @@ def own(subject: Subject, scratch: Path, device: str | None) -> Predicted | str:
             "comparison": f"They and all cases below are those of {subject.told[0].name.rsplit(',', 1)[0]} alone; the "
             "table of networks has the means over all seeds.",
         }
-        return Predicted(found, told[subject.kind], roles_of(subject, list(find_label_maps(found))))
+        predicted = _found(subject, found)
+        return predicted if predicted.others else replace(predicted, told=told[subject.kind])
     ready = [part for part in subject.told if part.run.weights_file.is_file()]
     if not ready:
         return "The training has no weights yet: there are curves and settings, but no figures."
@@ -98,8 +105,18 @@ def own(subject: Subject, scratch: Path, device: str | None) -> Predicted | str:
     return Predicted(scratch, told, dict.fromkeys(cases, ROLES["validation"]))
 
 
+def _found(subject: Subject, folder: Path) -> Predicted:
+    """Label maps that are there, with what their folder remembers of them, else what the split says."""
+    cases = list(find_label_maps(folder))
+    makers = makers_of(subject, folder, cases)
+    roles = roles_of(subject, cases) | {case: ROLES.get(part, part) for case, part in makers.parts.items()}
+    counts = {role: sum(one == role for one in roles.values()) for role in (*ROLES.values(), "new", "unknown")}
+    told = ", ".join(f"{count} {role}" for role, count in counts.items() if count)
+    return Predicted(folder, f"The predictions are those in the folder {folder.name}: {told}.", roles, makers.others)
+
+
 def roles_of(subject: Subject, cases: list[str]) -> dict[str, str]:
-    """What each case was to the network; of several that share a case, as the best of them saw it."""
+    """What each case was to the network by its split; of several that share a case, as the best of them saw it."""
     splits = [part.run.split for part in subject.told]
     parts = {case: role for split in splits for part, role in ROLES.items() for case in split[part] if part == "train"}
     parts |= {case: ROLES[part] for split in splits for part in ("test", "validation") for case in split[part]}

@@ -13,7 +13,7 @@ from dlka_med.files import whole_file
 from dlka_med.report import figures
 from dlka_med.report.background import about_this_report, facts_of, fingerprints, rows_of
 from dlka_med.report.page import render
-from dlka_med.report.predicted import Predicted, dataset_today, given, own
+from dlka_med.report.predicted import Predicted, dataset_today, given, own, refuse_another_dataset
 from dlka_med.report.sections import (
     Judged,
     check_of,
@@ -74,7 +74,7 @@ def write_report(
                 notes.append(found)
             else:
                 if against is not None:
-                    given(subject, dataset, Path(against))
+                    refuse_another_dataset(subject, dataset, Path(against))
                 judged = _judge(subject, dataset, found, against, workers)
         content = _content(subject, dataset if isinstance(dataset, Dataset) else None, judged, against, notes, workers)
     out = Path(out)
@@ -134,7 +134,7 @@ def _content(
         "fingerprints": fingerprints(subject.parts[0]),
         "split_of": subject.parts[0].name,
         "split": {name: ids for name, ids in subject.parts[0].run.split.items() if ids},
-        "reliability": reliability_of(subject),
+        "reliability": reliability_of(subject, judged),
         "check": None if dataset is None else check_of(subject, workers),
         "config": settings_of(subject),
     }

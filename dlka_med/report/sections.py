@@ -23,6 +23,7 @@ from dlka_med.evaluation.label_maps import find_label_maps
 from dlka_med.evaluation.measures import HEADLINES
 from dlka_med.evaluation.summary import Evaluation, Statistic, summarise
 from dlka_med.folds_folder import FoldsFolder
+from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.report import figures
 from dlka_med.report.panels import read_panel, values_by_name
 from dlka_med.report.pictures import planes_of
@@ -63,6 +64,7 @@ class Judged:
 def scores_of(subject: Subject, judged: Judged, against: str | Path | None, workers: int | None) -> dict[str, Any]:
     result, maps = judged.result, maps_of(judged.predicted.folder)
     scheme, dice = subject.config.dataset.scheme, result.mean["dice"]
+    viewers = _viewers(subject, judged, maps)
     return {
         "headlines": [
             (figures.titled(result, name), *_headline(result.mean[name], _digits(name))) for name in HEADLINES
@@ -77,7 +79,8 @@ def scores_of(subject: Subject, judged: Judged, against: str | Path | None, work
         "confusion": _confusion(subject, judged),
         "uncertainty": section_of(_files(judged), maps, scheme),
         "bands": bands(),
-        "viewers": _viewers(subject, judged, maps),
+        "viewers": viewers,
+        "sliders": any(len(plane.numbers) > 1 for viewer in viewers for plane in viewer["planes"]),
         "colours": _colours(subject),
         "against": _against(subject, judged, against, workers),
         "table": per_case(result, judged.predicted.roles),
@@ -91,11 +94,15 @@ def _headline(statistic: Statistic, digits: int) -> tuple[str, str]:
 def warnings_of(judged: Judged) -> Iterator[str]:
     result, roles = judged.result, judged.predicted.roles
     scored = list(result.patient_of)
+    if judged.predicted.others:
+        yield judged.predicted.others
     if seen := [case for case in scored if roles.get(case) == TRAINED]:
         yield (
             f"{len(seen)} of {len(scored)} cases trained the network: their figures say nothing about new patients "
             f"({', '.join(seen[:3])}{', ...' if len(seen) > 3 else ''}).{_of_the_others(result, set(seen))}"
         )
+    if unknown := sum(roles.get(case) == "unknown" for case in scored):
+        yield f"{unknown} of {len(scored)} cases are not known to be new to the network."
     if result.cases_without_reference:
         yield f"{len(result.cases_without_reference)} predictions have no reference and are not counted."
 
@@ -199,16 +206,22 @@ def worth_telling(subject: Subject) -> Sequence[Part]:
     return list({part.network: part for part in reversed(subject.parts)}.values())[::-1]
 
 
-def reliability_of(subject: Subject) -> Any:
+def reliability_of(subject: Subject, judged: Judged | None) -> Any:
     folder = FoldsFolder(subject.path)
     if subject.kind == "comparison" or not folder.calibration_file.is_file():
         return None
     try:
         content = json.loads(read_text(folder.calibration_file))
         told = f"temperature {content['temperature']:.3f}, from {content['cases']} held-out cases"
+        fitted_for = set(dict(content.get("weights", {})).values())
     except (ValueError, KeyError, TypeError):
         log.warning("%s is damaged and left out of the report", folder.calibration_file)
         return None
+    ready = [part.run for part in subject.parts if part.run.weights_file.is_file()]
+    if fitted_for and not fitted_for.issuperset(map(digest_of_weights, ready)):
+        told += ", of other weights than there are now"
+    if judged is not None and judged.predicted.others:
+        told += ", not of the weights that made the predictions"
     plot = figures.reliability(content)
     return None if plot is None else {"plot": plot, "told": told}
 

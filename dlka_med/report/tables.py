@@ -1,6 +1,6 @@
 """Figures as rows of tables, ready to be read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,18 @@ def per_label(result: Evaluation) -> Table:
     means = [_cell(result.mean[key], measure) for key, measure in measures.items()]
     if len(rows) > 1:
         rows.append(["all labels", *means, str(result.cases)])
-    return Table(head, rows, last_is_total=len(rows) > 1)
+    return Table(head, rows, " ".join(_explained(result)), last_is_total=len(rows) > 1)
+
+
+def _explained(result: Evaluation) -> Iterator[str]:
+    """What the words mean that stand beside numbers of cases."""
+    labels = result.labels.values()
+    if any(label.missed for label in labels):
+        yield "Missed: the reference has the label, the prediction does not."
+    if any(label.false_positive for label in labels):
+        yield "False: the prediction has the label, the reference does not."
+    if any(label.cases < result.cases for label in labels):
+        yield "Where neither has it, the case does not count."
 
 
 def per_case(result: Evaluation, roles: Mapping[str, str]) -> Table:

@@ -60,11 +60,20 @@ def bands() -> list[str]:
     return [f"{start:g} {end}" for start, end in zip(BANDS, ends, strict=True)]
 
 
+def percent(share: float) -> str:
+    """A share in whole percent; all and none are only said where it is exactly so."""
+    if 0 < share < 0.005:
+        return "< 1 %"
+    if 0.995 <= share < 1:
+        return "> 99 %"
+    return f"{100 * share:.0f} %"
+
+
 def _looked_at(found: Doubts) -> Table:
     rows = []
     for share in LOOKED_AT:
         met = found.met(share)
-        rows.append([f"{100 * share:g} %", "\N{EN DASH}" if met is None else f"{100 * met:.0f} %"])
+        rows.append([f"{100 * share:g} %", "\N{EN DASH}" if met is None else percent(met)])
     note = "If a person looked again at the most uncertain voxels of all cases: the share of the wrong ones among them"
     return Table(["voxels looked at", "wrong ones met"], rows, note)
 
@@ -73,7 +82,7 @@ def _silent(found: Doubts) -> str:
     below = found.below(BANDS[0])
     if below is None:
         return "No voxel is wrong."
-    return f"{100 * below:.0f} % of the wrong voxels lie below {BANDS[0]:g} bit: of these the maps do not warn."
+    return f"{percent(below)} of the wrong voxels lie below {BANDS[0]:g} bit: of these the maps do not warn."
 
 
 def _missing(cases: Sequence[str], total: int) -> str:

@@ -1,8 +1,16 @@
-import matplotlib
-import pytest
-from matplotlib.figure import Figure
+import warnings
 
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from dlka_med.evaluation import drawing
 from dlka_med.evaluation.drawing import plain, save
+
+UNKNOWN = "\U0010abcd"  # for private use: in no font
 
 
 def figure(text):
@@ -37,3 +45,36 @@ def test_settings_end_with_the_file(tmp_path):
     before = matplotlib.rcParams["svg.fonttype"]
     save(figure("x"), tmp_path / "x.svg")
     assert matplotlib.rcParams["svg.fonttype"] == before
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_characters_that_no_font_has_are_written_as_their_codes(tmp_path, ending):
+    """In SVG they stay, for whoever draws it; nothing is warned of."""
+    drawn = figure(f"a{UNKNOWN} $x$")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        save(drawn, tmp_path / f"x.{ending}")
+    assert not seen
+    wanted = f"a{UNKNOWN}" if ending == "svg" else r"a\U0010abcd"
+    assert drawn.texts[0].get_text() == plain(f"{wanted} $x$")
+    if ending == "svg":
+        assert f">{wanted} $x$</text>" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+
+
+def test_characters_of_another_font_are_drawn_in_it(tmp_path, monkeypatch):
+    """An arc is in DejaVu Sans Mono, which comes with matplotlib, but not in DejaVu Sans."""
+    drawn = figure("a\u2312")
+    usual, other = (font_manager.findfont(name) for name in ("DejaVu Sans", "DejaVu Sans Mono"))
+    assert "\u2312" not in drawing._characters(usual)
+    known = [font for font in font_manager.fontManager.ttflist if font.fname in (usual, other)]
+    gone = font_manager.FontEntry(fname=str(tmp_path / "gone.ttf"), name="Gone")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [gone, *known])
+    drawing._fonts_with.cache_clear()
+    save(drawn, tmp_path / "x.png")
+    drawing._fonts_with.cache_clear()
+    assert drawn.texts[0].get_text() == "a\u2312"
+    assert drawn.texts[0].get_fontfamily() == ["sans-serif", "DejaVu Sans Mono"]
+    directly = Figure(figsize=(2, 1))
+    directly.text(0.1, 0.5, "a\u2312", family=["DejaVu Sans", "DejaVu Sans Mono"])
+    save(directly, tmp_path / "y.png")
+    assert np.array_equal(imread(tmp_path / "x.png"), imread(tmp_path / "y.png"))

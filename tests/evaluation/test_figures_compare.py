@@ -1,8 +1,10 @@
 """The picture of a comparison."""
 
 import numpy as np
+import pytest
 from matplotlib.image import imread
 
+from dlka_med.evaluation import figures_compare
 from dlka_med.evaluation.figures import ON_WHITE
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 
@@ -38,3 +40,35 @@ def test_variants_are_rows_with_the_better_to_the_right(tmp_path):
     assert x_others.max() < np.median(x)
     plot_variants([], tmp_path / "nothing.png")
     assert (tmp_path / "nothing.png").stat().st_size > 0
+
+
+NEAR = [  # of a comparison on nuclei
+    Point("dlka_unet", 0.456, 0.9324, (0.9026, 0.9581), (0.9319, 0.9328)),
+    Point("unet", 0.263, 0.9305, (0.9014, 0.9546), (0.9307, 0.9303)),
+    Point("dynunet", 0.526, 0.9290, (0.8976, 0.9556), (0.9287, 0.9294)),
+]
+CROWDED = [Point(f"net_{place}", 0.1 * 1.3**place, 0.87, (0.85, 0.89), (0.87,)) for place in range(4)]
+FAR = [Point("unet", 0.01, 0.87, (0.85, 0.89)), Point("a_network_of_a_rather_long_name", 1, 0.87, (0.85, 0.89))]
+
+
+@pytest.mark.parametrize("size", [(4.2, 3.6), (8, 5)])
+@pytest.mark.parametrize("points", [POINTS, NEAR, CROWDED, FAR])
+def test_names_meet_neither_bars_nor_dots_nor_each_other(tmp_path, monkeypatch, points, size):
+    """By the ends of all lines in pixels."""
+    figures = []
+    monkeypatch.setattr(figures_compare, "save", lambda figure, path: figures.append(figure))
+    plot_comparison(points, tmp_path / "x.png", size)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert [text.get_text() for text in axes.texts] == [one.name for one in sorted(points, key=lambda one: one.seconds)]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    for place, box in enumerate(boxes):
+        assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1
+        assert not any(box.overlaps(other) for other in boxes[:place])
+        for line in (one for one in axes.lines if len(one.get_xdata())):
+            (x, *_), y = axes.transData.transform(line.get_xydata()).T
+            assert not (box.x0 <= x <= box.x1 and y.min() <= box.y1 and y.max() >= box.y0)
+    middles = [(box.x0 + box.x1) / 2 for box in boxes]
+    assert middles == sorted(middles)

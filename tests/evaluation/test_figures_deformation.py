@@ -101,6 +101,30 @@ def test_histograms_of_layers_and_labels(tmp_path):
     assert np.ptp(imread(tmp_path / "x.png")) > 0.5
 
 
+def test_a_layer_without_positions_says_so(tmp_path, monkeypatch):
+    """As in a volume of one slice, where all kernels of a coarse layer stand outside."""
+    figures = []
+    told = "dlka_med.evaluation.figures_deformation._save"
+    monkeypatch.setattr(told, lambda figure, path, dpi: figures.append(figure))
+    plot_lengths({"a": {"all": np.empty(0), "b": np.empty(0)}, "c": {"all": np.ones(4)}}, "mm", tmp_path / "x.png")
+    empty, full = figures[0].axes
+    (text,) = empty.texts
+    assert "no kernel of this layer stands in the image" in text.get_text()
+    figures[0].draw_without_rendering()
+    inside = empty.get_window_extent().extents
+    box = text.get_window_extent().extents
+    assert (box[:2] >= inside[:2]).all()
+    assert (box[2:] <= inside[2:]).all()
+    assert empty.get_legend() is None
+    assert full.get_legend() is not None
+    assert not full.texts
+
+
+def test_names_that_no_font_has_are_not_warned_of(tmp_path):
+    plot_points(ground(2), {"layer": [aim(2)]}, "\U0010abcd", tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_fields_and_their_circles(tmp_path, dims):
     place, shape = (9, 14, 6)[:dims], (16, 16, 8)[:dims]

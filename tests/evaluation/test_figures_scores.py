@@ -44,6 +44,15 @@ def test_a_box_is_that_of_the_quartiles(tmp_path, drawn):
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
 
 
+@pytest.mark.parametrize("size", [1, 12])
+def test_many_equal_values_do_not_lie_on_the_axis(tmp_path, drawn, size):
+    """The box, the median and the dots of a perfect HD95 stand apart from the spine."""
+    plot_boxes({"front": np.ones(size), "back": np.array([1.0] * 8 + [2, 4])}, "HD95 (mm)", tmp_path / "x.svg")
+    low, high = drawn[0].axes[0].get_xlim()
+    assert low < 1 - 0.02 * (4 - 1)
+    assert high > 4
+
+
 def test_limits_of_agreement_are_those_of_bland_and_altman():
     errors = np.array([1.0, 2.0, 4.0])
     assert limits_of_agreement(errors) == pytest.approx((7 / 3 - 1.96 * 1.5275252, 7 / 3 + 1.96 * 1.5275252))

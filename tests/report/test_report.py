@@ -10,9 +10,11 @@ import pytest
 from dlka_med.cli import main
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.report.report import write_report
 
 from .conftest import HOSTILE, LABELS, SHAPE, UNMAPPED, entropy_of, erring, labelled, make_run, names, write_map
+from .test_makers import recorded
 from .test_subject import NAMES, compared, folds
 
 VOID = {"meta", "link", "input", "img", "br", "wbr"}
@@ -191,6 +193,32 @@ def test_cases_that_trained_are_named(tmp_path, volumes):
     )
 
 
+def test_predictions_of_another_run_are_told(tmp_path, volumes, caplog):
+    """What the cases were is that to the run that predicted them; of --against nothing is said."""
+    run = make_run(tmp_path / "run", volumes, everybody=NAMES)
+    for folder in ("predictions", "others"):
+        shutil.copytree(volumes / folder, tmp_path / folder)
+        recorded(tmp_path / folder, ["f00"], NAMES[:2], part="train", name=f"<b>{folder}</b>")
+        recorded(tmp_path / folder, ["f00"], NAMES[2:3], part="unknown", name=f"<b>{folder}</b>", made="2")
+    found = page_of(run.path, tmp_path / "predictions", against=tmp_path / "others")
+    head = found.text.partition("Worst, median and best cases")[0]
+    told = "3 of 6 label maps were not made by the weights that run has now: cases.json in predictions names"
+    assert f"{told} <b>predictions</b> (3)." in head
+    assert "those in the folder predictions: 3 held out, 2 trained, 1 unknown." in head
+    assert "2 of 6 cases trained the network" in head
+    assert "1 of 6 cases are not known to be new to the network." in head
+    said = [record.getMessage() for record in caplog.records if "label maps were not made" in record.getMessage()]
+    assert len(said) == 1
+    assert told in said[0]
+    assert "label maps were not made" not in page_of(run.path, volumes / "predictions").text
+
+
+def test_only_pages_with_slices_tell_of_sliders(page, dims):
+    assert ("The sliders move through the slices" in page.text) == (dims == 3)
+    assert ("The boxes show and hide" in page.text) == (dims == 2)
+    assert any(box["type"] == "range" for box in page.all("input")) == (dims == 3)
+
+
 def test_a_run_still_training_has_curves_and_settings(tmp_path, volumes):
     run = make_run(tmp_path / "run", volumes, trained=False)
     found = page_of(run.path)
@@ -278,9 +306,18 @@ def test_a_calibrated_run_shows_its_reliability(tmp_path, volumes):
     content = {"temperature": 1.5, "cases": 6, "before": near, "after": near}
     run.calibration_file.write_text(json.dumps(content | {"reliability": {"before": bins, "after": bins}}))
     found = page_of(run.path, volumes / "predictions")
-    assert "temperature 1.500, from 6 held-out cases" in found.text
+    assert "temperature 1.500, from 6 held-out cases; near" in found.text
     assert any("0.0123 before" in image["alt"] for image in found.all("img"))
-    for text in ("{}", "no json", json.dumps(content)):
+    shutil.copytree(volumes / "predictions", tmp_path / "foreign")
+    recorded(tmp_path / "foreign", ["f00"], name="other")
+    for digest, place, told in (
+        (digest_of_weights(run), "foreign", ", not of the weights that made the predictions; near"),
+        ("f00", "foreign", ", of other weights than there are now, not of the weights that made the predictions; near"),
+    ):
+        known = content | {"weights": {"run": digest}, "reliability": {"before": bins, "after": bins}}
+        run.calibration_file.write_text(json.dumps(known))
+        assert f"held-out cases{told}" in page_of(run.path, tmp_path / place).text
+    for text in ("{}", "no json", json.dumps(content), json.dumps(content | {"weights": 3})):
         run.calibration_file.write_text(text)
         assert "Reliability" not in page_of(run.path, volumes / "predictions").text
 
