@@ -14,7 +14,13 @@ SUMMARY = "make a small brain MRI dataset, then train, predict and evaluate (4 m
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", "-o", type=Path, required=True, metavar="DIR", help="new folder for all of it")
-    add("--dims", type=int, choices=(2, 3), default=3, help="blocks or slices (3)")
+    add(
+        "--dims",
+        type=int,
+        choices=(2, 3),
+        default=3,
+        help="blocks and dlka_net_3d, or slices and dlka_net_2d (3)",
+    )
     add("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the dataset and of the training")
 
 
