@@ -37,6 +37,9 @@ class Augmentation(Record):
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = Field(30.0, description="largest angle about each axis")
     scale_probability: Probability = 0.2
     scale_range: Range = (0.7, 1.4)
+    interpolation: Literal["linear", "cubic"] = Field(
+        "linear", description="of images that are turned or scaled; cubic blurs less and takes twice the time"
+    )
     noise_probability: Probability = 0.1
     noise_std: PositiveFloat = 0.1
     blur_probability: Probability = 0.2

@@ -57,7 +57,8 @@ class TrainingTransform:
         """Change {"image" (C, *source), "label" (1, *source)} into patches of `patch_size`."""
         image, label = patch["image"].float(), patch["label"]
         if self.matrix is not None:
-            image, label = warped(image, label, self.matrix, self.patch_size)
+            cubic = self.augmentation.interpolation == "cubic"
+            image, label = warped(image, label, self.matrix, self.patch_size, cubic=cubic)
         with _one_thread():
             image = self._change_intensities(image)
         axes = self._draw_flips()

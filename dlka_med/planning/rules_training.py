@@ -139,6 +139,7 @@ def augmentation(summary: Summary, dims: int, is_long: bool, flips: Sequence[int
         "rotate_degrees": (15, short) if mild else turn,
         "scale_probability": (0.3 if not is_long else 0.2, "sizes differ"),
         "scale_range": ([0.85, 1.15], short) if mild else ([0.7, 1.4], "as nnU-Net"),
+        "interpolation": ("linear", "cubic takes twice the time"),
         "noise_probability": (0.1, "as nnU-Net"),
         "noise_std": (0.1, "of standardised grey values"),
         "blur_probability": (0.0, short) if mild else (0.2 if is_long else 0.1, "scans differ in sharpness"),

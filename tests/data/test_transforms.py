@@ -75,6 +75,39 @@ def test_warp_equals_scipy(dims, seed):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_cubic_interpolation_keeps_fine_waves_where_they_are(dims, seed):
+    waves = np.random.default_rng(seed).uniform(0.5, 0.9, (2, dims))
+    found, exact = {}, None
+    for interpolation in ("linear", "cubic"):
+        options = only(rotate_probability=1, scale_probability=1, interpolation=interpolation)
+        transform = TrainingTransform(SIZE[dims], options).set_random_state(seed)
+        source = transform.source_size(EQUAL[dims])
+        # A margin of 6 voxels keeps the border of the source away.
+        places = [np.arange(n + 12) - (n + 11) / 2 for n in source]
+        grid = np.stack(np.meshgrid(*places, indexing="ij"))
+        image = np.stack([np.sin(np.tensordot(wave, grid, 1)) for wave in waves]).astype(np.float32)
+        label = (image[:1] > 0).astype(np.uint8)
+        found[interpolation] = transform({"image": torch.from_numpy(image), "label": torch.from_numpy(label)})
+        target = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in SIZE[dims]], indexing="ij"))
+        exact = np.stack([np.sin(np.tensordot(wave @ transform.matrix, target, 1)) for wave in waves])
+    assert torch.equal(found["linear"]["label"], found["cubic"]["label"])
+    errors = {name: np.abs(each["image"].numpy() - exact).mean() for name, each in found.items()}
+    assert errors["cubic"] < 0.15 * errors["linear"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cubic_interpolation_does_not_overshoot(dims):
+    options = only(rotate_probability=1, interpolation="cubic")
+    transform = TrainingTransform(SIZE[dims], options).set_random_state(0)
+    size = transform.source_size(EQUAL[dims])
+    image = torch.zeros(2, *size)
+    image[0, size[0] // 2 :], image[1, : size[0] // 2] = 3.0, -1.0
+    after = transform({"image": image, "label": torch.zeros(1, *size, dtype=torch.uint8)})["image"]
+    assert [(channel.min().item(), channel.max().item()) for channel in after] == [(0, 3), (-1, 0)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
 def test_warped_outlines_are_smooth(dims):
     """A ball that is turned and zoomed is nearer to the ball it should be than by its nearest voxels."""
     zoom, size = 1.4, np.array(SIZE[dims])
