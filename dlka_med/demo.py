@@ -82,7 +82,7 @@ def run_demo(out: str | Path, minutes: float = 2.0, seed: int = 0, dims: Dims = 
         out: new folder, for `dataset`, `demo.yaml`, `run`, `predictions`, `evaluation` and `pictures`.
         minutes: wall-clock of the training.
         seed: of the dataset and of the training.
-        dims: 3: blocks (NIfTI) and `dlka_net_3d`; 2: axial slices (PNG) and `dlka_net_2d`.
+        dims: 3: blocks (NIfTI) and `dlka_net_3d`; 2: axial slices (PNG) and `dlka_unet`.
 
     Raises:
         InputError: nilearn is missing, or `out` is not empty.
@@ -249,13 +249,14 @@ def _recipe(dims: Dims) -> tuple[dict[str, Any], dict[str, Any]]:
         optimizer["learning_rate"] = 4e-3
         return network, {"batch_size": 1, "patch_size": (BLOCK, BLOCK, BLOCK), "optimizer": optimizer}
     network = {
-        "name": "dlka_net_2d",
-        "encoder": "convnext_atto",
-        "depths": (1, 1, 1),
-        "deformation": "depthwise",
-        "layer_scale": 0.1,
+        "name": "dlka_unet",
+        "spatial_dims": 2,
+        "channels": (16, 32, 64, 128),
+        "depths": (1, 1, 1, 1),
+        "strides": (2, 2, 2, 2),
+        "deformation": ("absent", "absent", "absent", "dense"),
     }
-    optimizer["learning_rate"] = 2e-3
+    optimizer["learning_rate"] = 4e-3
     # No larger than the held-out slices: windows that reach beyond an image are unlike all that was trained on.
     patch = (SLICE_LENGTH["Ts"], 64)
     return network, {"batch_size": 4, "patch_size": patch, "optimizer": optimizer}

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         choices=(2, 3),
         default=3,
-        help="blocks and dlka_net_3d, or slices and dlka_net_2d (3)",
+        help="blocks and dlka_net_3d, or slices and dlka_unet (3)",
     )
     add("--seed", type=whole_number(0), default=0, metavar="N", help="seed of the dataset and of the training")
 
