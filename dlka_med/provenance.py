@@ -59,6 +59,11 @@ class Provenance:
         names = {name for name, print_ in self.cases if print_}
         return [case.id for case in cases if case.id in names and (case.id, fingerprint(case)) not in self.cases]
 
+    def trained(self, case: str, image: str | None) -> bool:
+        """Whether an image of this fingerprint (None: not known) trained, or, where content tells no more, its name."""
+        of_name = {print_ for name, print_ in self.cases if name == case}
+        return image in {print_ for _, print_ in self.cases} or (bool(of_name) and (image is None or not any(of_name)))
+
     def among(self, cases: Sequence[Case]) -> tuple[list[str], list[str]]:
         """Ids of those cases that certainly trained, by their content, and that perhaps did, by their name."""
         known = {print_ for _, print_ in self.cases}

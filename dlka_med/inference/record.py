@@ -120,7 +120,8 @@ class Origin:
 
         Images are known by their content, and by their names where a run tells no more.
         """
-        parts = {_part(case, provenance, split) for provenance, split in self._known}
+        image = _image_of(case)
+        parts = {_part(case, image, provenance, split) for provenance, split in self._known}
         return next(part for part in ("train", "validation", "test", "unknown", "new") if part in parts)
 
 
@@ -136,14 +137,8 @@ def _image_of(case: Case) -> str | None:
         return None
 
 
-def _part(case: Case, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
-    image = _image_of(case)
-    if image is None:
-        trained = case.id in {name for name, _ in provenance.cases}
-    else:
-        certain, by_name = provenance.among([case])
-        trained = bool(certain) or (bool(by_name) and not provenance.outdated([case]))
-    if trained:
+def _part(case: Case, image: str | None, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
+    if provenance.trained(case.id, image):
         return "train"
     if image in provenance.validated or case.id in split["validation"]:
         return "validation"
