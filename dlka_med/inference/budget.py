@@ -78,9 +78,9 @@ class Extent:
         return 4 * self.channels * self.prepared
 
     def deciding(self, outputs: int) -> int:
-        """Bytes of the label map and of what it is decided from."""
+        """Bytes of the class indices and of what they are decided from."""
         at_once = min(SLAB_NUMBERS, outputs * max(self.native, self.prepared))
-        return MAP * self.native + (16 * at_once if self.resampled else 0)
+        return self.native + (16 * at_once if self.resampled else 0)
 
 
 @dataclass(frozen=True)
