@@ -152,7 +152,7 @@ def _rescale(series: Series, name: str, dataset: "Dataset", frame: int) -> tuple
     """Slope and intercept of a frame: its own, those that all frames share, or those of the file."""
     groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or ())][frame : frame + 1]
     groups += [*(dataset.get("SharedFunctionalGroupsSequence") or ())]
-    mapped = (item for group in groups for item in group.get("PixelValueTransformationSequence") or ())
+    mapped = [item for group in groups for item in group.get("PixelValueTransformationSequence") or ()]
     values = []
     for key, plain in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         holder = next((item for item in mapped if key in item), dataset)
