@@ -82,6 +82,26 @@ def test_no_case_is_called_after_a_patient(tmp_path, caplog, kind):
     assert "ustermann" not in caplog.text
 
 
+def test_no_case_that_cannot_be_used_is_called_after_a_patient(tmp_path, caplog):
+    for number in (1, 2):
+        write_series(tmp_path / "Mustermann" / str(number), voxels_of(), AFFINE, number=number)
+    write_series(tmp_path / "other", voxels_of(), AFFINE)
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        cases = find_cases(tmp_path, ["any"])
+    assert sorted(case.id.partition("-")[0] for case in cases) == ["other", "series"]
+    assert "Mustermann" not in caplog.text
+
+
+@pytest.mark.parametrize(("name", "folder"), [("Wang^Li=王^小东", "王小东 2"), ("Müller^Jo", "müller")])
+def test_names_of_any_script_are_seen(tmp_path, name, folder):
+    def change(one, index):
+        one.SpecificCharacterSet, one.PatientName = "ISO_IR 192", name
+
+    write_series(tmp_path / folder, voxels_of(), AFFINE, change=change)
+    (case,) = find_cases(tmp_path / folder, ["any"])
+    assert case.id.startswith("series-")
+
+
 def test_a_name_that_is_a_pseudonym_is_kept(tmp_path):
     write_series(tmp_path / "LIDC-0001", voxels_of(), AFFINE, patient="LIDC-0001", name="LIDC-0001")
     assert find_cases(tmp_path / "LIDC-0001", ["any"])[0].id == "LIDC-0001"

@@ -24,6 +24,8 @@ READ = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 )
 DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
+WORDS = re.compile(r"[^\W\d_]{3,}|[^\W\d_\x00-\u024f]+")
+"""Parts of a name that tell whose it is: in Latin letters of three or more, in others, as Chinese ones, of any."""
 BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError)
 """What pydicom raises for a damaged file, beside its own; its words may hold what the header does, ours do not."""
 
@@ -225,7 +227,7 @@ def _tells(source: str, identity: str, name: str, removed: str) -> bool:
     """Whether a source is called after a patient who is not known to be anonymous."""
     if removed.upper() == "YES" or name == identity:
         return False
-    return any(word in source.lower() for word in re.findall(r"[^\W\d_]{3,}", name.lower()))
+    return any(word in source.lower() for word in WORDS.findall(name.lower()))
 
 
 def _text(dataset: "Dataset", key: str) -> str:
