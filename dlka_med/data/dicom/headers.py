@@ -116,9 +116,10 @@ def scan(source: Path, marks: tuple[Mark, ...]) -> tuple[Series, ...]:
     with quietly():
         for name, stream in files(source):
             dataset = read(source, name, stream, READ)
-            if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
-                continue
-            header = _header(source, name, dataset)
+            with intact(source, name):
+                if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
+                    continue
+                header = _header(source, name, dataset)
             if not header.uid or not header.instance:
                 raise InputError(
                     f"{place(source, name)} is damaged, its header does not tell of which series it is: copy or export "
@@ -144,9 +145,22 @@ def read(
         import pydicom
     except ImportError as error:
         raise lacking(error, "pydicom", "DICOM is read") from error
-    try:
+    with intact(source, name):
         return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags and list(tags))
-    except (*BROKEN, pydicom.errors.InvalidDicomError) as error:
+
+
+@contextmanager
+def intact(source: Path, name: str) -> Iterator[None]:
+    """Around what is done with a file: whatever pydicom raises, also when a value is asked for, means damage.
+
+    Raises:
+        InputError: the file is damaged; nothing of what pydicom says is told.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
         raise InputError(
             f"{place(source, name)} is damaged ({type(error).__name__}): copy or export it again"
         ) from None
@@ -171,7 +185,7 @@ def numbers(dataset: "Dataset", key: str, count: int) -> Numbers | None:
     try:
         found = dataset.get(key)
         values = tuple(float(value) for value in ([found] if count == 1 else found))
-    except BROKEN:
+    except Exception:  # pydicom converts a value when it is asked for
         return None
     return values if len(values) == count and all(abs(value) < float("inf") for value in values) else None
 
@@ -233,7 +247,7 @@ def _tells(source: str, identity: str, name: str, removed: str) -> bool:
 def _text(dataset: "Dataset", key: str) -> str:
     try:
         found: Any = dataset.get(key)
-    except BROKEN:
+    except Exception:  # as in `numbers`
         return ""
     return "" if found is None else str(found)
 
