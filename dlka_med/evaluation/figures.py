@@ -108,9 +108,13 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         InputError: the file is missing or no such table.
     """
     try:
-        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as the table of a training: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise InputError(f"{path} is damaged: its row {number} has more cells than its head; restore the file")
+    return rows
 
 
 def overlay(

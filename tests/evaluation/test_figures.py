@@ -120,6 +120,10 @@ def test_a_curve_survives_gaps_and_nan_and_comes_from_csv_alike(tmp_path):
     np.testing.assert_array_equal(imread(tmp_path / "rows.png"), imread(tmp_path / "csv.png"))
     with pytest.raises(InputError, match=r"missing\.csv"):
         plot_curve(tmp_path / "missing.csv", tmp_path / "x.png")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(InputError, match=rf"metrics\.csv is damaged: its row {len(table) + 1} has more cells"):
+        plot_curve(tmp_path / "metrics.csv", tmp_path / "x.png")
 
 
 def test_series_keeps_what_is_finite():
