@@ -68,6 +68,23 @@ def test_what_is_wrong_with_one_of_several_is_told_when_it_is_read(tmp_path):
         find_cases(tmp_path / "mixed", ["any"])
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", ["link", "junk"])
+def test_a_file_that_cannot_be_read_keeps_no_other_case_away(tmp_path, kind, first):
+    for name in ("good", "bad"):
+        write_series(tmp_path / name, voxels_of(), AFFINE)
+    broken = tmp_path / "bad" / ("A.dcm" if first else "z.dcm")
+    if kind == "link":
+        broken.symlink_to("gone")
+    else:
+        broken.write_bytes(b"x" * 500)
+    bad, good = sorted(find_cases(tmp_path, ["any"]), key=lambda case: case.id)
+    assert image_of(good).shape == (1, 7, 6, 5)
+    for broken_off in (lambda: image_of(bad), lambda: find_cases(tmp_path / "bad", ["any"])):
+        with pytest.raises(InputError, match=rf"{broken.name} (cannot be read \(No such file|is damaged)"):
+            broken_off()
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_no_case_is_called_after_a_patient(tmp_path, caplog, kind):
     path = tmp_path / "Erika MUSTERMANN 64"

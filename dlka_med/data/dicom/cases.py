@@ -70,7 +70,14 @@ def _sources(path: Path) -> list[Path]:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     within = [entry for entry in entries if entry.is_dir() or entry.name.lower().endswith(".zip")]
     plain = any(holds_dicom(entry) for entry in entries if entry not in within)
-    return [path] if plain else [entry for entry in within if entry.is_file() or holds_dicom(entry)]
+    return [path] if plain else [entry for entry in within if entry.is_file() or _may_hold_dicom(entry)]
+
+
+def _may_hold_dicom(folder: Path) -> bool:
+    try:
+        return holds_dicom(folder)
+    except InputError:
+        return True  # what is wrong with it is told when it is read
 
 
 def _is_of_one_patient(path: Path, sources: Sequence[Path]) -> bool:
