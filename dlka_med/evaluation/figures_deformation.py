@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.drawing import named, plain, save
 from dlka_med.evaluation.figures import DARK, INK, ON_DARK, ON_WHITE, PALE, PLANES
 from dlka_med.evaluation.marks import draw_letters
 
@@ -136,7 +136,7 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0)
         if len(everything):
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(*named(axes.patches), fontsize=8, frameon=False)
         else:
             axes.set(xticks=[], yticks=[])
             told = "no kernel of this layer stands in the image"

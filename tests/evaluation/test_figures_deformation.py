@@ -122,12 +122,12 @@ def test_a_layer_without_positions_says_so(tmp_path, monkeypatch):
 
 def test_names_are_no_formulas(tmp_path):
     """Of layers, labels and cases alike: a picture is drawn, with what was written."""
-    name = r"$\foo$ &"
+    name = r"_$\foo$ &"
     plot_points(replace(ground(2), names={1: name}), {name: [aim(2)]}, name, tmp_path / "points.svg")
     plot_lengths({name: {"all": np.arange(9.0), name: np.arange(3.0)}}, "mm", tmp_path / "lengths.svg")
     for picture, times in (("points", 3), ("lengths", 2)):
         text = (tmp_path / f"{picture}.svg").read_text(encoding="utf-8")
-        assert text.count(r">$\foo$ &amp;") == times
+        assert text.count(r">_$\foo$ &amp;") == times
 
 
 def test_names_that_no_font_has_are_not_warned_of(tmp_path):
