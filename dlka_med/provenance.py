@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dlka_med.data.cases import Case, dataset_of
+from dlka_med.data.formats import files_of
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 from dlka_med.run_folder import RunFolder
@@ -86,9 +87,12 @@ def fingerprint(case: Case) -> str:
 def digest(image: Path) -> str:
     """Of the size, both ends and many places between of a file, so that large ones need not be read whole.
 
+    Of `.hdr` and `.mhd` the file with the voxels counts: headers of equal volumes are the same.
+
     Raises:
         InputError: the file cannot be read.
     """
+    image = files_of(image)[-1]
     try:
         size = image.stat().st_size
         step = max((size - 2 * SAMPLE) // PLACES, PLACE)

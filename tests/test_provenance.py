@@ -93,6 +93,22 @@ def test_volumes_that_differ_inside_alone_are_told_apart(size, tmp_path):
     assert prints[0] != prints[1] == prints[2]
 
 
+@pytest.mark.parametrize("ending", [".hdr", ".mhd"])
+def test_volumes_beside_a_header_of_their_own_are_told_apart_by_their_voxels(ending, tmp_path):
+    prints = []
+    for name, seed in (("a", 0), ("b", 1), ("copy of b", 1)):
+        volume = np.random.default_rng(seed).integers(0, 100, (6, 7, 8)).astype(np.int16)
+        path = tmp_path / f"{name}{ending}"
+        if ending == ".hdr":
+            nib.save(nib.Nifti1Pair(volume, np.eye(4)), path)
+        else:
+            voxels = path.with_suffix(".raw")
+            voxels.write_bytes(volume.tobytes())
+            path.write_text(f"NDims = 3\nDimSize = 8 7 6\nElementType = MET_SHORT\nElementDataFile = {voxels.name}\n")
+        prints.append(fingerprint(Case(name, (path,))))
+    assert prints[0] != prints[1] == prints[2]
+
+
 def test_what_is_saved_is_read_again_and_damage_is_named(known, balls, tmp_path):
     run = RunFolder.create(tmp_path / "run", known, SPLIT)
     cases = read_dataset(balls).cases

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from dlka_med.cli.parser import device, whole_number
 from dlka_med.cli.plan import NETWORKS
-from dlka_med.errors import InputError
-from dlka_med.paths import did_you_mean, shown
 
 SUMMARY = "what a network costs and sees: parameters, multiply-adds, memory, receptive field, times on this machine"
 
@@ -28,35 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    what = options.what
-    if str(what) not in NETWORKS:
-        if not what.exists():
-            import difflib
+    from dlka_med.inspection.subject import find_subject
 
-            near = difflib.get_close_matches(str(what), NETWORKS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else did_you_mean(what)
-            known = f" (networks are {', '.join(NETWORKS)})"
-            raise InputError(f"there is no run, config or network {shown(what)}{hint or known}")
-        if what.is_dir():
-            from dlka_med.run_folder import RunFolder
-
-            RunFolder.open(what)
-        else:
-            from dlka_med.config.loading import load_config
-
-            load_config(what)
+    asked = {"patch": options.patch, "channels": options.channels, "classes": options.classes}
+    find_subject(options.what, **asked)
 
     from dlka_med.inspection.info import describe
     from dlka_med.inspection.info_table import format_info
 
-    content = describe(
-        what,
-        patch=options.patch,
-        channels=options.channels,
-        classes=options.classes,
-        device=options.device,
-        timed=not options.no_timing,
-    )
+    content = describe(options.what, **asked, device=options.device, timed=not options.no_timing)
     sys.stdout.write(json.dumps(content, indent=2) + "\n" if options.json else format_info(content))
 
 

@@ -1,10 +1,12 @@
 """Pictures as files: PNG, SVG or PDF, with the text that was meant."""
 
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from matplotlib import font_manager, rc_context
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -20,6 +22,12 @@ UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 def plain(text: object) -> str:
     """Text as it is written, also where matplotlib would take it for a formula."""
     return str(text).replace("$", r"\$")
+
+
+def named(artists: Iterable[Artist]) -> tuple[list[Artist], list[str]]:
+    """What a legend is made of; by itself it leaves out names that begin with an underscore."""
+    artists = list(artists)
+    return artists, [str(artist.get_label()) for artist in artists]
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 130) -> None:

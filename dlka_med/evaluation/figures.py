@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dlka_med.errors import InputError
-from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.drawing import named, plain, save
 from dlka_med.evaluation.marks import draw_marks
 from dlka_med.metrics import bounding_box, check_spacing
 from dlka_med.text_files import read_text
@@ -82,12 +82,10 @@ def plot_curve(
     middle.set_ylim(bottom=0, top=1)
     _mark_best(middle, rows)
     if middle.lines and size[0] < NARROW:
-        figure.legend(
-            *middle.get_legend_handles_labels(), loc="outside lower center", fontsize=8, frameon=False, ncols=3
-        )
+        figure.legend(*named(middle.lines), loc="outside lower center", fontsize=8, frameon=False, ncols=3)
     elif middle.lines:
-        columns = 1 + (len(middle.lines) - 1) // 10
-        middle.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, ncols=columns)
+        place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "ncols": 1 + (len(middle.lines) - 1) // 10}
+        middle.legend(*named(middle.lines), **place, fontsize=8, frameon=False)
     _draw(lower, rows, "learning_rate", color=GREY)
     lower.set_ylabel("learning rate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
@@ -108,9 +106,13 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
         InputError: the file is missing or no such table.
     """
     try:
-        return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as the table of a training: {error}") from error
+    for number, row in enumerate(rows, 1):
+        if None in row:
+            raise InputError(f"{path} is damaged: its row {number} has more cells than its head; restore the file")
+    return rows
 
 
 def overlay(

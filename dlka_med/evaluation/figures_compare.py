@@ -11,7 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
 from dlka_med.evaluation.drawing import plain, save
-from dlka_med.evaluation.figures import GREY, INK, ON_WHITE
+from dlka_med.evaluation.figures import GREY, INK, NARROW, ON_WHITE
+from dlka_med.evaluation.figures_scores import MARKERS
 from dlka_med.statistics import LEVEL, Interval
 
 APART = 8  # typographic points between a name and what it names
@@ -37,6 +38,8 @@ class Point:
 def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float, float] = (8, 5)) -> None:
     """Draw Dice against seconds per training step (log axis), with interval bars, and each seed as a small dot.
 
+    Names stand beside what they name; where one would meet anything else, all of them stand in a legend.
+
     Args:
         path: the picture: PNG, SVG or PDF, as its name ends.
         size: width and height in inches.
@@ -48,13 +51,16 @@ def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float
     axes = figure.subplots()
     axes.set_xscale("log")
     by_time = sorted(points, key=lambda point: point.seconds)
+    dots = []
     for place, point in enumerate(points):
-        color = ON_WHITE[place % len(ON_WHITE)]
+        color, marker = ON_WHITE[place % len(ON_WHITE)], MARKERS[place // len(ON_WHITE) % len(MARKERS)]
         if point.interval is not None:
             axes.plot([point.seconds] * 2, point.interval, color=color, linewidth=2, alpha=0.55)
             axes.plot([point.seconds] * 2, point.interval, "_", color=color, markersize=11, markeredgewidth=2)
         axes.plot([point.seconds] * len(point.seeds), point.seeds, ".", color=INK, markersize=4, zorder=4)
-        axes.plot(point.seconds, point.dice, "o", color=color, markersize=9, markeredgecolor="white", zorder=3)
+        dots += axes.plot(
+            point.seconds, point.dice, marker, color=color, markersize=9, markeredgecolor="white", zorder=3
+        )
     if points:
         axes.set_xlim(by_time[0].seconds / 1.8, by_time[-1].seconds * 1.8)
         axes.margins(y=0.16)
@@ -64,7 +70,11 @@ def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float
     axes.set_xlabel("seconds per training step")
     axes.set_ylabel("mean Dice")
     _title(axes, points)
-    _name_points(figure, axes, by_time)
+    if not _name_points(figure, axes, by_time):
+        names, columns = [plain(point.name) for point in points], 2 if size[0] < NARROW else 3
+        figure.legend(
+            dots, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False, handletextpad=0.2
+        )
     save(figure, path)
 
 
@@ -90,7 +100,7 @@ def plot_variants(points: Sequence[Point], path: str | Path, width: float = 8) -
     for first in points[:1]:
         axes.axvline(first.dice, color=ON_WHITE[0], linewidth=1, alpha=0.4, zorder=0)
     axes.set_yticks(
-        range(len(points)), [f"{point.name}\n{point.seconds:.3g} s per step" for point in points], fontsize=8
+        range(len(points)), [f"{plain(point.name)}\n{point.seconds:.3g} s per step" for point in points], fontsize=8
     )
     axes.set_ylim(max(len(points), 1) - 0.5, -0.5)
     axes.set_xlabel("mean Dice")
@@ -98,19 +108,23 @@ def plot_variants(points: Sequence[Point], path: str | Path, width: float = 8) -
     save(figure, path)
 
 
-def _name_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write each name at the first place where it meets nothing, or else where it meets the least."""
+def _name_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> bool:
+    """Write each name at the first place where it meets nothing; none, and False, if one has no such place."""
     figure.draw_without_rendering()  # from here on it is known how large things are
     taken = [box for point in points for box in _marks(axes, point, figure.dpi / 72)]
     for point in points:
-        names = [axes.annotate(plain(point.name), **place) for place in _places(point)]
-        boxes = [name.get_window_extent() for name in names]
-        outside = [box.width * box.height - _shared(box, axes.bbox) for box in boxes]
-        met = [out + sum(_shared(box, one) for one in taken) for out, box in zip(outside, boxes, strict=True)]
-        best = min(range(len(names)), key=met.__getitem__)
-        for name in (*names[:best], *names[best + 1 :]):
+        for place in _places(point):
+            name = axes.annotate(plain(point.name), **place)
+            box = name.get_window_extent()
+            if _lies_in(box, axes.bbox) and not any(box.overlaps(one) for one in taken):
+                taken.append(box)
+                break
             name.remove()
-        taken.append(boxes[best])
+        else:
+            for name in list(axes.texts):
+                name.remove()
+            return False
+    return True
 
 
 def _places(point: Point) -> Iterator[dict[str, Any]]:
@@ -142,9 +156,8 @@ def _heights(point: Point) -> tuple[float, ...]:
     return (point.dice, *point.seeds, *(point.interval or ()))
 
 
-def _shared(one: BboxBase, other: BboxBase) -> float:
-    both = Bbox.intersection(one, other)
-    return 0.0 if both is None else both.width * both.height
+def _lies_in(box: BboxBase, room: BboxBase) -> bool:
+    return room.x0 <= box.x0 and box.x1 <= room.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
 
 
 def _title(axes: Axes, points: Sequence[Point]) -> None:

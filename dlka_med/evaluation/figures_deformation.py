@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dlka_med.evaluation.drawing import save
+from dlka_med.evaluation.drawing import named, plain, save
 from dlka_med.evaluation.figures import DARK, INK, ON_DARK, ON_WHITE, PALE, PLANES
 from dlka_med.evaluation.marks import draw_letters
 
@@ -21,6 +21,7 @@ FAINT = 0.22
 LEAST = 24.0  # voxels: a picture shows at least as many
 ARROWS = 22  # along the longer side of an overview
 BINS = 40
+DPI = 110
 OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 
 
@@ -95,14 +96,14 @@ def plot_points(ground: Ground, layers: Mapping[str, Sequence[Aim]], title: str,
     for line, (name, aim) in zip(grid, rows, strict=True):
         plane = None if dims == 2 else 2
         _drift(line[0], ground, aim, plane)
-        line[0].set_title(f"{name}: kernels' drift by the image", color=PALE, fontsize=9)
+        line[0].set_title(f"{plain(name)}: kernels' drift by the image", color=PALE, fontsize=9)
         for axes, axis in zip(line[1:], [None] if dims == 2 else range(3), strict=True):
             _kernel(axes, ground, aim, axis)
             where = "" if axis is None else f"{PLANES[axis]} {aim.place[axis]}, "
             axes.set_title(f"{where}kernel at {_where(aim.place)}", color=PALE, fontsize=9)
-    figure.suptitle(title, color=PALE, fontsize=12)
+    figure.suptitle(plain(title), color=PALE, fontsize=12)
     _points_legend(figure, ground, max(len(aim.start) for _, aim in rows))
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: str | Path) -> None:
@@ -126,22 +127,22 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
                 continue
             shares = np.histogram(found, edges)[0] / len(found)
             if index == 0:
-                axes.stairs(shares, edges, fill=True, color="#dfe2e8", label=label)
+                axes.stairs(shares, edges, fill=True, color="#dfe2e8", label=plain(label))
             else:
                 color = ON_WHITE[(index - 1) % len(ON_WHITE)]
-                axes.stairs(shares, edges, color=color, linewidth=1.5, label=label)
-        axes.set_title(layer, color=INK, fontsize=10, loc="left")
+                axes.stairs(shares, edges, color=color, linewidth=1.5, label=plain(label))
+        axes.set_title(plain(layer), color=INK, fontsize=10, loc="left")
         axes.set_ylabel("share of points")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0)
         if len(everything):
-            axes.legend(fontsize=8, frameon=False)
+            axes.legend(*named(axes.patches), fontsize=8, frameon=False)
         else:
             axes.set(xticks=[], yticks=[])
             told = "no kernel of this layer stands in the image"
             axes.text(0.5, 0.5, told, ha="center", va="center", color=INK, transform=axes.transAxes)
     axes.set_xlabel(f"displacement of a kernel point, {unit}")
-    _save(figure, path, dpi=110)
+    save(figure, path, DPI)
 
 
 def plot_fields(ground: Ground, fields: Sequence[Field], path: str | Path) -> None:
@@ -175,7 +176,7 @@ def plot_fields(ground: Ground, fields: Sequence[Field], path: str | Path) -> No
     figure.suptitle(
         "What a logit depends on: gradient by the image, three decades of a log scale", color=PALE, fontsize=12
     )
-    _save(figure, path)
+    save(figure, path, DPI)
 
 
 def _where(place: Sequence[int]) -> str:
@@ -322,7 +323,7 @@ def _points_legend(figure: Figure, ground: Ground, groups: int) -> None:
     entries["place"] = Line2D([], [], linestyle="none", marker="+", color="#ff3b3b", markersize=9)
     for index, (value, name) in enumerate(ground.names.items()):
         if (ground.labels == value).any():
-            entries[name] = Line2D([], [], color=ON_DARK[(index + 1) % len(ON_DARK)], linewidth=2)
+            entries[plain(name)] = Line2D([], [], color=ON_DARK[(index + 1) % len(ON_DARK)], linewidth=2)
     figure.legend(
         entries.values(),
         entries,
@@ -332,7 +333,3 @@ def _points_legend(figure: Figure, ground: Ground, groups: int) -> None:
         labelcolor=PALE,
         fontsize=9,
     )
-
-
-def _save(figure: Figure, path: str | Path, dpi: int = 110) -> None:
-    save(figure, path, dpi=dpi)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.drawing import named, plain, save
 from dlka_med.evaluation.figures import DASHES, GREY, INK, ON_WHITE, series
 from dlka_med.statistics import Interval
 
@@ -61,22 +61,23 @@ def plot_volumes(volumes: Mapping[str, tuple[NDArray, NDArray]], unit: str, path
         InputError: the picture cannot be written.
     """
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained", facecolor="white")
-    axes, errors = figure.subplots(), []
+    axes, errors, shown = figure.subplots(), [], []
     for place, (label, (expected, found)) in enumerate(volumes.items()):
         error = np.asarray(found, float) - np.asarray(expected, float)
         errors.append(error)
         style = {"color": ON_WHITE[place % len(ON_WHITE)], "marker": MARKERS[place % len(MARKERS)]}
         middle = (np.asarray(found, float) + np.asarray(expected, float)) / 2
-        axes.plot(middle, error, linestyle="none", markersize=4.5, alpha=0.75, label=plain(label), **style)
+        shown += axes.plot(middle, error, linestyle="none", markersize=4.5, alpha=0.75, label=plain(label), **style)
     whole = np.concatenate([*errors, np.empty(0)])
     axes.axhline(0, color=INK, linewidth=0.8)
     if (limits := limits_of_agreement(whole)) is not None:
-        axes.axhline(whole.mean(), color=GREY, linestyle="dashed", linewidth=1.3, label="mean error")
-        for height, told in zip(limits, ("limits of agreement", None), strict=True):
-            axes.axhline(height, color=GREY, linestyle="dotted", linewidth=1.3, label=told)
+        shown.append(axes.axhline(whole.mean(), color=GREY, linestyle="dashed", linewidth=1.3, label="mean error"))
+        style = {"color": GREY, "linestyle": "dotted", "linewidth": 1.3, "label": "limits of agreement"}
+        _, last = (axes.axhline(height, **style) for height in limits)
+        shown.append(last)
     axes.set_xlabel(f"mean of reference and prediction ({unit})")
     axes.set_ylabel(f"prediction - reference ({unit})")
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=3)
+    figure.legend(*named(shown), loc="outside lower center", fontsize=8, frameon=False, ncols=3)
     _finish(figure, path)
 
 

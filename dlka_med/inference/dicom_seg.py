@@ -104,7 +104,7 @@ def write_dicom_seg(
             raise InputError(
                 f"{source} {fault_of(images[0], error)}, which DICOM-SEG refers to: choose another format, such as "
                 "--format nii.gz"
-            ) from error
+            ) from None  # its words hold the value
 
 
 def _planes(found: Stack, classes: np.ndarray, scheme: LabelScheme) -> np.ndarray:

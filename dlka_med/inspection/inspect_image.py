@@ -12,7 +12,7 @@ import torch
 
 from dlka_med.errors import InputError
 from dlka_med.evaluation.figures_deformation import Ground, plot_fields, plot_lengths, plot_points
-from dlka_med.files import whole_folder
+from dlka_med.files import refuse_existing, whole_folder
 from dlka_med.inference.device import find_device
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inspection.aims import aims_at, fields_at
@@ -65,6 +65,8 @@ def inspect_image(
             f"{_gates(folder.config.network)}: there are no kernel points to look at"
         )
     view = read_view(folder, predictor, image, label)
+    target = Path("inspect") / view.case_id if out is None else Path(out)
+    refuse_existing(target)
     scheme = folder.config.dataset.scheme
     names = {index: scheme.value_names[value] for index, value in enumerate(scheme.values) if value}
     seen, number = view.windows(windows)
@@ -73,7 +75,6 @@ def inspect_image(
     outputs = [_output(predictor, view, at) for at in places]
     fields, radii = fields_at(network, view, places, outputs, [*layers])
     content = _content(view, layers, tallies, effects, radii, {"counted": len(seen), "all": number})
-    target = Path("inspect") / view.case_id if out is None else Path(out)
     ground = Ground(view.image, view.labels, names, view.spacing, view.unit, view.codes)
     seen_on = view.case_id if view.slice is None else f"{view.case_id}, slice {view.slice}"
     aims, stages = aims_at(network, view, places), _stages([*layers])

@@ -9,6 +9,10 @@ from dlka_med.evaluation.tables import aligned, cell
 from dlka_med.inspection.tally import ALL
 
 IDLE = 1e-3  # share of the labelled voxels
+UNSEEN = (
+    "-: no kernel of the layer has its centre in the image, which is thinner than a voxel of the layer's map:",
+    "an image of more slices has figures.",
+)
 
 
 def format_inspection(content: Mapping[str, Any]) -> str:
@@ -16,7 +20,11 @@ def format_inspection(content: Mapping[str, Any]) -> str:
     unit, windows = content["unit"], content["windows"]
     offsets = [["layer", "label", f"moved {unit}", "by image", "spread", "95 %", "outside", "unmoved", "at limit"]]
     effects = [["layer", "without it: logits", "labels", "offsets zero: logits", "labels", f"field {unit}"]]
+    unseen = False
     for name, layer in content["layers"].items():
+        if not layer["offsets"][ALL]["positions"]:
+            unseen = True
+            offsets.append([name, ALL, *["-"] * 7])
         for label, found in layer["offsets"].items():
             if not found["positions"]:
                 continue
@@ -35,6 +43,7 @@ def format_inspection(content: Mapping[str, Any]) -> str:
         f"{content['case']}{at}: {windows['counted']} of {windows['all']} windows, labels of {content['labels_of']}",
         "",
         *aligned(offsets),
+        *(UNSEEN if unseen else ()),
         "",
         *aligned(effects),
         "",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from math import prod
 
 import numpy as np
@@ -137,8 +136,3 @@ def _without_norms(network: nn.Module) -> Iterator[None]:
     finally:
         for part in norms:
             del part.forward
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network's parameters are."""
-    return next((tensor.device for tensor in chain(network.parameters(), network.buffers())), torch.device("cpu"))

@@ -1,7 +1,8 @@
-"""What is asked about, a run, a config or a network by name, as one complete config."""
+"""A run, a config or a network by name, as one complete config; nothing slow is imported for it."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,8 +73,10 @@ def find_subject(
         return Subject("network", str(what), checked_config(data, str(what)))
     path = Path(what)
     if not os.path.exists(path):
-        hint = did_you_mean(path) or f"; networks are {', '.join(NETWORKS)}"
-        raise InputError(f"there is no run, config or network {shown(path)}{hint}")
+        near = difflib.get_close_matches(str(what), NETWORKS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else did_you_mean(path)
+        known = f" (networks are {', '.join(NETWORKS)})"
+        raise InputError(f"there is no run, config or network {shown(path)}{hint or known}")
     run = RunFolder.open(path) if path.is_dir() else None
     config = load_config(path) if run is None else run.config
     if patch:

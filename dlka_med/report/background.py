@@ -9,6 +9,7 @@ from dlka_med import __version__
 from dlka_med.data.cases import Dataset
 from dlka_med.errors import InputError
 from dlka_med.evaluation.figures import read_rows
+from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.machine import software
 from dlka_med.provenance import Provenance
 from dlka_med.report.subject import Part, Subject
@@ -76,7 +77,7 @@ def _epochs(count: object) -> str:
 def _weights(run: RunFolder) -> list[Fact]:
     if not run.weights_file.is_file():
         return [("Weights", "none yet")]
-    told = f"SHA-256 {hashlib.sha256(run.weights_file.read_bytes()).hexdigest()[:16]}"
+    told = f"SHA-256 {digest_of_weights(run)[:16]}"
     known = run.weights_metadata
     if "epoch" in known:
         told = f"epoch {known['epoch']}; {told}"

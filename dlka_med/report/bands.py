@@ -54,9 +54,17 @@ def averaged(picture: NDArray, steps: Sequence[int]) -> NDArray:
 
 
 def _resized(entropy: NDArray, steps: Sequence[int], enlarged: int, joined: int) -> NDArray:
-    blocks = [min(step * joined, size) for step, size in zip(steps, entropy.shape, strict=True)]
-    coarse = averaged(entropy, blocks)
+    coarse = averaged(entropy, steps)
+    for axis, size in enumerate(coarse.shape):
+        coarse = _joined(coarse, axis, max(1, size // joined))
     return coarse if enlarged == 1 else ndimage.zoom(coarse, enlarged, order=1, mode="nearest", grid_mode=True)
+
+
+def _joined(picture: NDArray, axis: int, count: int) -> NDArray:
+    """Means of so many runs of pixels along an axis, as long as each other but for one pixel, which are all of them."""
+    ends = np.arange(count + 1) * picture.shape[axis] // count
+    sums = np.add.reduceat(picture, ends[:-1], axis)
+    return sums / np.diff(ends).reshape([-1 if other == axis else 1 for other in range(picture.ndim)])
 
 
 def _edges(entropy: NDArray) -> int:

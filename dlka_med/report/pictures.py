@@ -147,8 +147,8 @@ class _Slices:
         )
 
     def drawn(self, index: int, values: Sequence[int], step: int) -> "_Drawn":
-        steps = tuple(step * each for each in _steps(self.pictures.shape[1:3], self.axis))
-        reference, prediction = (_thinned(one[index], steps) for one in (self.reference, self.prediction))
+        steps = _steps(self.pictures.shape[1:3], self.axis)
+        reference, prediction = (_thinned(one[index], steps, step) for one in (self.reference, self.prediction))
         errors = _errors(reference, prediction)
         return _Drawn(
             reference.shape,
@@ -260,7 +260,15 @@ def _axes(shape: Sequence[int]) -> list[int]:
     return [axis for axis in (2, 1, 0) if all(size > 1 for other, size in enumerate(shape) if other != axis)]
 
 
-def _thinned(labelled: NDArray, steps: Sequence[int]) -> NDArray:
-    """The middle one of every block."""
-    rows, columns = (size // step for size, step in zip(labelled.shape, steps, strict=True))
-    return labelled[steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]][:rows, :columns]
+def _thinned(labelled: NDArray, steps: Sequence[int], every: int) -> NDArray:
+    """The middle one of every so many pixels of the picture, spread over all of it, so that outlines lie where it does.
+
+    Args:
+        steps: rows and columns that make one of the picture.
+    """
+    places = []
+    for size, step in zip(labelled.shape, steps, strict=True):
+        pixels = size // step
+        count = max(1, pixels // every)
+        places.append(((np.arange(count) + 0.5) * (pixels * step / count)).astype(int))
+    return labelled[np.ix_(*places)]

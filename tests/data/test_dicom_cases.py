@@ -68,6 +68,23 @@ def test_what_is_wrong_with_one_of_several_is_told_when_it_is_read(tmp_path):
         find_cases(tmp_path / "mixed", ["any"])
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kind", ["link", "junk"])
+def test_a_file_that_cannot_be_read_keeps_no_other_case_away(tmp_path, kind, first):
+    for name in ("good", "bad"):
+        write_series(tmp_path / name, voxels_of(), AFFINE)
+    broken = tmp_path / "bad" / ("A.dcm" if first else "z.dcm")
+    if kind == "link":
+        broken.symlink_to("gone")
+    else:
+        broken.write_bytes(b"x" * 500)
+    bad, good = sorted(find_cases(tmp_path, ["any"]), key=lambda case: case.id)
+    assert image_of(good).shape == (1, 7, 6, 5)
+    for broken_off in (lambda: image_of(bad), lambda: find_cases(tmp_path / "bad", ["any"])):
+        with pytest.raises(InputError, match=rf"{broken.name} (cannot be read \(No such file|is damaged)"):
+            broken_off()
+
+
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_no_case_is_called_after_a_patient(tmp_path, caplog, kind):
     path = tmp_path / "Erika MUSTERMANN 64"
@@ -80,6 +97,26 @@ def test_no_case_is_called_after_a_patient(tmp_path, caplog, kind):
     assert made[0].SeriesInstanceUID not in case.id
     assert find_cases(path, ["any"])[0].id == case.id
     assert "ustermann" not in caplog.text
+
+
+def test_no_case_that_cannot_be_used_is_called_after_a_patient(tmp_path, caplog):
+    for number in (1, 2):
+        write_series(tmp_path / "Mustermann" / str(number), voxels_of(), AFFINE, number=number)
+    write_series(tmp_path / "other", voxels_of(), AFFINE)
+    with caplog.at_level(logging.INFO, "dlka_med"):
+        cases = find_cases(tmp_path, ["any"])
+    assert sorted(case.id.partition("-")[0] for case in cases) == ["other", "series"]
+    assert "Mustermann" not in caplog.text
+
+
+@pytest.mark.parametrize(("name", "folder"), [("Wang^Li=王^小东", "王小东 2"), ("Müller^Jo", "müller")])
+def test_names_of_any_script_are_seen(tmp_path, name, folder):
+    def change(one, index):
+        one.SpecificCharacterSet, one.PatientName = "ISO_IR 192", name
+
+    write_series(tmp_path / folder, voxels_of(), AFFINE, change=change)
+    (case,) = find_cases(tmp_path / folder, ["any"])
+    assert case.id.startswith("series-")
 
 
 def test_a_name_that_is_a_pseudonym_is_kept(tmp_path):

@@ -80,11 +80,19 @@ def test_a_tilted_gantry_gives_sheared_axes_and_a_word(tmp_path, caplog):
     assert "the gantry was tilted by 19.8 degrees" in caplog.text
 
 
+@pytest.mark.parametrize("scale", ["shared", "of each frame"])
 @pytest.mark.parametrize("order", ["as made", "shuffled"])
-def test_frames_of_an_enhanced_file_are_slices(tmp_path, order):
+def test_frames_of_an_enhanced_file_are_slices(tmp_path, order, scale):
     """Converted by highdicom; the frames lie in the order of the slices it was given."""
     voxels, affine = voxels_of(), oblique()
-    slices = write_series(tmp_path / "series", voxels, affine)
+    slopes, intercepts = np.full(5, 2.0), np.full(5, -1024.0)
+    if scale == "of each frame":
+        slopes, intercepts = slopes + np.arange(5), intercepts + 10 * np.arange(5)
+
+    def rescaled(one, index):
+        one.RescaleSlope, one.RescaleIntercept = str(slopes[index]), str(intercepts[index])
+
+    slices = write_series(tmp_path / "series", voxels, affine, change=rescaled)
     slices.sort(key=lambda one: one.InstanceNumber if order == "as made" else (7 * one.InstanceNumber) % 5)
     enhanced = highdicom.legacy.LegacyConvertedEnhancedCTImage(
         legacy_datasets=slices,
@@ -97,7 +105,7 @@ def test_frames_of_an_enhanced_file_are_slices(tmp_path, order):
     enhanced.save_as(tmp_path / "enhanced" / "a.dcm")
     for source in (tmp_path / "enhanced", tmp_path / "enhanced" / "a.dcm"):
         volume, found = read(source)
-        np.testing.assert_array_equal(volume, voxels)
+        np.testing.assert_array_equal(volume, voxels * slopes + intercepts)
         np.testing.assert_allclose(found, affine, atol=1e-6)
 
 

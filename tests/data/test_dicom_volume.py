@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.pixels.decoders import JPEGLSLosslessDecoder
-from pydicom.uid import JPEGLSLossless, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from dlka_med.data.dicom import volume
 from dlka_med.data.readers import reader_of
@@ -198,6 +198,31 @@ def test_a_file_cut_within_its_header(tmp_path):
     path.write_bytes(path.read_bytes()[:150])
     with pytest.raises(InputError, match=r"IM001 is damaged"):
         read(tmp_path / "series")
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian], ids=["plain", "deflated"])
+def test_damage_anywhere_is_told_without_the_words_of_a_header(tmp_path, syntax):
+    """A byte is changed, or the file cut, all over it."""
+
+    def change(one, index):
+        one.file_meta.TransferSyntaxUID = syntax
+
+    write_series(tmp_path / "series", voxels_of((5, 4, 1)), AFFINE, change=change)
+    (path,) = (tmp_path / "series").iterdir()
+    whole, random, refusals = path.read_bytes(), np.random.default_rng(0), []
+    for place in range(132, len(whole), 7):
+        damaged = bytearray(whole[:place]) if place % 2 else bytearray(whole)
+        if len(damaged) == len(whole):
+            damaged[place] = random.integers(256)
+        path.unlink()
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except InputError as refusal:
+            refusals.append(refusal)
+    assert len(refusals) > 50
+    assert not any("Mustermann" in str(each) for each in refusals)
+    assert all(each.__suppress_context__ or each.__context__ is None for each in refusals)
 
 
 @pytest.mark.parametrize(

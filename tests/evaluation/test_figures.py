@@ -107,6 +107,14 @@ def test_a_curve_of_any_length_is_drawn(tmp_path, count):
     assert pixels(tmp_path / "curve.png", (0x00, 0x72, 0xB2)) > (20 if count else -1)
 
 
+@pytest.mark.parametrize("size", [(9, 6.2), (4.2, 5.4)])
+def test_the_legend_of_a_curve_has_every_label(tmp_path, size):
+    table = [{"epoch": 1, "loss": 0.5, "dice": 0.5, "dice _front": 0.4, "dice back": 0.6}]
+    plot_curve(table, tmp_path / "x.svg", size)
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    assert all(text.count(f">{name}</text>") == 1 for name in ("_front", "back", "mean", "best 0.500"))
+
+
 def test_a_curve_survives_gaps_and_nan_and_comes_from_csv_alike(tmp_path):
     table = rows(9)
     table[3] = {"epoch": 4, "loss": math.nan}
@@ -120,6 +128,10 @@ def test_a_curve_survives_gaps_and_nan_and_comes_from_csv_alike(tmp_path):
     np.testing.assert_array_equal(imread(tmp_path / "rows.png"), imread(tmp_path / "csv.png"))
     with pytest.raises(InputError, match=r"missing\.csv"):
         plot_curve(tmp_path / "missing.csv", tmp_path / "x.png")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("1,2,3,4,5,6,7,8,9\n")
+    with pytest.raises(InputError, match=rf"metrics\.csv is damaged: its row {len(table) + 1} has more cells"):
+        plot_curve(tmp_path / "metrics.csv", tmp_path / "x.png")
 
 
 def test_series_keeps_what_is_finite():

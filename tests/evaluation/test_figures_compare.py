@@ -5,6 +5,7 @@ import pytest
 from matplotlib.image import imread
 
 from dlka_med.evaluation import figures_compare
+from dlka_med.evaluation.drawing import plain
 from dlka_med.evaluation.figures import ON_WHITE
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 
@@ -51,7 +52,39 @@ CROWDED = [Point(f"net_{place}", 0.1 * 1.3**place, 0.87, (0.85, 0.89), (0.87,)) 
 FAR = [Point("unet", 0.01, 0.87, (0.85, 0.89)), Point("a_network_of_a_rather_long_name", 1, 0.87, (0.85, 0.89))]
 
 
-@pytest.mark.parametrize("size", [(4.2, 3.6), (8, 5)])
+CLOSE = [Point(f"net_{place} $", 0.4 * 1.04**place, 0.93, (0.9, 0.95), (0.929, 0.931)) for place in range(8)]
+SIZES = [(4.2, 3.6), (8, 5)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("count", [6, 8])
+def test_names_that_would_meet_something_stand_in_a_legend(tmp_path, monkeypatch, count, size):
+    """Each with the dot that it names; there are fewer colours than networks."""
+    figures = []
+    monkeypatch.setattr(figures_compare, "save", lambda figure, path: figures.append(figure))
+    plot_comparison(CLOSE[:count], tmp_path / "x.png", size)
+    (figure,) = figures
+    figure.draw_without_rendering()
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert not axes.texts
+    assert [text.get_text() for text in legend.get_texts()] == [plain(point.name) for point in CLOSE[:count]]
+    dots = [line for line in axes.lines if line.get_markersize() == 9]
+    kinds = [(dot.get_color(), dot.get_marker()) for dot in dots]
+    assert len(set(kinds)) == count
+    assert [(handle.get_color(), handle.get_marker()) for handle in legend.legend_handles] == kinds
+    assert [dot.get_xdata()[0] for dot in dots] == [point.seconds for point in CLOSE[:count]]
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert box.y1 <= axes.bbox.y0
+
+
+@pytest.mark.parametrize("plot", [plot_comparison, plot_variants])
+def test_names_are_no_formulas(tmp_path, plot):
+    plot([Point(r"$\foo$", 0.4, 0.9)], tmp_path / "x.svg")
+    assert r">$\foo$" in (tmp_path / "x.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("points", [POINTS, NEAR, CROWDED, FAR])
 def test_names_meet_neither_bars_nor_dots_nor_each_other(tmp_path, monkeypatch, points, size):
     """By the ends of all lines in pixels."""

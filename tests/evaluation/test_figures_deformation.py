@@ -66,8 +66,8 @@ def test_every_group_has_its_colour(tmp_path, dims, channels, groups):
 def test_letters_say_where_axes_run(tmp_path, monkeypatch, codes, planes):
     """At the left, right, top and bottom; the axes of a volume run up, the rows of a 2D image down."""
     seen = []
-    told = "dlka_med.evaluation.figures_deformation._save"
-    monkeypatch.setattr(told, lambda figure, path: seen.extend(figure.axes))
+    told = "dlka_med.evaluation.figures_deformation.save"
+    monkeypatch.setattr(told, lambda figure, path, dpi: seen.extend(figure.axes))
     dims = len(codes) or 2
     plot_points(replace(ground(dims), codes=codes), {"x": [aim(dims)]}, "title", tmp_path / "x.png")
     for axes, wanted in zip(seen, planes, strict=True):
@@ -78,8 +78,8 @@ def test_letters_say_where_axes_run(tmp_path, monkeypatch, codes, planes):
 
 def test_the_legend_of_a_narrow_picture_is_whole(tmp_path, monkeypatch):
     figures = []
-    told = "dlka_med.evaluation.figures_deformation._save"
-    monkeypatch.setattr(told, lambda figure, path: figures.append(figure))
+    told = "dlka_med.evaluation.figures_deformation.save"
+    monkeypatch.setattr(told, lambda figure, path, dpi: figures.append(figure))
     plot_points(ground(2), {"x": [aim(2, groups=4)]}, "title", tmp_path / "x.png")
     (figure,) = figures
     figure.savefig(tmp_path / "x.png")
@@ -104,7 +104,7 @@ def test_histograms_of_layers_and_labels(tmp_path):
 def test_a_layer_without_positions_says_so(tmp_path, monkeypatch):
     """As in a volume of one slice, where all kernels of a coarse layer stand outside."""
     figures = []
-    told = "dlka_med.evaluation.figures_deformation._save"
+    told = "dlka_med.evaluation.figures_deformation.save"
     monkeypatch.setattr(told, lambda figure, path, dpi: figures.append(figure))
     plot_lengths({"a": {"all": np.empty(0), "b": np.empty(0)}, "c": {"all": np.ones(4)}}, "mm", tmp_path / "x.png")
     empty, full = figures[0].axes
@@ -118,6 +118,16 @@ def test_a_layer_without_positions_says_so(tmp_path, monkeypatch):
     assert empty.get_legend() is None
     assert full.get_legend() is not None
     assert not full.texts
+
+
+def test_names_are_no_formulas(tmp_path):
+    """Of layers, labels and cases alike: a picture is drawn, with what was written."""
+    name = r"_$\foo$ &"
+    plot_points(replace(ground(2), names={1: name}), {name: [aim(2)]}, name, tmp_path / "points.svg")
+    plot_lengths({name: {"all": np.arange(9.0), name: np.arange(3.0)}}, "mm", tmp_path / "lengths.svg")
+    for picture, times in (("points", 3), ("lengths", 2)):
+        text = (tmp_path / f"{picture}.svg").read_text(encoding="utf-8")
+        assert text.count(r">_$\foo$ &amp;") == times
 
 
 def test_names_that_no_font_has_are_not_warned_of(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dlka_med.evaluation import figures_scores
+from dlka_med.evaluation.drawing import plain
 from dlka_med.evaluation.figures_scores import (
     limits_of_agreement,
     plot_boxes,
@@ -12,7 +13,7 @@ from dlka_med.evaluation.figures_scores import (
     plot_volumes,
 )
 
-NAMES = ("front", "a name that is much longer than a plot has room for", r"$\foo$")
+NAMES = ("front", "a name that is much longer than a plot has room for", r"_$\foo$")
 
 
 @pytest.fixture
@@ -67,6 +68,8 @@ def test_volumes_lie_at_their_mean_and_their_error(tmp_path, drawn):
     assert first.get_ydata().tolist() == [2, -1]
     level = {round(float(line.get_ydata()[0]), 6) for line in drawn[0].axes[0].lines[2:]}
     assert {0.0, 0.25} <= level
+    told = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert told == ["front", plain(NAMES[2]), "mean error", "limits of agreement"]
 
 
 def test_differences_show_cases_mean_and_interval(tmp_path, drawn):

@@ -270,4 +270,5 @@ def test_what_a_header_lacks_is_named_and_not_its_value(tmp_path, key):
     with pytest.raises(InputError, match=rf"series {said}, which DICOM-SEG refers to: .*--format nii\.gz") as refusal:
         write(tmp_path / "a.dcm", classes_of(), tmp_path / "series")
     assert "17" not in str(refusal.value).replace(str(tmp_path), "")
+    assert refusal.value.__suppress_context__
     assert not list(tmp_path.glob("*.dcm"))

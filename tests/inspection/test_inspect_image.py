@@ -11,6 +11,7 @@ from torch import nn
 from dlka_med.config.loading import checked_config
 from dlka_med.errors import InputError
 from dlka_med.inference.predictor import Predictor
+from dlka_med.inspection import inspect_image as inspect_module
 from dlka_med.inspection.aims import aims_at
 from dlka_med.inspection.inspect_image import inspect_image
 from dlka_med.inspection.inspect_table import format_inspection
@@ -85,6 +86,34 @@ def test_labels_of_a_file_and_slices_of_volumes(tmp_path):
         assert layer["offsets"]["b"]["positions"] > 0
         assert layer["offsets"]["a"] == {"positions": 0}
     assert f"slice 3: 4 of 4 windows, labels of {file}" in format_inspection(content)
+
+
+@pytest.mark.parametrize(("slices", "unseen"), [(1, 3), (2, 2), (9, 0)])
+def test_layers_without_a_kernel_in_a_thin_image_are_told_with_the_reason(tmp_path, slices, unseen):
+    """The maps of the stages have voxels of 4, 8 and 4 slices; a thin image lies in the middle of the window."""
+    run = make_run(
+        tmp_path / "run", config_of(3, [8, 8, 8], {"deformation": "dense", "strides": [[4, 2, 2], [2, 2, 2]]})
+    )
+    image = volume(tmp_path / "c.nii.gz", noise(slices, 9, 9))
+    content = inspect_image(run.path, image, tmp_path / "out", device="cpu", windows=1)
+    empty = [name for name, layer in content["layers"].items() if layer["offsets"]["all"] == {"positions": 0}]
+    assert len(empty) == unseen
+    table = format_inspection(content)
+    first, *_ = table.partition("without it")
+    told = [line.split() for line in first.splitlines()]
+    assert [words[0] for words in told if words[1:] == ["all", *"-------"]] == empty
+    assert ("no kernel of the layer has its centre in the image" in first) is bool(empty)
+
+
+def test_a_folder_that_is_taken_is_told_before_anything_is_counted(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", config_of(3, [8, 8, 8]))
+    image = volume(tmp_path / "c.nii.gz", noise(9, 9, 9))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inspect" / "c").mkdir(parents=True)
+    (tmp_path / "inspect" / "c" / "inspect.json").touch()
+    monkeypatch.setattr(inspect_module, "_counted", lambda *_: pytest.fail("counted"))
+    with pytest.raises(InputError, match=r"inspect/c exists already"):
+        inspect_image(run.path, image, device="cpu")
 
 
 @pytest.mark.parametrize("network", [{"deformation": "none"}, {"name": "unet", "channels": [4, 8], "strides": [2]}])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from dlka_med.report import bands as module
 from dlka_med.report.bands import BANDS, BUDGET, averaged, bands_of
 from dlka_med.report.outlines import outline
 
@@ -45,6 +46,18 @@ def test_rows_and_columns_are_joined_as_in_the_picture():
     wanted[50:70, 10:14] = True
     assert (filled(found.paths[0][0], found.grid) == wanted).all()
     assert found.paths[0][2] == ""
+
+
+def test_joined_bands_lie_where_the_picture_is(monkeypatch):
+    """A number of pixels that is no multiple of those that are joined."""
+    monkeypatch.setattr(module, "BUDGET", 0)
+    entropy = np.zeros((1, 47, 61))
+    entropy[0, 38:, 50:] = 1
+    found = bands_of(entropy, (1, 1))
+    assert found.grid == (5, 7)
+    rows, columns = np.nonzero(filled(found.paths[0][1], found.grid))
+    assert (rows.min() / 5, columns.min() / 7) == pytest.approx((38 / 47, 50 / 61), abs=0.5 / 5)
+    assert (rows.max(), columns.max()) == (4, 6)
 
 
 @pytest.mark.parametrize("shape", [(20, 224, 200), (1, 900, 800), (32, 40, 50), (4, 1, 60)])

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dlka_med.evaluation.figures import UNKNOWN, Panel
+from dlka_med.report import pictures
 from dlka_med.report.bands import BANDS
 from dlka_med.report.outlines import outline
 from dlka_med.report.pictures import OUTLINES, SIDE, SLICES, planes_of
@@ -140,6 +141,20 @@ def test_crowded_slices_stay_small(shape):
         assert plane.grid[0] < plane.rows or len(plane.numbers) < min(plane.total, SLICES)
         reached = max(int(x) for path in plane.reference[0] for x in re.findall(r"M(\d+) ", path))
         assert reached / 2 > 0.9 * plane.grid[1]
+
+
+def test_coarse_outlines_lie_where_the_picture_is(monkeypatch):
+    """A number of pixels that is no multiple of those of which one counts."""
+    monkeypatch.setattr(pictures, "OUTLINES", 0)
+    reference = np.random.default_rng(0).choice([0, 7], (47, 47, 9)).astype(np.uint8)
+    reference[30:45] = 3
+    made = Panel("noise", np.zeros((1, *reference.shape), np.float32), reference, reference, (1.0,) * 3)
+    axial = planes_of(made, LABELS)[0]
+    assert (axial.columns, axial.grid) == (47, (7, 7))
+    ((path, _),) = axial.reference
+    _, columns = np.nonzero(filled(path, axial.grid))
+    assert columns.min() / 7 == pytest.approx(30 / 47, abs=0.5 / 7)
+    assert (columns.max() + 1) / 7 == pytest.approx(45 / 47, abs=0.5 / 7)
 
 
 def test_far_surroundings_are_cut_away():

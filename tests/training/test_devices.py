@@ -93,8 +93,11 @@ def test_two_processes_train_as_one_with_the_batch_of_both(config_file, tmp_path
 
 
 @pytest.mark.slow
-def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_path):
-    """One file of events, each figure and each picture once, and a table with the cases of both."""
+def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_path, capfd):
+    """One file of events, each figure and each picture once, and a table with the cases of both.
+
+    TensorBoard's logger is silent in the second process anyway: who opens one says so on the screen that both share.
+    """
     accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator",
         reason="NOT TESTED: pip install tensorboard to run this test",
@@ -104,6 +107,7 @@ def test_of_two_processes_the_first_alone_tells_the_loggers(config_file, tmp_pat
     run = trained_alone(config_file, tmp_path / "run", *TWO, *settings)
     steps = [int(row["step"]) for row in rows_of(run)]
     assert len(steps) == 2
+    assert capfd.readouterr().err.count("tensorboard records this run") == 1
     assert len(list((run.path / "tensorboard").rglob("*tfevents*"))) == 1
     assert list(json.loads(run.loggers_file.read_text())) == ["tensorboard"]
     read = accumulator.EventAccumulator(str(run.path / "tensorboard"), {"tensors": 0, "images": 0, "scalars": 0})

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from dlka_med.data.channel_files import Case, without_twins
 from dlka_med.data.dicom.choice import choose, find_series, listed
-from dlka_med.data.dicom.headers import Series
-from dlka_med.data.dicom.source import holds_dicom, names_within
+from dlka_med.data.dicom.headers import Series, scan
+from dlka_med.data.dicom.source import holds_dicom, marks, names_within
 from dlka_med.data.formats import DICOM_ENDINGS, ENDINGS, is_dicom
 from dlka_med.errors import InputError
 from dlka_med.paths import shown
@@ -18,7 +18,7 @@ logger = logging.getLogger("dlka_med")
 
 
 def dicom_cases(path: Path, channels: Sequence[str], asked: Sequence[str] = ()) -> tuple[Case, ...]:
-    """A case of each source, called after its folder or zip file, but never after a patient.
+    """A case of each source, called after its folder or zip file, but never after a patient whom its files name.
 
     DICOM files in `path` itself make it one source. Else every folder and zip file in it that holds some, also further
     down, is a source of its own; where series are asked for, the folders of one patient are one source. What is wrong
@@ -70,7 +70,14 @@ def _sources(path: Path) -> list[Path]:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     within = [entry for entry in entries if entry.is_dir() or entry.name.lower().endswith(".zip")]
     plain = any(holds_dicom(entry) for entry in entries if entry not in within)
-    return [path] if plain else [entry for entry in within if entry.is_file() or holds_dicom(entry)]
+    return [path] if plain else [entry for entry in within if entry.is_file() or _may_hold_dicom(entry)]
+
+
+def _may_hold_dicom(folder: Path) -> bool:
+    try:
+        return holds_dicom(folder)
+    except InputError:
+        return True  # what is wrong with it is told when it is read
 
 
 def _is_of_one_patient(path: Path, sources: Sequence[Path]) -> bool:
@@ -81,15 +88,16 @@ def _is_of_one_patient(path: Path, sources: Sequence[Path]) -> bool:
 
 
 def _case(source: Path, channels: Sequence[str], asked: Sequence[str], *, alone: bool) -> Case:
-    images = (source,) * len(channels)
+    images, name = (source,) * len(channels), _plain(source)
     try:
+        name = _name(source, scan(source, marks(source)))
         found = find_series(source)
-        name, wanted = _name(source, found), tuple(asked) or _only(source, found, channels)
+        wanted = tuple(asked) or _only(source, found, channels)
         chosen = [choose(source, series) for series in wanted]
     except InputError:
         if alone:
             raise
-        return Case(_plain(source), images, series=tuple(asked) or (None,) * len(channels))
+        return Case(name, images, series=tuple(asked) or (None,) * len(channels))
     if len(found) > 1:
         logger.info("case %s: %s; %s", name, ", ".join(map(str, chosen)), listed(found))
     if chosen[0].slices == 1 and source.is_file() and source.suffix.lower() != ".zip":

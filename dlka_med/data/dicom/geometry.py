@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlka_med.data.dicom.headers import Header, Numbers, Series, numbers, place, quietly, read
+from dlka_med.data.dicom.headers import Header, Numbers, Series, intact, numbers, place, quietly, read
 from dlka_med.data.dicom.source import files
 from dlka_med.data.grid import GRID_TOLERANCE
 from dlka_med.data.itk import LPS_TO_RAS
@@ -90,14 +90,15 @@ def _slices(series: Series, header: Header) -> list[Slice]:
     with quietly():
         for name, stream in files(series.source, {header.file}):
             dataset = read(series.source, name, stream, GROUPS)
-            groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
-            if len(groups) != header.frames:
-                raise InputError(
-                    f"{place(series.source, name)} has several frames that do not say where they lie: export it as an "
-                    "enhanced image, or as one file per slice"
-                )
-            shared = [*(dataset.get("SharedFunctionalGroupsSequence") or ())]
-            return [_of_frame(header.file, index, [group, *shared]) for index, group in enumerate(groups)]
+            with intact(series.source, name):
+                groups = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+                if len(groups) != header.frames:
+                    raise InputError(
+                        f"{place(series.source, name)} has several frames that do not say where they lie: export it as "
+                        "an enhanced image, or as one file per slice"
+                    )
+                shared = [*(dataset.get("SharedFunctionalGroupsSequence") or ())]
+                return [_of_frame(header.file, index, [group, *shared]) for index, group in enumerate(groups)]
     raise InputError(f"{place(series.source, header.file)} is no longer there")
 
 

@@ -24,6 +24,8 @@ READ = (
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
 )
 DIRECTORY = "1.2.840.10008.1.3.10"  # a DICOMDIR
+WORDS = re.compile(r"[^\W\d_]{3,}|[^\W\d_\x00-\u024f]+")
+"""Parts of a name that tell whose it is: in Latin letters of three or more, in others, as Chinese ones, of any."""
 BROKEN = (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError, OverflowError)
 """What pydicom raises for a damaged file, beside its own; its words may hold what the header does, ours do not."""
 
@@ -114,9 +116,10 @@ def scan(source: Path, marks: tuple[Mark, ...]) -> tuple[Series, ...]:
     with quietly():
         for name, stream in files(source):
             dataset = read(source, name, stream, READ)
-            if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
-                continue
-            header = _header(source, name, dataset)
+            with intact(source, name):
+                if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == DIRECTORY:
+                    continue
+                header = _header(source, name, dataset)
             if not header.uid or not header.instance:
                 raise InputError(
                     f"{place(source, name)} is damaged, its header does not tell of which series it is: copy or export "
@@ -142,9 +145,22 @@ def read(
         import pydicom
     except ImportError as error:
         raise lacking(error, "pydicom", "DICOM is read") from error
-    try:
+    with intact(source, name):
         return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=tags and list(tags))
-    except (*BROKEN, pydicom.errors.InvalidDicomError) as error:
+
+
+@contextmanager
+def intact(source: Path, name: str) -> Iterator[None]:
+    """Around what is done with a file: whatever pydicom raises, also when a value is asked for, means damage.
+
+    Raises:
+        InputError: the file is damaged; nothing of what pydicom says is told.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
         raise InputError(
             f"{place(source, name)} is damaged ({type(error).__name__}): copy or export it again"
         ) from None
@@ -169,7 +185,7 @@ def numbers(dataset: "Dataset", key: str, count: int) -> Numbers | None:
     try:
         found = dataset.get(key)
         values = tuple(float(value) for value in ([found] if count == 1 else found))
-    except BROKEN:
+    except Exception:  # pydicom converts a value when it is asked for
         return None
     return values if len(values) == count and all(abs(value) < float("inf") for value in values) else None
 
@@ -225,13 +241,13 @@ def _tells(source: str, identity: str, name: str, removed: str) -> bool:
     """Whether a source is called after a patient who is not known to be anonymous."""
     if removed.upper() == "YES" or name == identity:
         return False
-    return any(word in source.lower() for word in re.findall(r"[^\W\d_]{3,}", name.lower()))
+    return any(word in source.lower() for word in WORDS.findall(name.lower()))
 
 
 def _text(dataset: "Dataset", key: str) -> str:
     try:
         found: Any = dataset.get(key)
-    except BROKEN:
+    except Exception:  # as in `numbers`
         return ""
     return "" if found is None else str(found)
 

@@ -24,11 +24,12 @@ def holds_dicom(path: Path) -> bool:
 
 
 def marks(path: Path) -> tuple[Mark, ...]:
-    """What changes when the files change; `InputError` if there is no such source, or it is a damaged zip file."""
+    """What changes when the files change; `InputError` if there is no such source, or a file of it cannot be seen."""
     if path.is_dir():
         found = []
         for name in names_within(path):
-            stat = (path / name).stat()
+            with _readable(path / name):
+                stat = (path / name).stat()
             found.append((name, stat.st_size, stat.st_mtime_ns))
         return tuple(found)
     if not path.is_file():
@@ -52,12 +53,9 @@ def files(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[st
         if names is not None and name not in names:
             continue
         place = path / name if path.is_dir() else path
-        try:
-            with place.open("rb") as stream:
-                if names is not None or _is_dicom(place, stream):
-                    yield name, stream
-        except PermissionError as error:
-            raise InputError(f"{place} cannot be read ({error.strerror}): change its rights") from error
+        with _readable(place), place.open("rb") as stream:
+            if names is not None or _is_dicom(place, stream):
+                yield name, stream
 
 
 def names_within(folder: Path) -> Iterator[str]:
@@ -96,6 +94,15 @@ def _zipped(path: Path, names: Collection[str] | None) -> Iterator[tuple[str, Bi
                 content = archive.read(entry)
             with BytesIO(content) as stream:
                 yield entry.filename, stream
+
+
+@contextmanager
+def _readable(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = "change its rights" if isinstance(error, PermissionError) else "copy it again, or remove it"
+        raise InputError(f"{place} cannot be read ({error.strerror}): {mend}") from error
 
 
 @contextmanager

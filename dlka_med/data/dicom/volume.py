@@ -11,7 +11,7 @@ import numpy as np
 
 from dlka_med.data.dicom.choice import choose
 from dlka_med.data.dicom.geometry import Stack, stack
-from dlka_med.data.dicom.headers import BROKEN, Series, numbers, place, quietly, read
+from dlka_med.data.dicom.headers import BROKEN, Series, intact, numbers, place, quietly, read
 from dlka_med.data.dicom.source import files
 from dlka_med.data.grid import Grid
 from dlka_med.errors import InputError
@@ -84,12 +84,13 @@ def _volume(chosen: Series, found: Stack) -> np.ndarray:
     volume = np.empty(found.shape[::-1], np.float32)
     places = {(one.file, one.frame): index for index, one in enumerate(found.slices)}
     for dataset, name in _datasets(chosen):
-        _refuse_other_pixels(chosen, name, dataset)
-        pixels = _pixels(chosen, name, dataset)
-        for frame, plane in enumerate(pixels if pixels.ndim == 3 else pixels[None]):
-            index = places[name, frame if (name, None) not in places else None]
-            slope, intercept = _rescale(chosen, name, dataset, frame)
-            volume[index] = plane if (slope, intercept) == (1, 0) else plane * slope + intercept
+        with intact(chosen.source, name):
+            _refuse_other_pixels(chosen, name, dataset)
+            pixels = _pixels(chosen, name, dataset)
+            for frame, plane in enumerate(pixels if pixels.ndim == 3 else pixels[None]):
+                index = places[name, frame if (name, None) not in places else None]
+                slope, intercept = _rescale(chosen, name, dataset, frame)
+                volume[index] = plane if (slope, intercept) == (1, 0) else plane * slope + intercept
     return np.ascontiguousarray(volume.T)
 
 
@@ -152,7 +153,7 @@ def _rescale(series: Series, name: str, dataset: "Dataset", frame: int) -> tuple
     """Slope and intercept of a frame: its own, those that all frames share, or those of the file."""
     groups = [*(dataset.get("PerFrameFunctionalGroupsSequence") or ())][frame : frame + 1]
     groups += [*(dataset.get("SharedFunctionalGroupsSequence") or ())]
-    mapped = (item for group in groups for item in group.get("PixelValueTransformationSequence") or ())
+    mapped = [item for group in groups for item in group.get("PixelValueTransformationSequence") or ()]
     values = []
     for key, plain in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0)):
         holder = next((item for item in mapped if key in item), dataset)
