@@ -28,7 +28,8 @@ def compared(
 ) -> Evaluation:
     """The evaluation with a comparison for each of the others, over the cases that both predicted.
 
-    p is corrected (Holm 1979) over all claims: those of each headline against each of the others.
+    p is corrected (Holm 1979) over all claims: those of each headline against each of the others. Who rightly finds
+    nothing where another finds something counts as perfect there, so that no false positive is lost.
 
     Args:
         scores: of those evaluated, then of others of the same references and labels, by the names to call them.
@@ -84,7 +85,7 @@ def _compare(ours: Scores, other: str, theirs: Scores, labels: Sequence[str], gr
     patients = [groups[case] for case in cases]
     differences: dict[str, dict[str, Difference | None]] = {}
     for name in HEADLINES:
-        first, second = (_table(scores, cases, name, labels) for scores in (ours, theirs))
+        first, second = _tables((ours, theirs), cases, name, labels)
         differences[name] = {
             label: difference(first[:, column], second[:, column], patients) for column, label in enumerate(labels)
         } | {"mean": difference(first, second, patients)}
@@ -104,8 +105,8 @@ def _with_seeds(
     patients = [groups[case] for case in cases]
     found = {}
     for name in HEADLINES:
-        first, second = (np.stack([_table(scores, cases, name, labels) for scores in side]) for side in sides)
-        found[name] = seeded_difference(first, second, patients)
+        tables = _tables([*chain(*sides)], cases, name, labels)
+        found[name] = seeded_difference(tables[: len(ours)], tables[len(ours) :], patients)
     return found
 
 
@@ -116,14 +117,20 @@ def _ranks(
     cases = sorted(set.intersection(*(set(scores) for scores in (*runs.values(), *chain(*held)))))
     placed = {}
     for name in HEADLINES if len(runs) > 2 else ():
-        tables = [_table(scores, cases, name, labels) for scores in runs.values()]
+        whole = _tables([*runs.values(), *chain(*held)], cases, name, labels)
+        tables, seeded = whole[: len(runs)], iter(whole[len(runs) :])
         better = bool(MEASURES[name].higher_is_better)
-        trained = [[_table(scores, cases, name, labels) for scores in side] for side in held]
+        trained = [[next(seeded) for _ in side] for side in held]
         spread = trained if held and min(map(len, held)) > 1 else None
         if found := ranks(tables, [groups[case] for case in cases], better, spread):
             placed[name] = dict(zip(runs, found, strict=True))
     return placed
 
 
-def _table(scores: Scores, cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
-    return table_of([scores[case][label] for case in cases for label in labels], measure, len(labels))
+def _tables(runs: Sequence[Scores], cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
+    """(runs, cases, labels) of one measure; NaN where none of them has a value, as neither they nor the reference
+    have the label."""
+    tables = np.stack(
+        [table_of([scores[case][label] for case in cases for label in labels], measure, len(labels)) for scores in runs]
+    )
+    return np.where(np.isfinite(tables) | np.isnan(tables).all(axis=0), tables, MEASURES[measure].best)

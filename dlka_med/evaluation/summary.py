@@ -16,7 +16,9 @@ from dlka_med.statistics import Difference, Interval, interval
 
 RULE = (
     f"{EMPTY_MASK_RULE} The mean of a label is over its cases; the overall mean is that of the labels' "
-    f"means, background left out. {INTERVAL_RULE}"
+    "means, background left out. Where runs or seeds are compared, one that rightly finds nothing where another finds "
+    "something counts as perfect there: 1 in every ratio, 0 in every distance, so that no false positive is lost. "
+    f"{INTERVAL_RULE}"
 )
 
 
