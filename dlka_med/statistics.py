@@ -33,6 +33,7 @@ SEEDS_RULE = (
 )
 
 Interval = tuple[float, float]
+Placed = tuple[float, Interval | None]
 Values = NDArray[np.float64]
 P = TypeVar("P", str, tuple[bool, str])
 
@@ -215,7 +216,7 @@ def ranks(
     groups: Sequence[str],
     higher_is_better: bool,
     seeds: Sequence[Sequence[Values]] | None = None,
-) -> list[tuple[float, Interval]]:
+) -> list[Placed]:
     """Rank of each run by its mean, 1 for the best, and between which ranks it lies in 95 % of resamples of patients.
 
     Args:
@@ -224,7 +225,7 @@ def ranks(
             the error that other seeds would have brought (of Student's t, independent of the patients) as well.
 
     Returns:
-        Nothing if there is no such case.
+        Nothing if there is no such case; no span below `LEAST_PATIENTS`.
     """
     known = np.isfinite(np.stack(values)).all(axis=0)
     tables = [_by_group(np.where(known, run, np.nan), groups) for run in values]
@@ -239,6 +240,8 @@ def ranks(
             variance, _ = _variance_over_seeds(np.stack([np.where(known, seed, np.nan) for seed in trained]), groups)
             means[1:, run] += math.sqrt(variance) * draw.standard_t(len(trained) - 1, len(means) - 1)
     placed = stats.rankdata(-means if higher_is_better else means, axis=1)
+    if (tables[0][1] > 0).sum(axis=0).min() < LEAST_PATIENTS:
+        return [(float(rank), None) for rank in placed[0]]
     low, high = np.quantile(placed[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return [(float(placed[0, run]), (float(low[run]), float(high[run]))) for run in range(len(values))]
 

@@ -147,6 +147,15 @@ def test_ranks_know_how_sure_they_are():
     assert ranks(runs, alone(40), higher_is_better=False)[0] == (1, (1, 1))
 
 
+def test_ranks_of_too_few_patients_have_no_span():
+    runs = [np.linspace(0.5, 0.6, LEAST_PATIENTS) + apart for apart in (0.2, 0.1, 0)]
+    few = [run[1:] for run in runs]
+    assert ranks(few, alone(LEAST_PATIENTS - 1), higher_is_better=True) == [(1, None), (2, None), (3, None)]
+    assert ranks(runs, alone(LEAST_PATIENTS), higher_is_better=True)[0] == (1, (1, 1))
+    one_patient = ["a", "a", *alone(LEAST_PATIENTS - 2)]
+    assert ranks(runs, one_patient, higher_is_better=True)[0] == (1, None)
+
+
 @pytest.mark.parametrize(("higher", "winner"), [(True, "a is better than b"), (False, "b is better than a")])
 def test_what_may_be_claimed(higher, winner):
     rng = np.random.default_rng(8)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlka_med.evaluation.measures import HEADLINES, MEASURES
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Comparison, Evaluation, table_of
-from dlka_med.statistics import Difference, Interval, claim, difference, holm, ranks, seeded_difference
+from dlka_med.statistics import Difference, Placed, claim, difference, holm, ranks, seeded_difference
 
 ONE_SEED = "; of one seed no spread of seeds is known: other seeds may say otherwise"
 
@@ -112,11 +112,11 @@ def _with_seeds(
 
 def _ranks(
     runs: Mapping[str, Scores], labels: Sequence[str], groups: Mapping[str, str], seeds: Seeds
-) -> dict[str, dict[str, tuple[float, Interval]]]:
+) -> dict[str, dict[str, Placed]]:
     held = [[_by_case(rows) for rows in seeds[name]] for name in runs] if seeds else []
     cases = sorted(set.intersection(*(set(scores) for scores in (*runs.values(), *chain(*held)))))
     placed = {}
-    for name in HEADLINES if len(runs) > 2 else ():
+    for name in HEADLINES if len(runs) > 2 and cases else ():
         whole = _tables([*runs.values(), *chain(*held)], cases, name, labels)
         tables, seeded = whole[: len(runs)], iter(whole[len(runs) :])
         better = bool(MEASURES[name].higher_is_better)
@@ -130,7 +130,7 @@ def _ranks(
 def _tables(runs: Sequence[Scores], cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
     """(runs, cases, labels) of one measure; NaN where none of them has a value, as neither they nor the reference
     have the label."""
-    tables = np.stack(
-        [table_of([scores[case][label] for case in cases for label in labels], measure, len(labels)) for scores in runs]
-    )
-    return np.where(np.isfinite(tables) | np.isnan(tables).all(axis=0), tables, MEASURES[measure].best)
+    rows = [[scores[case][label] for case in cases for label in labels] for scores in runs]
+    tables = np.stack([table_of(of_run, measure, len(labels)) for of_run in rows])
+    invented = np.array([[row.status == "false_positive" for row in of_run] for of_run in rows]).reshape(tables.shape)
+    return np.where(np.isnan(tables) & invented.any(axis=0), MEASURES[measure].best, tables)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from dlka_med.config.labels import Declared
@@ -15,7 +16,7 @@ from dlka_med.evaluation.measures import Protocol, Unit
 from dlka_med.evaluation.origins import origins_of
 from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, patients_of, tell_unpaired
 from dlka_med.evaluation.score import LabelScore, score_case
-from dlka_med.evaluation.summary import Evaluation, filled, summarise
+from dlka_med.evaluation.summary import Evaluation, filled, summarise, unnamed_labels
 from dlka_med.evaluation.tables import write
 from dlka_med.files import refuse_existing, writable_folder
 from dlka_med.metrics.centerline import thinning
@@ -89,8 +90,12 @@ def evaluate(
         protocol.check_labels(names.names)
     tell_unpaired(cases, names, strict=strict)
     rows = _scored(cases.found, names, protocol, workers, "evaluate")
+    theirs = {
+        other: _scored(found, pairs, protocol, workers, f"evaluate {other}") for other, (pairs, found) in rivals.items()
+    }
+    known = unnamed_labels(chain(rows, *theirs.values())) if names is None else names.names
     result = replace(
-        summarise(rows, list(cases.found), None if names is None else names.names, protocol, unit, patients),
+        summarise(rows, list(cases.found), known, protocol, unit, patients),
         cases_without_prediction=cases.only_referred,
         cases_without_reference=cases.only_predicted,
         labels_without_prediction=() if names is None else names.only_referred,
@@ -101,9 +106,8 @@ def evaluate(
         protocol.check_labels(tuple(result.labels))
     names_of = _short([predictions, *rivals])
     scores = {names_of[predictions]: result.scores}
-    for other, (pairs, found) in rivals.items():
-        rows = _scored(found, pairs, protocol, workers, f"evaluate {other}")
-        scores[names_of[other]] = filled(rows, list(found), list(result.labels), protocol, unit)
+    for other, (_, found) in rivals.items():
+        scores[names_of[other]] = filled(theirs[other], list(found), list(result.labels), protocol, unit)
     if rivals:
         result = compared(result, scores, patients)
     if out is not None:
@@ -134,6 +138,11 @@ def _rival(
     pairs = names if known else pair_labels(other, labels)
     if names is not None and (lacking := [name for name in names.names if pairs is None or name not in pairs.names]):
         raise InputError(f"{other} has no label {lacking[0]!r} to compare: mend its labels.json")
+    if names is None and pairs is not None:
+        raise InputError(
+            f"{other} names its labels ({', '.join(pairs.names)}), those it is compared with have none: give each "
+            "a labels.json, or the references a dataset.json"
+        )
     return pairs, pair_cases(other, labels, pairs).found
 
 

@@ -139,6 +139,18 @@ def test_several_others_are_ranked_and_their_p_corrected(labels, good, tmp_path)
     assert result.comparisons[1].differences == alone.differences
 
 
+def test_ranks_of_few_patients_do_not_say_how_sure_they_are(labels, good, tmp_path):
+    others = [write(tmp_path / str(wrong), np.random.default_rng(3), wrong) for wrong in (0.3, 0.2)]
+    patients(labels, 3)
+    result = evaluate(good, labels, tmp_path / "out", against=others)
+    assert result.ranks["dice"]["good"] == (1, None)
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["ranks"]["dice"]["good"]
+    assert told == {"rank": 1, "interval": None}
+    (line,) = [line for line in format_summary(result).splitlines() if line.startswith("good  ")]
+    assert line.split()[1] == "1"
+    assert " to " not in line
+
+
 def test_folders_of_one_name_are_told_apart(labels, good, tmp_path):
     other = write(tmp_path / "more" / "good", np.random.default_rng(5), 0.1)
     assert evaluate(good, labels, against=[other]).comparisons[0].other == str(other)
