@@ -172,6 +172,20 @@ def test_what_may_be_claimed(higher, winner):
     )
 
 
+def test_what_most_patients_and_the_mean_say_of_each_other_is_no_claim():
+    """Most patients gain a little, a few lose much: Wilcoxon's test is sure of the gain, the interval of the loss."""
+    rng = np.random.default_rng(2)
+    sure = 0
+    for _ in range(300):
+        apart = np.where(rng.random(38) < 0.85, rng.normal(0.003, 0.003, 38), -rng.exponential(0.1, 38))
+        found = difference(apart, np.zeros(38), alone(38))
+        if found.mean < 0 < np.median(apart) and found.p < 0.05 and found.interval[1] < 0:
+            sure += 1
+            said = claim("a", "b", found, higher_is_better=True, p=found.p, digits=3)
+            assert "neither may be called better" in said
+    assert sure > 3
+
+
 def trained_twice(rng, seeds, patients, *, of_seeds, of_network=0.02, of_both=0.02):
     """Values (seeds, patients) of two networks that are equally good; what differs is drawn."""
     level = rng.normal(0.8, 0.1, patients)
