@@ -64,8 +64,8 @@ def evaluate(
 
     Raises:
         InputError: nothing to compare, no label's name on both sides, volumes among 2D images, a damaged file,
-            differing grids, undeclared label values (all such cases are named), or an output folder that exists
-            or cannot be written to.
+            differing grids, undeclared label values (all such cases are named), values without a name of which none is
+            on both sides, or an output folder that exists or cannot be written to.
     """
     predictions, labels, others = Path(predictions), Path(labels), [Path(other) for other in against]
     protocol = protocol or Protocol()
@@ -90,6 +90,8 @@ def evaluate(
         protocol.check_labels(names.names)
     tell_unpaired(cases, names, strict=strict)
     rows = _scored(cases.found, names, protocol, workers, "evaluate")
+    if names is None:
+        _refuse_foreign_values(predictions, rows)
     theirs = {
         other: _scored(found, pairs, protocol, workers, f"evaluate {other}") for other, (pairs, found) in rivals.items()
     }
@@ -125,6 +127,19 @@ def _scored(
 def _score(names: LabelPairs | None, protocol: Protocol, job: Job) -> list[LabelScore]:
     case, paths = job
     return score_case(case, *paths, names, protocol)
+
+
+def _refuse_foreign_values(predictions: Path, rows: Sequence[LabelScore]) -> None:
+    """Raise `InputError` if nothing that was predicted has a value of the references, such as 255 for 1."""
+    found = unnamed_labels(row for row in rows if row.prediction_voxels)
+    expected = unnamed_labels(row for row in rows if row.reference_voxels)
+    if found and expected and not set(found) & set(expected):
+        ours, theirs = (", ".join(label.removeprefix("label_") for label in side[:8]) for side in (found, expected))
+        raise InputError(
+            f"the label maps of {predictions} hold the values {ours}, their references {theirs}: none is on both "
+            "sides; if they mean the same, name them in a labels.json beside the predictions and a dataset.json beside "
+            "the references"
+        )
 
 
 def _rival(

@@ -45,6 +45,21 @@ def test_what_the_others_alone_find_is_theirs_to_answer_for(labels, ours, tmp_pa
     assert "ours is better than other" in result.comparisons[0].claims[0]
 
 
+def test_values_of_which_none_is_on_both_sides_are_refused(labels, tmp_path):
+    white = write(tmp_path / "white", 255)
+    with pytest.raises(InputError, match=r"white hold the values 255, their references 1, 2: none is on both sides"):
+        evaluate(white, labels, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    for folder, facts in ((white, {"organ": 255}), (labels, {"organ": 1, "cyst": 2})):
+        file = folder / ("labels.json" if folder == white else "dataset.json")
+        file.write_text(json.dumps({"labels": {"background": 0, **facts}}))
+    assert evaluate(white, labels).mean["dice"].mean == 1
+
+
+def test_label_maps_without_any_label_are_misses(labels, tmp_path):
+    assert evaluate(write(tmp_path / "black", 0), labels).labels["label_1"].missed == len(CASES)
+
+
 def test_names_that_the_others_alone_have_tell_nothing(labels, ours, tmp_path):
     other = write(tmp_path / "other", 1, 2)
     (other / "labels.json").write_text(json.dumps({"labels": {"background": 0, "organ": 1, "cyst": 2}}))
