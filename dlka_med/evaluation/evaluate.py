@@ -44,8 +44,8 @@ def evaluate(
     without suffix; a single prediction is paired with a single reference whatever their names. Labels are paired by
     name, each side by its own values; a region is the union of its values. Voxels that the references declare to be
     ignored belong to no mask. Cases and labels that one side alone has are listed and logged, not scored. Where the
-    predictions remember what the cases were to the run that made them, the result says so, and of cases that trained
-    it a warning is logged.
+    predictions, ours or others, remember what the cases were to the run that made them, the result says so, and of
+    cases that trained it a warning is logged.
 
     Args:
         predictions: folder of label maps, or one file.
@@ -112,6 +112,9 @@ def evaluate(
         scores[names_of[other]] = filled(theirs[other], list(found), list(result.labels), protocol, unit)
     if rivals:
         result = compared(result, scores, patients)
+        trained = [origins_of(other, found).get("train", ()) for other, (_, found) in rivals.items()]
+        both = zip(result.comparisons, trained, strict=True)
+        result = replace(result, comparisons=tuple(replace(one, trained=cases) for one, cases in both))
     if out is not None:
         write(result, out)
     return result

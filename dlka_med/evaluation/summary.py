@@ -74,6 +74,7 @@ class Comparison:
         differences: ours minus theirs, by measure and label, "mean" for that of all labels; None where there is none.
         with_seeds: the mean difference of each headline, seeds and patients drawn anew; empty where seeds are unknown.
         claims: what may be said of each headline, p corrected over all claims of this evaluation.
+        trained: cases that trained the run which predicted the others, so that they look better than they are.
     """
 
     other: str
@@ -83,6 +84,7 @@ class Comparison:
     differences: Mapping[str, Mapping[str, Difference | None]]
     with_seeds: Mapping[str, Difference | None] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

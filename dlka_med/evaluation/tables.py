@@ -127,6 +127,9 @@ def comparison_lines(result: Evaluation) -> list[str]:
         lines += ["", f"against {comparison.other}, {comparison.cases} cases of both:", *comparison.claims]
         if left_out := len(comparison.only_ours) + len(comparison.only_theirs):
             lines.append(f"{left_out} cases that one of them alone predicted are not compared")
+        if comparison.trained:
+            told = f"{len(comparison.trained)} of its cases trained the run that predicted them"
+            lines.append(f"{told}: {comparison.other} looks better than it is")
     if result.ranks:
         table = [["rank by mean", *(result.measures[name].title for name in result.ranks)]]
         for who in next(iter(result.ranks.values())):
