@@ -73,6 +73,13 @@ def compared(
     return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups, seeds))
 
 
+def paired(
+    runs: Sequence[Sequence[LabelScore]], cases: Sequence[str], measure: str, labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """(runs, cases, labels) of one measure as comparisons take it, see `compared`."""
+    return _tables([_by_case(rows) for rows in runs], cases, measure, labels)
+
+
 def _by_case(rows: Sequence[LabelScore]) -> Scores:
     found: dict[str, dict[str, LabelScore]] = {}
     for row in rows:

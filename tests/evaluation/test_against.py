@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlka_med.evaluation.against import compared
+from dlka_med.evaluation.against import compared, paired
 from dlka_med.evaluation.measures import HEADLINES, Protocol
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import summarise
@@ -81,6 +81,8 @@ def test_false_positives_are_not_lost_where_the_other_rightly_finds_nothing():
     (found,) = compared(evaluation, {"a": ours, "b": theirs}, PATIENTS).comparisons
     apart = found.differences["dice"]["organ"]
     assert (apart.mean, apart.cases, apart.patients) == (pytest.approx(10 / 18), 18, 18)
+    first, second = paired((ours, theirs), CASES, "dice", ["organ"])
+    assert np.nanmean(first - second) == pytest.approx(apart.mean), "dots of a picture are those of the mean"
     assert found.differences["hd95"]["mean"].mean == pytest.approx(-40 * 10 / 18)
     assert "a is better than b" in found.claims[0]
     assert "a is better than b" in found.claims[1]
