@@ -22,6 +22,11 @@ from dlka_med.statistics import SEEDS_RULE
 
 Seeds = Mapping[int, Evaluation]
 
+WEIGHTS_RULE = (
+    "the weights of each run are those that validated best on these cases, so that figures are a little too good, "
+    "of networks that validated more often more so"
+)
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -97,7 +102,7 @@ class Comparison:
         whole = self.first.summary()
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
-        content["rule"] += f" {SEEDS_RULE}"
+        content["rule"] += f" {SEEDS_RULE} {WEIGHTS_RULE[0].upper()}{WEIGHTS_RULE[1:]}."
         content["tuning"] = {name: asdict(one) for name, one in read_searches(self.files).items()} or None
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 
