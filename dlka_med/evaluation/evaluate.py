@@ -1,5 +1,6 @@
 """Compare a folder of predictions with reference labels."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +23,8 @@ from dlka_med.files import refuse_existing, writable_folder
 from dlka_med.metrics.centerline import thinning
 from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
+
+log = logging.getLogger("dlka_med")
 
 Job = tuple[str, tuple[Path, Path]]
 
@@ -82,6 +85,9 @@ def evaluate(
         writable_folder(Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
     cases = pair_cases(predictions, labels, names)
+    for found in (predictions, *others):
+        if found.resolve() == labels.resolve():
+            log.warning("%s are the references themselves: nothing was predicted there", found)
     rivals = {other: _rival(other, labels, names, known=label_names is not None) for other in others}
     paths = [cases.found, *(found for _, found in rivals.values())]
     unit = _unit([prediction for found in paths for prediction, _ in found.values()])
@@ -165,9 +171,13 @@ def _rival(
 
 
 def _short(paths: Sequence[Path]) -> dict[Path, str]:
-    """The last part of each path, if these differ."""
-    lasts = {path: path.resolve().name for path in paths}
-    return lasts if len(set(lasts.values())) == len(lasts) else {path: str(path) for path in paths}
+    """As many of the last parts of each path as tell them apart."""
+    whole = {path: path.resolve().parts for path in paths}
+    for count in range(1, max(map(len, whole.values()))):
+        lasts = {path: "/".join(parts[-count:]) for path, parts in whole.items()}
+        if len(set(lasts.values())) == len(lasts):
+            return lasts
+    return {path: str(path) for path in paths}
 
 
 def _unit(predictions: Iterable[Path]) -> Unit:

@@ -153,7 +153,14 @@ def test_ranks_of_few_patients_do_not_say_how_sure_they_are(labels, good, tmp_pa
 
 def test_folders_of_one_name_are_told_apart(labels, good, tmp_path):
     other = write(tmp_path / "more" / "good", np.random.default_rng(5), 0.1)
-    assert evaluate(good, labels, against=[other]).comparisons[0].other == str(other)
+    assert evaluate(good, labels, against=[other]).comparisons[0].other == "more/good"
+
+
+def test_references_in_place_of_predictions_are_told(labels, good, caplog):
+    evaluate(good, labels)
+    assert "themselves" not in caplog.text
+    evaluate(good, labels, against=[labels])
+    assert f"{labels} are the references themselves: nothing was predicted there" in caplog.text
 
 
 def test_others_that_cannot_be_compared_are_named(labels, good, tmp_path, capsys):
