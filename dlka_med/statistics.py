@@ -33,6 +33,7 @@ SEEDS_RULE = (
 )
 
 Interval = tuple[float, float]
+Placed = tuple[float, Interval | None]
 Values = NDArray[np.float64]
 P = TypeVar("P", str, tuple[bool, str])
 
@@ -194,7 +195,8 @@ def claim(
     low, high = found.interval
     figures = f"{LEVEL:.0%} interval {low:+.{digits}f} to {high:+.{digits}f}, {found.patients} patients, "
     figures += f"p {p:.2g}" if seeds is None else f"{seeds[0]} and {seeds[1]} seeds, p {p:.2g}"
-    if p >= 1 - LEVEL or low <= 0 <= high:
+    # Most patients may gain a little where the mean loses by a few: both have to say the same.
+    if p >= 1 - LEVEL or low <= 0 <= high or found.doubt >= (1 - LEVEL) / 2:
         return f"{apart} ({figures}): neither may be called better"
     first, second = (ours, theirs) if (found.mean > 0) == higher_is_better else (theirs, ours)
     doubt = f"{found.doubt:.1%}" if found.doubt >= 1e-3 else "below 0.1%"
@@ -215,7 +217,7 @@ def ranks(
     groups: Sequence[str],
     higher_is_better: bool,
     seeds: Sequence[Sequence[Values]] | None = None,
-) -> list[tuple[float, Interval]]:
+) -> list[Placed]:
     """Rank of each run by its mean, 1 for the best, and between which ranks it lies in 95 % of resamples of patients.
 
     Args:
@@ -224,7 +226,7 @@ def ranks(
             the error that other seeds would have brought (of Student's t, independent of the patients) as well.
 
     Returns:
-        Nothing if there is no such case.
+        Nothing if there is no such case; no span below `LEAST_PATIENTS`.
     """
     known = np.isfinite(np.stack(values)).all(axis=0)
     tables = [_by_group(np.where(known, run, np.nan), groups) for run in values]
@@ -239,6 +241,8 @@ def ranks(
             variance, _ = _variance_over_seeds(np.stack([np.where(known, seed, np.nan) for seed in trained]), groups)
             means[1:, run] += math.sqrt(variance) * draw.standard_t(len(trained) - 1, len(means) - 1)
     placed = stats.rankdata(-means if higher_is_better else means, axis=1)
+    if (tables[0][1] > 0).sum(axis=0).min() < LEAST_PATIENTS:
+        return [(float(rank), None) for rank in placed[0]]
     low, high = np.quantile(placed[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return [(float(placed[0, run]), (float(low[run]), float(high[run]))) for run in range(len(values))]
 
@@ -325,8 +329,7 @@ def _draws(patients: int) -> Iterator[Values]:
 
 @lru_cache(maxsize=8)
 def _all_draws(patients: int) -> NDArray[np.uint16]:
-    rng = np.random.default_rng(0)
-    return rng.multinomial(patients, np.full(patients, 1 / patients), RESAMPLES).astype(np.uint16)
+    return np.random.default_rng(0).multinomial(patients, np.full(patients, 1 / patients), RESAMPLES).astype(np.uint16)
 
 
 def _mean_and_error(sums: Values, counts: Values, drawn: Values) -> tuple[Values, Values]:

@@ -147,6 +147,15 @@ def test_ranks_know_how_sure_they_are():
     assert ranks(runs, alone(40), higher_is_better=False)[0] == (1, (1, 1))
 
 
+def test_ranks_of_too_few_patients_have_no_span():
+    runs = [np.linspace(0.5, 0.6, LEAST_PATIENTS) + apart for apart in (0.2, 0.1, 0)]
+    few = [run[1:] for run in runs]
+    assert ranks(few, alone(LEAST_PATIENTS - 1), higher_is_better=True) == [(1, None), (2, None), (3, None)]
+    assert ranks(runs, alone(LEAST_PATIENTS), higher_is_better=True)[0] == (1, (1, 1))
+    one_patient = ["a", "a", *alone(LEAST_PATIENTS - 2)]
+    assert ranks(runs, one_patient, higher_is_better=True)[0] == (1, None)
+
+
 @pytest.mark.parametrize(("higher", "winner"), [(True, "a is better than b"), (False, "b is better than a")])
 def test_what_may_be_claimed(higher, winner):
     rng = np.random.default_rng(8)
@@ -161,6 +170,20 @@ def test_what_may_be_claimed(higher, winner):
     assert "one patient is too few to claim anything (10 at least)" in claim(
         "a", "b", few, higher_is_better=higher, p=few.p, digits=3
     )
+
+
+def test_what_most_patients_and_the_mean_say_of_each_other_is_no_claim():
+    """Most patients gain a little, a few lose much: Wilcoxon's test is sure of the gain, the interval of the loss."""
+    rng = np.random.default_rng(2)
+    sure = 0
+    for _ in range(300):
+        apart = np.where(rng.random(38) < 0.85, rng.normal(0.003, 0.003, 38), -rng.exponential(0.1, 38))
+        found = difference(apart, np.zeros(38), alone(38))
+        if found.mean < 0 < np.median(apart) and found.p < 0.05 and found.interval[1] < 0:
+            sure += 1
+            said = claim("a", "b", found, higher_is_better=True, p=found.p, digits=3)
+            assert "neither may be called better" in said
+    assert sure > 3
 
 
 def trained_twice(rng, seeds, patients, *, of_seeds, of_network=0.02, of_both=0.02):

@@ -142,7 +142,7 @@ def _config(options: argparse.Namespace) -> "RunConfig":
 
 def _networks(text: str) -> tuple[str, ...]:
     """The type of an option: names of two networks or more."""
-    names = tuple(text.split(","))
+    names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in NETWORKS:
             near = difflib.get_close_matches(name, NETWORKS, n=2, cutoff=0.4) or NETWORKS

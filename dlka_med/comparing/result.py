@@ -15,11 +15,17 @@ from dlka_med.comparing.tuning import read_searches
 from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.evaluation.measures import MEASURES
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Evaluation, summarise
 from dlka_med.statistics import SEEDS_RULE
 
 Seeds = Mapping[int, Evaluation]
+
+WEIGHTS_RULE = (
+    "the weights of each run are those that validated best on these cases, so that figures are a little too good, "
+    "of networks that validated more often more so"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Comparison:
         whole = self.first.summary()
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
-        content["rule"] += f" {SEEDS_RULE}"
+        content["rule"] += f" {SEEDS_RULE} {WEIGHTS_RULE[0].upper()}{WEIGHTS_RULE[1:]}."
         content["tuning"] = {name: asdict(one) for name, one in read_searches(self.files).items()} or None
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 
@@ -139,7 +145,7 @@ def joined(folder: ComparisonFolder, outcomes: Mapping[RunKey, Outcome], workers
     for (name, seed), result in whole.items():
         seeds[name][seed] = _of_cases(result, result.scores, common, patients)
     means = {
-        name: _of_cases(next(iter(runs.values())), _averaged(runs), common, patients) for name, runs in seeds.items()
+        name: _of_cases(next(iter(runs.values())), averaged(runs), common, patients) for name, runs in seeds.items()
     }
     first = names[0]
     trained = {name: [run.scores for run in runs.values()] for name, runs in seeds.items()}
@@ -165,8 +171,9 @@ def _of_cases(
     return summarise(rows, cases, list(result.labels), result.protocol, result.unit, patients)
 
 
-def _averaged(runs: Seeds) -> list[LabelScore]:
-    """Each case and label with the mean over the seeds that have a value."""
+def averaged(runs: Seeds) -> list[LabelScore]:
+    """Each case and label with the mean over seeds; one that rightly finds nothing where others find something counts
+    as perfect there."""
     by_place: dict[tuple[str, str], list[LabelScore]] = {}
     for result in runs.values():
         for row in result.scores:
@@ -176,7 +183,8 @@ def _averaged(runs: Seeds) -> list[LabelScore]:
         values = {}
         for name in rows[0].values:
             known = [row.values[name] for row in rows if row.values[name] is not None]
-            values[name] = statistics.fmean(known) if known else None
+            right = [MEASURES[name].best] * (len(rows) - len(known))
+            values[name] = statistics.fmean(known + right) if known else None
         telling = next((row for row in rows if row.status != "both_empty"), rows[0])
         averaged.append(replace(telling, values=values))
     return averaged

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dlka_med.evaluation.measures import HEADLINES, MEASURES
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Comparison, Evaluation, table_of
-from dlka_med.statistics import Difference, Interval, claim, difference, holm, ranks, seeded_difference
+from dlka_med.statistics import Difference, Placed, claim, difference, holm, ranks, seeded_difference
 
 ONE_SEED = "; of one seed no spread of seeds is known: other seeds may say otherwise"
 
@@ -28,7 +28,8 @@ def compared(
 ) -> Evaluation:
     """The evaluation with a comparison for each of the others, over the cases that both predicted.
 
-    p is corrected (Holm 1979) over all claims: those of each headline against each of the others.
+    p is corrected (Holm 1979) over all claims: those of each headline against each of the others. Who rightly finds
+    nothing where another finds something counts as perfect there, so that no false positive is lost.
 
     Args:
         scores: of those evaluated, then of others of the same references and labels, by the names to call them.
@@ -72,6 +73,13 @@ def compared(
     return replace(result, comparisons=tuple(comparisons), ranks=_ranks(runs, labels, groups, seeds))
 
 
+def paired(
+    runs: Sequence[Sequence[LabelScore]], cases: Sequence[str], measure: str, labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """(runs, cases, labels) of one measure as comparisons take it, see `compared`."""
+    return _tables([_by_case(rows) for rows in runs], cases, measure, labels)
+
+
 def _by_case(rows: Sequence[LabelScore]) -> Scores:
     found: dict[str, dict[str, LabelScore]] = {}
     for row in rows:
@@ -84,7 +92,7 @@ def _compare(ours: Scores, other: str, theirs: Scores, labels: Sequence[str], gr
     patients = [groups[case] for case in cases]
     differences: dict[str, dict[str, Difference | None]] = {}
     for name in HEADLINES:
-        first, second = (_table(scores, cases, name, labels) for scores in (ours, theirs))
+        first, second = _tables((ours, theirs), cases, name, labels)
         differences[name] = {
             label: difference(first[:, column], second[:, column], patients) for column, label in enumerate(labels)
         } | {"mean": difference(first, second, patients)}
@@ -104,26 +112,32 @@ def _with_seeds(
     patients = [groups[case] for case in cases]
     found = {}
     for name in HEADLINES:
-        first, second = (np.stack([_table(scores, cases, name, labels) for scores in side]) for side in sides)
-        found[name] = seeded_difference(first, second, patients)
+        tables = _tables([*chain(*sides)], cases, name, labels)
+        found[name] = seeded_difference(tables[: len(ours)], tables[len(ours) :], patients)
     return found
 
 
 def _ranks(
     runs: Mapping[str, Scores], labels: Sequence[str], groups: Mapping[str, str], seeds: Seeds
-) -> dict[str, dict[str, tuple[float, Interval]]]:
+) -> dict[str, dict[str, Placed]]:
     held = [[_by_case(rows) for rows in seeds[name]] for name in runs] if seeds else []
     cases = sorted(set.intersection(*(set(scores) for scores in (*runs.values(), *chain(*held)))))
     placed = {}
-    for name in HEADLINES if len(runs) > 2 else ():
-        tables = [_table(scores, cases, name, labels) for scores in runs.values()]
+    for name in HEADLINES if len(runs) > 2 and cases else ():
+        whole = _tables([*runs.values(), *chain(*held)], cases, name, labels)
+        tables, seeded = whole[: len(runs)], iter(whole[len(runs) :])
         better = bool(MEASURES[name].higher_is_better)
-        trained = [[_table(scores, cases, name, labels) for scores in side] for side in held]
+        trained = [[next(seeded) for _ in side] for side in held]
         spread = trained if held and min(map(len, held)) > 1 else None
         if found := ranks(tables, [groups[case] for case in cases], better, spread):
             placed[name] = dict(zip(runs, found, strict=True))
     return placed
 
 
-def _table(scores: Scores, cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
-    return table_of([scores[case][label] for case in cases for label in labels], measure, len(labels))
+def _tables(runs: Sequence[Scores], cases: Sequence[str], measure: str, labels: Sequence[str]) -> NDArray[np.float64]:
+    """(runs, cases, labels) of one measure; NaN where none of them has a value, as neither they nor the reference
+    have the label."""
+    rows = [[scores[case][label] for case in cases for label in labels] for scores in runs]
+    tables = np.stack([table_of(of_run, measure, len(labels)) for of_run in rows])
+    invented = np.array([[row.status == "false_positive" for row in of_run] for of_run in rows]).reshape(tables.shape)
+    return np.where(np.isnan(tables) & invented.any(axis=0), MEASURES[measure].best, tables)

@@ -1,8 +1,10 @@
 """Compare a folder of predictions with reference labels."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from dlka_med.config.labels import Declared
@@ -15,12 +17,14 @@ from dlka_med.evaluation.measures import Protocol, Unit
 from dlka_med.evaluation.origins import origins_of
 from dlka_med.evaluation.pairing import LabelPairs, pair_cases, pair_labels, patients_of, tell_unpaired
 from dlka_med.evaluation.score import LabelScore, score_case
-from dlka_med.evaluation.summary import Evaluation, filled, summarise
+from dlka_med.evaluation.summary import Evaluation, filled, summarise, unnamed_labels
 from dlka_med.evaluation.tables import write
 from dlka_med.files import refuse_existing, writable_folder
 from dlka_med.metrics.centerline import thinning
 from dlka_med.paths import could_hold_files
 from dlka_med.progress import progress
+
+log = logging.getLogger("dlka_med")
 
 Job = tuple[str, tuple[Path, Path]]
 
@@ -43,8 +47,8 @@ def evaluate(
     without suffix; a single prediction is paired with a single reference whatever their names. Labels are paired by
     name, each side by its own values; a region is the union of its values. Voxels that the references declare to be
     ignored belong to no mask. Cases and labels that one side alone has are listed and logged, not scored. Where the
-    predictions remember what the cases were to the run that made them, the result says so, and of cases that trained
-    it a warning is logged.
+    predictions, ours or others, remember what the cases were to the run that made them, the result says so, and of
+    cases that trained it a warning is logged.
 
     Args:
         predictions: folder of label maps, or one file.
@@ -63,8 +67,8 @@ def evaluate(
 
     Raises:
         InputError: nothing to compare, no label's name on both sides, volumes among 2D images, a damaged file,
-            differing grids, undeclared label values (all such cases are named), or an output folder that exists
-            or cannot be written to.
+            differing grids, undeclared label values (all such cases are named), values without a name of which none is
+            on both sides, or an output folder that exists or cannot be written to.
     """
     predictions, labels, others = Path(predictions), Path(labels), [Path(other) for other in against]
     protocol = protocol or Protocol()
@@ -81,6 +85,9 @@ def evaluate(
         writable_folder(Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
     cases = pair_cases(predictions, labels, names)
+    for found in (predictions, *others):
+        if found.resolve() == labels.resolve():
+            log.warning("%s are the references themselves: nothing was predicted there", found)
     rivals = {other: _rival(other, labels, names, known=label_names is not None) for other in others}
     paths = [cases.found, *(found for _, found in rivals.values())]
     unit = _unit([prediction for found in paths for prediction, _ in found.values()])
@@ -89,8 +96,14 @@ def evaluate(
         protocol.check_labels(names.names)
     tell_unpaired(cases, names, strict=strict)
     rows = _scored(cases.found, names, protocol, workers, "evaluate")
+    if names is None:
+        _refuse_foreign_values(predictions, rows)
+    theirs = {
+        other: _scored(found, pairs, protocol, workers, f"evaluate {other}") for other, (pairs, found) in rivals.items()
+    }
+    known = unnamed_labels(chain(rows, *theirs.values())) if names is None else names.names
     result = replace(
-        summarise(rows, list(cases.found), None if names is None else names.names, protocol, unit, patients),
+        summarise(rows, list(cases.found), known, protocol, unit, patients),
         cases_without_prediction=cases.only_referred,
         cases_without_reference=cases.only_predicted,
         labels_without_prediction=() if names is None else names.only_referred,
@@ -101,11 +114,13 @@ def evaluate(
         protocol.check_labels(tuple(result.labels))
     names_of = _short([predictions, *rivals])
     scores = {names_of[predictions]: result.scores}
-    for other, (pairs, found) in rivals.items():
-        rows = _scored(found, pairs, protocol, workers, f"evaluate {other}")
-        scores[names_of[other]] = filled(rows, list(found), list(result.labels), protocol, unit)
+    for other, (_, found) in rivals.items():
+        scores[names_of[other]] = filled(theirs[other], list(found), list(result.labels), protocol, unit)
     if rivals:
         result = compared(result, scores, patients)
+        trained = [origins_of(other, found).get("train", ()) for other, (_, found) in rivals.items()]
+        both = zip(result.comparisons, trained, strict=True)
+        result = replace(result, comparisons=tuple(replace(one, trained=cases) for one, cases in both))
     if out is not None:
         write(result, out)
     return result
@@ -123,6 +138,19 @@ def _score(names: LabelPairs | None, protocol: Protocol, job: Job) -> list[Label
     return score_case(case, *paths, names, protocol)
 
 
+def _refuse_foreign_values(predictions: Path, rows: Sequence[LabelScore]) -> None:
+    """Raise `InputError` if nothing that was predicted has a value of the references, such as 255 for 1."""
+    found = unnamed_labels(row for row in rows if row.prediction_voxels)
+    expected = unnamed_labels(row for row in rows if row.reference_voxels)
+    if found and expected and not set(found) & set(expected):
+        ours, theirs = (", ".join(label.removeprefix("label_") for label in side[:8]) for side in (found, expected))
+        raise InputError(
+            f"the label maps of {predictions} hold the values {ours}, their references {theirs}: none is on both "
+            "sides; if they mean the same, name them in a labels.json beside the predictions and a dataset.json beside "
+            "the references"
+        )
+
+
 def _rival(
     other: Path, labels: Path, names: LabelPairs | None, *, known: bool
 ) -> tuple[LabelPairs | None, Mapping[str, tuple[Path, Path]]]:
@@ -134,13 +162,22 @@ def _rival(
     pairs = names if known else pair_labels(other, labels)
     if names is not None and (lacking := [name for name in names.names if pairs is None or name not in pairs.names]):
         raise InputError(f"{other} has no label {lacking[0]!r} to compare: mend its labels.json")
+    if names is None and pairs is not None:
+        raise InputError(
+            f"{other} names its labels ({', '.join(pairs.names)}), those it is compared with have none: give each "
+            "a labels.json, or the references a dataset.json"
+        )
     return pairs, pair_cases(other, labels, pairs).found
 
 
 def _short(paths: Sequence[Path]) -> dict[Path, str]:
-    """The last part of each path, if these differ."""
-    lasts = {path: path.resolve().name for path in paths}
-    return lasts if len(set(lasts.values())) == len(lasts) else {path: str(path) for path in paths}
+    """As many of the last parts of each path as tell them apart."""
+    whole = {path: path.resolve().parts for path in paths}
+    for count in range(1, max(map(len, whole.values()))):
+        lasts = {path: "/".join(parts[-count:]) for path, parts in whole.items()}
+        if len(set(lasts.values())) == len(lasts):
+            return lasts
+    return {path: str(path) for path in paths}
 
 
 def _unit(predictions: Iterable[Path]) -> Unit:

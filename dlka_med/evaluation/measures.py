@@ -33,6 +33,11 @@ class Measure:
         return 4 if self.kind == "share" else 2
 
     @property
+    def best(self) -> float:
+        """Of a share or a distance."""
+        return 1.0 if self.kind == "share" else 0.0
+
+    @property
     def within(self) -> tuple[float, float]:
         """What it can be at all."""
         least = 0.0 if self.kind in ("share", "distance", "count") else -float("inf")

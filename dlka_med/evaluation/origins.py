@@ -37,11 +37,12 @@ def origins_of(predictions: Path, cases: Iterable[str]) -> dict[str, tuple[str, 
     found = {part: tuple(sorted(case for case in parts if parts[case] == part)) for part in (*PARTS, UNRECORDED)}
     if trained := found["train"]:
         log.warning(
-            "%d of %d evaluated cases trained the run that predicted them, such as %s: these figures do not tell how "
-            "good it is on new ones",
+            "%d of %d evaluated cases trained the run that predicted them, such as %s in %s: these figures do not "
+            "tell how good it is on new ones",
             len(trained),
             len(parts),
             trained[0],
+            predictions,
         )
     return {part: named for part, named in found.items() if named or part == "train"}
 

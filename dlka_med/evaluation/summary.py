@@ -12,11 +12,13 @@ from dlka_med.evaluation.measures import HEADLINES, Measure, Protocol, Unit
 from dlka_med.evaluation.score import LabelScore, absent
 from dlka_med.metrics import CONVENTIONS, EMPTY_MASK_RULE
 from dlka_med.statistics import RULE as INTERVAL_RULE
-from dlka_med.statistics import Difference, Interval, interval
+from dlka_med.statistics import Difference, Interval, Placed, interval
 
 RULE = (
     f"{EMPTY_MASK_RULE} The mean of a label is over its cases; the overall mean is that of the labels' "
-    f"means, background left out. {INTERVAL_RULE}"
+    "means, background left out. Where runs or seeds are compared, one that rightly finds nothing where another finds "
+    "something counts as perfect there: 1 in every ratio, 0 in every distance, so that no false positive is lost. "
+    f"{INTERVAL_RULE}"
 )
 
 
@@ -72,6 +74,7 @@ class Comparison:
         differences: ours minus theirs, by measure and label, "mean" for that of all labels; None where there is none.
         with_seeds: the mean difference of each headline, seeds and patients drawn anew; empty where seeds are unknown.
         claims: what may be said of each headline, p corrected over all claims of this evaluation.
+        trained: cases that trained the run which predicted the others, so that they look better than they are.
     """
 
     other: str
@@ -81,6 +84,7 @@ class Comparison:
     differences: Mapping[str, Mapping[str, Difference | None]]
     with_seeds: Mapping[str, Difference | None] = field(default_factory=dict)
     claims: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Evaluation:
     labels_without_reference: tuple[str, ...] = ()
     convention: Conventional | None = None
     comparisons: tuple[Comparison, ...] = ()
-    ranks: Mapping[str, Mapping[str, tuple[float, Interval]]] = field(default_factory=dict)
+    ranks: Mapping[str, Mapping[str, Placed]] = field(default_factory=dict)
     origins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -178,9 +182,7 @@ def summarise(
         groups: patient of each case; None: every case is a patient.
     """
     rows = list(rows)
-    if labels is None:
-        found = {row.label for row in rows}
-        labels = sorted(found, key=lambda label: int(label.removeprefix("label_")))
+    labels = unnamed_labels(rows) if labels is None else labels
     scores = filled(rows, cases, labels, protocol, unit)
     patient_of = {case: case if groups is None else groups[case] for case in sorted(cases)}
     patients = list(patient_of.values())
@@ -201,6 +203,11 @@ def summarise(
         means[name] = Statistic(statistics.fmean(known) if known else None, spread)
     result = Evaluation(means, summaries, len(cases), patient_of, protocol, scores, unit)
     return result if protocol.convention is None else replace(result, convention=_conventional(result))
+
+
+def unnamed_labels(rows: Iterable[LabelScore]) -> list[str]:
+    """Those of rows whose labels have no names, label_<value>, by value."""
+    return sorted({row.label for row in rows}, key=lambda label: int(label.removeprefix("label_")))
 
 
 def filled(

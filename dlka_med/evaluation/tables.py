@@ -10,7 +10,7 @@ from dlka_med.evaluation.origins import format_origins
 from dlka_med.evaluation.score import LabelScore
 from dlka_med.evaluation.summary import Evaluation, Statistic, headlines
 from dlka_med.files import whole_folder
-from dlka_med.statistics import LEVEL, TOO_FEW
+from dlka_med.statistics import LEVEL, TOO_FEW, Interval
 
 COUNTS = ("reference_ml", "prediction_ml", "reference_voxels", "prediction_voxels")
 
@@ -91,6 +91,10 @@ def cell(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _rank(rank: float, span: Interval | None) -> str:
+    return f"{rank:g}" if span is None else f"{rank:g} ({span[0]:g} to {span[1]:g})"
+
+
 def _title(name: str, measure: Measure, result: Evaluation) -> str:
     if name == "nsd":
         return "NSD" if result.protocol.tolerances else f"NSD {result.protocol.tolerance:g} {result.unit}"
@@ -123,10 +127,13 @@ def comparison_lines(result: Evaluation) -> list[str]:
         lines += ["", f"against {comparison.other}, {comparison.cases} cases of both:", *comparison.claims]
         if left_out := len(comparison.only_ours) + len(comparison.only_theirs):
             lines.append(f"{left_out} cases that one of them alone predicted are not compared")
-    if len(result.comparisons) > 1:
+        if comparison.trained:
+            told = f"{len(comparison.trained)} of its cases trained the run that predicted them"
+            lines.append(f"{told}: {comparison.other} looks better than it is")
+    if result.ranks:
         table = [["rank by mean", *(result.measures[name].title for name in result.ranks)]]
         for who in next(iter(result.ranks.values())):
             placed = [result.ranks[name][who] for name in result.ranks]
-            table.append([who, *(f"{rank:g} ({low:g} to {high:g})" for rank, (low, high) in placed)])
+            table.append([who, *(_rank(rank, span) for rank, span in placed)])
         lines += ["", *aligned(table)]
     return lines

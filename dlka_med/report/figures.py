@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dlka_med.evaluation.against import paired
 from dlka_med.evaluation.figures import plot_curve, series
 from dlka_med.evaluation.figures_calibration import plot_reliability
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
@@ -93,11 +94,11 @@ def volumes(found: Mapping[str, tuple[np.ndarray, np.ndarray]], unit: str) -> Pl
 def differences(result: Evaluation, others: Evaluation, comparison: Comparison, measure: str) -> Plot:
     """Ours minus theirs in every case of both, label by label."""
     cases = sorted(result.patient_of.keys() & others.patient_of.keys())
-    ours, theirs = (_columns(one, measure, cases) for one in (result, others))
+    ours, theirs = paired((result.scores, others.scores), cases, measure, list(result.labels))
     found, told = {}, []
-    for label in result.labels:
+    for column, label in enumerate(result.labels):
         apart = comparison.differences[measure][label]
-        found[label] = (ours[label] - theirs[label], None if apart is None else apart.interval)
+        found[label] = ((ours - theirs)[:, column], None if apart is None else apart.interval)
         if apart is not None:
             told.append(f"{label}: mean {apart.mean:+.4f}")
     title = f"{titled(result, measure)}, difference"
@@ -152,9 +153,8 @@ def titled(result: Evaluation, measure: str) -> str:
     return f"{known.title} ({result.unit})" if known.kind == "distance" else known.title
 
 
-def _columns(result: Evaluation, measure: str, cases: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    rows = [row for row in result.scores if cases is None or row.case in set(cases)]
-    table = table_of(rows, measure, len(result.labels))
+def _columns(result: Evaluation, measure: str) -> dict[str, np.ndarray]:
+    table = table_of(result.scores, measure, len(result.labels))
     return {label: table[:, column] for column, label in enumerate(result.labels)}
 
 

@@ -179,7 +179,8 @@ def _against(subject: Subject, judged: Judged, against: str | Path | None, worke
     root = subject.config.dataset.root
     others = evaluate(Path(against), root, label_names=asked.labels, groups=asked.groups, workers=workers or 1)
     plots = [figures.differences(judged.result, others, comparison, name) for name in HEADLINES]
-    return {"other": comparison.other, "claims": comparison.claims, "cases": comparison.cases, "plots": plots}
+    told = {"cases": comparison.cases, "trained": len(comparison.trained)}
+    return {"other": comparison.other, "claims": comparison.claims, "plots": plots} | told
 
 
 def comparison_of(subject: Subject) -> Any:

@@ -142,6 +142,7 @@ WRONG_VALUES = [
     ("compare", ["--networks", "unet,dynunett"], "there is no network 'dynunett'; did you mean dynunet"),
     ("compare", ["--networks", "unet"], "expected two different networks or more, got 'unet'"),
     ("compare", ["--networks", "unet,unet"], "expected two different networks or more"),
+    ("compare", ["--networks", "unet, unet"], "expected two different networks or more"),
     ("compare", ["--minutes", "3"], "not allowed with argument"),
     ("compare", ["--seeds", "0"], "expected an integer, 1 or more, got '0'"),
     ("compare", ["--shard", "2/2"], "expected I/N"),

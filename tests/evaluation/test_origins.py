@@ -1,6 +1,7 @@
 """What an evaluation says of cases that trained, validated, or are new."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -44,6 +45,20 @@ def test_of_cases_that_trained_it_is_warned(places, caplog):
     result = evaluate(*places)
     assert "\n1 of 3 cases validated the run; 1 are new to it; 1 trained it\n" in format_summary(result)
     assert "1 of 3 evaluated cases trained the run that predicted them, such as a" in caplog.text
+
+
+def test_others_that_trained_on_the_cases_are_told(places, tmp_path, caplog):
+    other = tmp_path / "other"
+    shutil.copytree(places[0], other)
+    remember(places[0], a="new", b="new", c="new")
+    remember(other, a="train", b="train", c="new")
+    result = evaluate(*places, tmp_path / "out", against=[other])
+    assert result.comparisons[0].trained == ("a", "b")
+    assert f"2 of 3 evaluated cases trained the run that predicted them, such as a in {other}" in caplog.text
+    said = "2 of its cases trained the run that predicted them: other looks better than it is"
+    assert said in format_summary(result)
+    (written,) = json.loads((tmp_path / "out" / "summary.json").read_text())["comparisons"]
+    assert written["trained"] == ["a", "b"]
 
 
 def test_without_a_record_nothing_is_said(places, caplog):

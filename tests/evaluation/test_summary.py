@@ -139,9 +139,28 @@ def test_several_others_are_ranked_and_their_p_corrected(labels, good, tmp_path)
     assert result.comparisons[1].differences == alone.differences
 
 
+def test_ranks_of_few_patients_do_not_say_how_sure_they_are(labels, good, tmp_path):
+    others = [write(tmp_path / str(wrong), np.random.default_rng(3), wrong) for wrong in (0.3, 0.2)]
+    patients(labels, 3)
+    result = evaluate(good, labels, tmp_path / "out", against=others)
+    assert result.ranks["dice"]["good"] == (1, None)
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())["ranks"]["dice"]["good"]
+    assert told == {"rank": 1, "interval": None}
+    (line,) = [line for line in format_summary(result).splitlines() if line.startswith("good  ")]
+    assert line.split()[1] == "1"
+    assert " to " not in line
+
+
 def test_folders_of_one_name_are_told_apart(labels, good, tmp_path):
     other = write(tmp_path / "more" / "good", np.random.default_rng(5), 0.1)
-    assert evaluate(good, labels, against=[other]).comparisons[0].other == str(other)
+    assert evaluate(good, labels, against=[other]).comparisons[0].other == "more/good"
+
+
+def test_references_in_place_of_predictions_are_told(labels, good, caplog):
+    evaluate(good, labels)
+    assert "themselves" not in caplog.text
+    evaluate(good, labels, against=[labels])
+    assert f"{labels} are the references themselves: nothing was predicted there" in caplog.text
 
 
 def test_others_that_cannot_be_compared_are_named(labels, good, tmp_path, capsys):

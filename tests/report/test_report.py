@@ -194,7 +194,7 @@ def test_cases_that_trained_are_named(tmp_path, volumes):
 
 
 def test_predictions_of_another_run_are_told(tmp_path, volumes, caplog):
-    """What the cases were is that to the run that predicted them; of --against nothing is said."""
+    """What the cases were is that to the run that predicted them; of --against only who trained on them."""
     run = make_run(tmp_path / "run", volumes, everybody=NAMES)
     for folder in ("predictions", "others"):
         shutil.copytree(volumes / folder, tmp_path / folder)
@@ -207,6 +207,7 @@ def test_predictions_of_another_run_are_told(tmp_path, volumes, caplog):
     assert "those in the folder predictions: 3 held out, 2 trained, 1 unknown." in head
     assert "2 of 6 cases trained the network" in head
     assert "1 of 6 cases are not known to be new to the network." in head
+    assert "2 of its cases trained the run that predicted them: it looks better than it is." in found.text
     said = [record.getMessage() for record in caplog.records if "label maps were not made" in record.getMessage()]
     assert len(said) == 1
     assert told in said[0]
