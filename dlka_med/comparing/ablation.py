@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from dlka_med.comparing.folder import Asked, ComparisonFolder
+from dlka_med.comparing.weights import validating_once
 from dlka_med.config.loading import save_config
 from dlka_med.config.network import DLKANet2dArguments, DLKANet3dArguments, DLKAUNetArguments
 from dlka_med.config.schema import RunConfig
@@ -106,7 +107,7 @@ def write_variants(folder: ComparisonFolder, asked: Asked) -> None:
     if not folds_file.is_file():
         asked_folds = {"test_cases": chosen.test_cases, "may_leak": chosen.folds_may_leak}
         write_folds(folds_file, find_folds(dataset_of(chosen), chosen.folds, **asked_folds))
-    variants = variants_of(config, by_stage=True)
+    variants = variants_of(validating_once(config), by_stage=True)
     for name in asked.networks:
         save_config(variants[name], folder.config_file(name))
 

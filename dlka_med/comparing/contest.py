@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from dlka_med.comparing.folder import Asked, ComparisonFolder
+from dlka_med.comparing.weights import WHY, validating_once
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.planning.memory import estimated_peak
@@ -40,7 +41,7 @@ def plan_configs(
         probe=probe,
         estimate=estimate,
     )
-    made = _timed(made, asked)
+    made = _validated_once(_timed(made, asked))
     if made.config.dataset.fold == "all":
         raise InputError(f"{asked.dataset} has one group of cases, so that none can validate: add cases")
     rivals = [rival(made, name, estimate) for name in others]
@@ -62,3 +63,8 @@ def _timed(made: Plan, asked: Asked) -> Plan:
     except ValueError as error:
         raise InputError(f"--clock {asked.clock} cannot be used on {made.budget.device}: {error}") from error
     return replace(made, config=config, reasons=made.reasons | {"training.clock": "asked for"})
+
+
+def _validated_once(made: Plan) -> Plan:
+    reasons = made.reasons | {"training.validate_every": WHY}
+    return replace(made, config=validating_once(made.config), reasons=reasons)

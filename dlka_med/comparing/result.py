@@ -12,6 +12,7 @@ from dlka_med.comparing.costs import Costs, costs_of
 from dlka_med.comparing.folder import ComparisonFolder, RunKey
 from dlka_med.comparing.runs import Outcome
 from dlka_med.comparing.tuning import read_searches
+from dlka_med.comparing.weights import rule_of
 from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
 from dlka_med.evaluation.evaluate import evaluate
@@ -21,11 +22,6 @@ from dlka_med.evaluation.summary import Evaluation, summarise
 from dlka_med.statistics import SEEDS_RULE
 
 Seeds = Mapping[int, Evaluation]
-
-WEIGHTS_RULE = (
-    "the weights of each run are those that validated best on these cases, so that figures are a little too good, "
-    "of networks that validated more often more so"
-)
 
 
 @dataclass(frozen=True)
@@ -85,6 +81,11 @@ class Comparison:
         """That of the first network, with the comparisons."""
         return next(iter(self.networks.values())).mean
 
+    @cached_property
+    def weights(self) -> str:
+        """Which weights were compared."""
+        return rule_of(self.files.read_configs([*self.networks]).values())
+
     def summary(self) -> dict[str, Any]:
         """The content of `compare.json`; as `summary.json` of an evaluation for each network."""
         content: dict[str, Any] = {"networks": {}}
@@ -102,7 +103,7 @@ class Comparison:
         whole = self.first.summary()
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
-        content["rule"] += f" {SEEDS_RULE} {WEIGHTS_RULE[0].upper()}{WEIGHTS_RULE[1:]}."
+        content["rule"] += f" {SEEDS_RULE} {self.weights[0].upper()}{self.weights[1:]}."
         content["tuning"] = {name: asdict(one) for name, one in read_searches(self.files).items()} or None
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 

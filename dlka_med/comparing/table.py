@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dlka_med.comparing.result import WEIGHTS_RULE, Comparison, Contestant
+from dlka_med.comparing.result import Comparison, Contestant
 from dlka_med.comparing.tuning import read_searches
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 from dlka_med.evaluation.tables import aligned, cell, columns, comparison_lines, records
@@ -52,7 +52,7 @@ def format_comparison(result: Comparison) -> str:
     seeds = sorted({seed for one in result.networks.values() for seed in one.seeds})
     lines = aligned(table)
     lines.append(f"{evaluation.cases} cases of {evaluation.patients} patients, {_counted(len(seeds), 'seed')}")
-    lines.append(WEIGHTS_RULE)
+    lines.append(result.weights)
     if any(one.mean.mean["dice"].interval is None for one in result.networks.values()):
         lines.append(TOO_FEW)
     if single := [name for name, one in result.networks.items() if one.spread is None]:

@@ -61,7 +61,7 @@ def small_plans(monkeypatch):
     def save(made, path):
         config = made.config
         network = config.network.model_copy(update=SMALL[config.network.name])
-        training = config.training.model_copy(update={"steps_per_epoch": 3, "workers": 0, "validate_every": 1})
+        training = config.training.model_copy(update={"steps_per_epoch": 3, "workers": 0})
         save_config(config.model_copy(update={"network": network, "training": training}), path)
 
     monkeypatch.setattr("dlka_med.planning.plan.Plan.save", save)
