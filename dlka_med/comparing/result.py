@@ -126,17 +126,20 @@ def joined(folder: ComparisonFolder, outcomes: Mapping[RunKey, Outcome], workers
             raise InputError(f"every run of {name} was left out, so that nothing can be compared: {why}")
     dataset = folder.run(next(iter(fit))).config.dataset
     root = Path(dataset.root)
-    whole: dict[tuple[str, int], Evaluation] = {}
-    for name, seed in dict.fromkeys((key.network, key.seed) for key in fit):
-        whole[name, seed] = evaluate(
-            folder.predictions(name, seed),
+    predicted = {
+        (name, seed): {case for key in fit if key[:2] == (name, seed) for case in folder.run(key).split["validation"]}
+        for name, seed in dict.fromkeys(key[:2] for key in fit)
+    }
+    whole = {
+        pair: evaluate(
+            folder.predictions(*pair),
             root,
             label_names=dataset.labels,
             groups=dataset.groups,
+            only=cases,
             workers=workers,
         )
-    predicted = {
-        pair: {case for key in fit if key[:2] == pair for case in folder.run(key).split["validation"]} for pair in whole
+        for pair, cases in predicted.items()
     }
     common = sorted(set.intersection(*predicted.values()))
     if not common:

@@ -1,7 +1,7 @@
 """Compare a folder of predictions with reference labels."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -38,6 +38,7 @@ def evaluate(
     protocol: Protocol | None = None,
     groups: str | Path | None = None,
     against: Sequence[str | Path] = (),
+    only: Collection[str] | None = None,
     workers: int = 1,
     strict: bool = False,
 ) -> Evaluation:
@@ -62,6 +63,7 @@ def evaluate(
         groups: table of cases and patients (`case,group`); None: groups.csv at or beside the labels; else each case
             counts as a patient.
         against: other predictions of the same references, to be compared case by case.
+        only: ids of the cases that are meant, as if there were no others; None: all.
         workers: processes; 1 compares in this one. More need `if __name__ == "__main__":` in scripts.
         strict: refuse cases and labels that one side alone has.
 
@@ -84,11 +86,11 @@ def evaluate(
         refuse_existing(could_hold_files(out))
         writable_folder(Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
-    cases = pair_cases(predictions, labels, names)
+    cases = pair_cases(predictions, labels, names).among(only)
     for found in (predictions, *others):
         if found.resolve() == labels.resolve():
             log.warning("%s are the references themselves: nothing was predicted there", found)
-    rivals = {other: _rival(other, labels, names, known=label_names is not None) for other in others}
+    rivals = {other: _rival(other, labels, names, only, known=label_names is not None) for other in others}
     paths = [cases.found, *(found for _, found in rivals.values())]
     unit = _unit([prediction for found in paths for prediction, _ in found.values()])
     patients = patients_of(labels, sorted({case for found in paths for case in found}), groups)
@@ -152,7 +154,7 @@ def _refuse_foreign_values(predictions: Path, rows: Sequence[LabelScore]) -> Non
 
 
 def _rival(
-    other: Path, labels: Path, names: LabelPairs | None, *, known: bool
+    other: Path, labels: Path, names: LabelPairs | None, only: Collection[str] | None, *, known: bool
 ) -> tuple[LabelPairs | None, Mapping[str, tuple[Path, Path]]]:
     """How others number the labels, and their label maps with the references.
 
@@ -167,7 +169,7 @@ def _rival(
             f"{other} names its labels ({', '.join(pairs.names)}), those it is compared with have none: give each "
             "a labels.json, or the references a dataset.json"
         )
-    return pairs, pair_cases(other, labels, pairs).found
+    return pairs, pair_cases(other, labels, pairs).among(only).found
 
 
 def _short(paths: Sequence[Path]) -> dict[Path, str]:

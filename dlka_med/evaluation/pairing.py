@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,20 @@ class CasePairs:
     found: Mapping[str, tuple[Path, Path]]
     only_predicted: tuple[str, ...] = ()
     only_referred: tuple[str, ...] = ()
+
+    def among(self, cases: Collection[str] | None) -> "CasePairs":
+        """Those of these cases alone; None: all.
+
+        Raises:
+            InputError: there is none.
+        """
+        if cases is None:
+            return self
+        if not set(cases) & set(self.found):
+            raise InputError(f"none of the {len(cases)} cases that are meant, such as {min(cases)}, has a pair")
+        found = {case: paths for case, paths in self.found.items() if case in cases}
+        lone = ([case for case in ids if case in cases] for ids in (self.only_predicted, self.only_referred))
+        return CasePairs(found, *map(tuple, lone))
 
 
 def pair_labels(predictions: Path, references: Path) -> LabelPairs | None:

@@ -171,3 +171,13 @@ def test_strict_refuses_cases_of_one_side_and_writes_nothing(dataset, tmp_path, 
 
 def test_strict_is_content_where_all_has_a_partner(dataset):
     assert evaluate(*dataset(OURS, THEIRS), strict=True).mean["dice"].mean == 1
+
+
+def test_of_some_cases_the_others_are_not_told(dataset, caplog):
+    folders = dataset(OURS, THEIRS, predicted="abcd", referred="abef")
+    result = evaluate(*folders, only="ace", against=[folders[1]])
+    assert {score.case for score in result.scores} == {"a"}
+    assert (result.cases_without_reference, result.cases_without_prediction) == (("c",), ("e",))
+    assert result.comparisons[0].cases == 1
+    with pytest.raises(InputError, match="none of the 2 cases that are meant, such as c, has a pair"):
+        evaluate(*folders, only="ce")
