@@ -86,6 +86,8 @@ def _corrected(survey: Survey, kept: Sequence[Kept], never: Sequence[str]) -> tu
     if never:
         absent = {name: value for name, (value,) in survey.scheme.target_values.items() if name in never}
         described["labels"] = _without(described.get("labels", {}), absent)
+        if isinstance(segments := described.get("segments"), dict):
+            described["segments"] = {name: look for name, look in segments.items() if name not in absent}
         fixes += [Fix("", source, "label-absent", f"label {name!r} taken out: no case holds it") for name in absent]
     return described, fixes
 

@@ -254,6 +254,14 @@ def test_absent_labels_leave_the_description(tmp_path):
     assert description["labels"] == {"0": "background", "1": "organ", "2": "tumour"}
 
 
+def test_absent_labels_take_their_colours_along(tmp_path):
+    planted = volumes(tmp_path / "data")
+    segments = {"organ": {"color": [1, 2, 3]}, "cyst": {"color": [4, 5, 6]}}
+    planted.describe(labels={"background": 0, "organ": 1, "tumour": 2, "cyst": 3}, segments=segments)
+    fix(planted, tmp_path / "out")
+    assert read_dataset(tmp_path / "out").segments.keys() == {"organ"}
+
+
 def test_a_label_that_went_with_its_only_case_stays_declared(tmp_path):
     planted = volumes(tmp_path / "data")
     replant(planted.label(0), lambda label: label.__setitem__((0, 0), 77))
