@@ -81,6 +81,7 @@ def check_dataset(
         InputError: the folder is of no known layout, its `dataset.json` contradicts itself, or it has no case.
     """
     root, refusals = Path(root), Refusals()
+    table = root / "groups.csv" if groups is None else Path(groups)
     dataset = read_dataset(root, channels=channels, labels=labels, groups=groups, refusals=refusals)
     facts = fingerprint((*dataset.cases, *dataset.test), dataset.channels, workers, progress("checking"))
     survey = Survey(
@@ -88,7 +89,7 @@ def check_dataset(
         description=read_description(root / "dataset.json"),
         facts=facts,
         refusals=tuple(refusals),
-        grouped=groups is not None or os.path.exists(root / "groups.csv"),
+        groups=table if groups is not None or os.path.exists(table) else None,
         folds=folds,
         spacing=None if spacing is None else tuple(spacing),
     )

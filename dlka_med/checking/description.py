@@ -1,5 +1,7 @@
 """What a mended copy says of itself: dataset.json and groups.csv, with the cases and labels that are there."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from dlka_med.checking.places import Kept
 from dlka_med.checking.rules_dataset import are_named, patients
 from dlka_med.checking.rules_labels import holders
 from dlka_med.checking.survey import Survey
+from dlka_med.text_files import read_text
 
 WRITTEN = ("dataset.json", "groups.csv", "fixes.csv")
 
@@ -29,19 +32,21 @@ def describe_copy(survey: Survey, told: set[str], folder: Path, kept: Sequence[K
         (folder / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     why = f"{LEFT_OUT}: no case of the copy holds the label {{!r}}, which stays declared"
     fixes += [Fix("", source, "label-absent", why.format(name)) for name in lost]
-    groups = {}
-    if survey.grouped and "groups-wrong" not in told:
-        groups = {one.case.id: one.case.group or "" for one in kept}
+    groups: list[Sequence[str]] = []
+    if survey.groups is not None and "groups-wrong" not in told:
+        gone = {case.id for case in survey.cases} - {one.case.id for one in kept}
+        rows = csv.reader(io.StringIO(read_text(survey.groups), newline=""))
+        groups = [row for row in rows if any(row) and row[0].strip() not in gone]
     if "ids-one-patient" in told:
         found = patients([case.id for case in survey.cases])
         done = f"{LEFT_OUT}: the ids do not call anybody a patient, so nothing says which cases belong together"
         if are_named(found):
             patient_of = {name: patient for patient, members in found.items() for name in members}
-            groups = {one.case.id: patient_of[one.case.id] for one in kept}
+            groups = [("case", "group"), *((one.case.id, patient_of[one.case.id]) for one in kept)]
             done = "written, one group per patient"
         fixes.append(Fix("", str(survey.dataset.root / "groups.csv"), "ids-one-patient", done))
     if groups:
-        write_table(folder / "groups.csv", [("case", "group"), *groups.items()])
+        write_table(folder / "groups.csv", groups)
     return fixes
 
 
@@ -60,23 +65,40 @@ def _corrected(survey: Survey, kept: Sequence[Kept], never: Sequence[str]) -> tu
     """The content of `dataset.json`, and what is other in it than it was."""
     described, fixes, source = dict(survey.description), [], str(survey.dataset.root / "dataset.json")
     trained = {case.id for case in survey.dataset.cases}
+    lists = [described[key] for key in ("training", "test") if isinstance(described.get(key), list)]
+    listed = {survey.dataset.root / one["image"]: one for ones in lists for one in ones if _names_image(one)}
     training = [
-        {"image": _listed(one.images[0]), "label": _listed(one.label)}
+        _entry(listed, one) | {"label": _listed(one.label)}
         for one in kept
         if one.case.id in trained and one.label is not None
     ]
-    test = [_listed(one.images[0]) for one in kept if one.case.id not in trained]
+    others = [one for one in kept if one.case.id not in trained]
+    test = [_entry(listed, one) if one.case.images[0] in listed else _listed(one.images[0]) for one in others]
     if isinstance(described.get("training"), list):
-        described |= {"training": training} | ({"test": test} if "test" in described else {})
-    for key, count in (("numTraining", len(training)), *([("numTest", len(test))] if test else [])):
+        described["training"] = training
+        # A list of images that nobody shipped stays.
+        if "test" in described and (survey.dataset.root / "imagesTs").is_dir():
+            described["test"] = test
+    for key, count in (("numTraining", len(training)), *([("numTest", len(test))] if survey.dataset.test else [])):
         if key in described and described[key] != count:
             fixes.append(Fix("", source, "count-wrong", f"{key} corrected from {described[key]} to {count}"))
             described[key] = count
     if never:
         absent = {name: value for name, (value,) in survey.scheme.target_values.items() if name in never}
         described["labels"] = _without(described.get("labels", {}), absent)
+        if isinstance(segments := described.get("segments"), dict):
+            described["segments"] = {name: look for name, look in segments.items() if name not in absent}
         fixes += [Fix("", source, "label-absent", f"label {name!r} taken out: no case holds it") for name in absent]
     return described, fixes
+
+
+def _names_image(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("image"), str)
+
+
+def _entry(listed: Mapping[Path, dict[str, Any]], one: Kept) -> dict[str, Any]:
+    """The entry of a list with all that it says of the case."""
+    return {**listed.get(one.case.images[0], {}), "image": _listed(one.images[0])}
 
 
 def _listed(path: Path) -> str:

@@ -24,7 +24,7 @@ class Draft:
 
     Args:
         values: that label maps may hold.
-        images: one (C, *S) per file.
+        images: one (C, *S) per file; whole numbers and float64 as they are.
         label: (*S), or (rows, columns, 3) of a colour picture; None without a label.
         affines: of the images, then of the label, in mm.
         order: where each channel stands in a file of all channels, as in `Case`.
@@ -57,30 +57,35 @@ class Draft:
         """Declared values but 0."""
         return tuple(value for value in sorted(self.values) if value)
 
+    @property
+    def label_values(self) -> np.ndarray | None:
+        """The label as it is written: readers take 0.99999 for 1."""
+        return None if self.label is None else np.rint(self.label).astype(_label_type(max(self.values)))
+
     def write(self, images: Sequence[Path], label: Path | None, changed: Collection[str]) -> None:
-        """Write volumes in mm, with qform, sform and pixdim that agree; 2D images that did not change are copied.
+        """Write volumes in mm, with qform, sform and pixdim that agree; files that did not change are copied.
 
         Args:
             changed: paths of the files that were mended.
         """
         for path, volume, affine, file in zip(images, self.images, self.affines, self.facts.images, strict=False):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if is_volume(path):
-                _write_volume(path, np.moveaxis(_as_stored(volume, file.dtype), 0, -1), affine)
-            elif file.path in changed:
-                write_pixels(path, volume)
-            else:
+            if file.path not in changed:
                 copy_file(file.path, path)
-        if label is None or self.label is None:
+            elif is_volume(path):
+                _write_volume(path, np.moveaxis(_as_stored(volume, file.dtype), 0, -1), affine)
+            else:
+                write_pixels(path, volume)
+        values = self.label_values
+        if label is None or values is None:
             return
         label.parent.mkdir(parents=True, exist_ok=True)
-        values = self.label.astype(_label_type(max(self.values)))
-        if is_volume(label):
-            _write_volume(label, values[..., None], self.affines[-1])
-        elif self.label_path in changed:
-            write_grey(label, values)
-        else:
+        if self.label_path not in changed:
             copy_file(self.label_path, label)
+        elif is_volume(label):
+            _write_volume(label, values[..., None], self.affines[-1])
+        else:
+            write_grey(label, values)
 
 
 def copy_file(source: str, target: Path) -> None:
@@ -95,7 +100,7 @@ def copy_file(source: str, target: Path) -> None:
 
 def _read(path: Path, channels: Sequence[str]) -> np.ndarray:
     if is_volume(path):
-        return np.ascontiguousarray(channels_first(path, _voxels(path)))
+        return np.ascontiguousarray(channels_first(path, _voxels(path, as_stored=True)))
     return np.ascontiguousarray(np.moveaxis(read_bands(path, channels), -1, 0))
 
 
@@ -108,15 +113,17 @@ def _read_label(path: Path) -> np.ndarray:
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
 
 
-def _voxels(path: Path) -> np.ndarray:
+def _voxels(path: Path, *, as_stored: bool = False) -> np.ndarray:
     if ending(path).lower() in ITK_ENDINGS:
-        return open_itk(path)[1]
-    return open_nifti(path, colours=True)[1]
+        return open_itk(path, as_stored=as_stored)[1]
+    return open_nifti(path, colours=True, as_stored=as_stored)[1]
 
 
 def _as_stored(volume: np.ndarray, dtype: str) -> np.ndarray:
     """In the number type of the file, if that holds the values."""
     kind = np.dtype(dtype) if dtype and "[" not in dtype else np.dtype(np.uint8)
+    if volume.dtype == kind:
+        return volume
     if kind.kind in "iu":
         limits = np.iinfo(kind)
         if limits.min <= volume.min() and volume.max() <= limits.max and (volume == np.rint(volume)).all():
@@ -133,7 +140,7 @@ def _write_volume(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
     if ending(path).lower() in ITK_ENDINGS:
         write_itk(path, volume, Grid(path, volume.shape[:3], affine))
         return
-    image = nib.Nifti1Image(volume[..., 0] if volume.shape[-1] == 1 else volume, affine)
+    image = nib.Nifti1Image(volume[..., 0] if volume.shape[-1] == 1 else volume, affine, dtype=volume.dtype)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)

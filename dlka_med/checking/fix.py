@@ -84,14 +84,13 @@ def fix_dataset(report: Report, out: str | Path, workers: int | None = None) -> 
         found = in_workers(write, jobs, cores() if workers is None else workers, progress("mending"))
         outcomes = {job.id: outcome for job, outcome in zip(jobs, found, strict=True)}
         twins = surplus(survey, {name for name, outcome in outcomes.items() if outcome.is_kept})
-        kept = []
+        kept, gone = [], []
         for name, outcome in outcomes.items():
             fixes += (twins[name],) if name in twins else outcome.fixes
-            if outcome.is_kept and name not in twins:
-                values |= outcome.values
-                kept.append(place[name])
-            else:
-                _remove(folder, place[name])
+            stays = outcome.is_kept and name not in twins
+            values |= outcome.values if stays else set()
+            (kept if stays else gone).append(place[name])
+        _remove(folder, gone, kept)
         if not {one.case.id for one in kept} & {case.id for case in survey.dataset.cases}:
             raise InputError(f"no case of {root} can be mended or kept as it is: see the findings")
         fixes += describe_copy(survey, {finding.code for finding in report.findings}, folder, kept, values)
@@ -111,9 +110,11 @@ def _codes(report: Report) -> dict[str, Codes]:
     return found
 
 
-def _remove(folder: Path, kept: Kept) -> None:
-    for path in kept.files:
-        for file in files_of(folder / path):
+def _remove(folder: Path, gone: Sequence[Kept], kept: Sequence[Kept]) -> None:
+    """Take cases out of the copy, but for voxels that the header of a kept one names, too."""
+    needed = {file for one in kept for path in one.files for file in files_of(folder / path)}
+    for path in [path for one in gone for path in one.files]:
+        for file in {*files_of(folder / path)} - needed:
             file.unlink(missing_ok=True)
         with suppress(OSError):
             (folder / path).parent.rmdir()
@@ -139,4 +140,5 @@ def _write(folder: Path, channels: Sequence[str], values: Collection[int], job: 
     except InputError as error:
         code, paths = next(iter(job.codes.items()))
         return _Outcome((Fix(job.id, paths[0], code, f"{LEFT_OUT}: {error}"),), is_kept=False)
-    return _Outcome(fixes, frozenset(() if draft.label is None else np.unique(draft.label).tolist()))
+    values = draft.label_values
+    return _Outcome(fixes, frozenset(() if values is None else np.unique(values).tolist()))

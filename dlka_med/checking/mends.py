@@ -111,6 +111,11 @@ def rewrite(done: str) -> Mend:
     return mend
 
 
+def to_millimetres(draft: Draft, paths: Collection[str]) -> Iterator[Change]:
+    """Of all files: one without a unit was read in that of the others."""
+    return ((file.path, "brought to mm") for file in draft.facts.files if file.unit != 1.0)
+
+
 MENDS: dict[str, Mend] = {
     "voxels-rgb": split_colours,
     "axes-five": rewrite("channels put on the fourth axis"),
@@ -119,7 +124,7 @@ MENDS: dict[str, Mend] = {
     "pixdim-differs": rewrite("pixdim made to agree with the affine"),
     "forms-differ": rewrite("qform made to agree with the sform"),
     "unit-missing": rewrite("its unit written as mm"),
-    "unit-other": rewrite("brought to mm"),
+    "unit-other": to_millimetres,
     "grid-noise": snap_affine,
     "mask-255": threshold_mask,
     "mask-jpeg": threshold_mask,

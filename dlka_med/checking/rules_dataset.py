@@ -67,7 +67,7 @@ def group_in_test(survey: Survey) -> Iterator[Found]:
 
 
 def one_patient(survey: Survey) -> Iterator[Found]:
-    for patient, members in ({} if survey.grouped else patients([case.id for case in survey.cases])).items():
+    for patient, members in ({} if survey.groups else patients([case.id for case in survey.cases])).items():
         if len(members) > 1:
             wrong = f"{len(members)} cases look like one patient, {patient}: {', '.join(members[:4])}"
             yield Found(str(survey.dataset.root / "groups.csv"), wrong + (", ..." if len(members) > 4 else ""))

@@ -11,6 +11,7 @@ from dlka_med.data.case_facts import CaseFacts
 from dlka_med.data.grid import GRID_TOLERANCE, farthest_apart, spacing_of
 from dlka_med.data.nifti import is_singular
 
+ROUNDING = 1e-3  # voxels: what headers in float32 leave of two equal affines, and more
 OBLIQUE_DEGREES = 1.0  # below it a structure moves by less than a voxel over 57 voxels
 SHEAR = 0.01  # cosine between two axes, half a degree; a rotation written in float32 stays below 1e-5
 PIXDIM_TOLERANCE = 0.01  # relative: what some programs round to two digits
@@ -36,7 +37,7 @@ def affines(survey: Survey) -> Iterator[Found]:
 
 def noise(survey: Survey) -> Iterator[Found]:
     for facts, path, first, apart in _shifts(survey):
-        if 0 < apart <= GRID_TOLERANCE:
+        if ROUNDING < apart <= GRID_TOLERANCE:
             wrong = f"its affine differs from that of {first} by up to {apart:.2g} voxels, which is tolerated"
             yield Found(path, wrong, facts.id)
 

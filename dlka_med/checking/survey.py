@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -25,7 +26,7 @@ class Survey:
         description: the content of `dataset.json`.
         facts: of `dataset.cases`, then of `dataset.test`.
         refusals: what was left out when the dataset was read.
-        grouped: whether somebody said which cases belong together.
+        groups: the table that says which cases belong together; None: there is none.
         folds: of the cross-validation that is meant.
         spacing: mm per voxel that is planned, along the axes R, A and S; None: the median of the cases.
     """
@@ -34,7 +35,7 @@ class Survey:
     description: dict[str, Any]
     facts: tuple[CaseFacts, ...]
     refusals: tuple[Refusal, ...] = ()
-    grouped: bool = False
+    groups: Path | None = None
     folds: int = 5
     spacing: tuple[float | None, ...] | None = None
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -12,10 +13,14 @@ from dlka_med.checking.check import check_dataset
 from dlka_med.checking.fix import fix_dataset
 from dlka_med.checking.mends import MENDS
 from dlka_med.data.cases import read_dataset
+from dlka_med.data.grid import Grid
+from dlka_med.data.itk import write_itk
 from dlka_med.data.load import load_case
 from dlka_med.errors import InputError
-from tests.checking.datasets import pictures, replant, save, volumes, voxels
+from tests.checking.datasets import SHAPE, pictures, replant, save, volumes, voxels
 from tests.checking.faults import FAULTS, UNMENDABLE, Fault
+
+GRID = Grid(Path("any"), SHAPE, np.eye(4))
 
 
 def digests(root) -> dict[str, str]:
@@ -73,7 +78,97 @@ def test_files_without_a_fault_are_copied_byte_by_byte(tmp_path):
     planted, _ = planted_and_fixed("voxels-nan", tmp_path)
     before, after = digests(planted.root), digests(tmp_path / "out")
     changed = {name for name in before if before[name] != after.get(name)}
-    assert changed == {"imagesTr/case_0.nii.gz", "labelsTr/case_0.nii.gz", "dataset.json"}
+    assert changed == {"imagesTr/case_0.nii.gz", "dataset.json"}
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.int64, np.uint64, np.float64])
+def test_voxels_stay_exact_where_only_the_header_is_mended(tmp_path, dtype):
+    planted = volumes(tmp_path / "data")
+    image = (2**30 if np.dtype(dtype).itemsize > 2 else 0) + np.arange(8 * 9 * 10).reshape(SHAPE).astype(dtype)
+    nib.save(nib.Nifti1Image(image, np.eye(4), dtype=dtype), planted.image(0))  # without a unit
+    fixes = fix(planted, tmp_path / "out")
+    assert [one.code for one in fixes.fixes] == ["unit-missing"]
+    mended = voxels(tmp_path / "out" / "imagesTr" / "case_0.nii.gz")
+    assert mended.dtype == dtype
+    np.testing.assert_array_equal(mended, image)
+
+
+def test_a_label_that_readers_round_is_not_cut_down(tmp_path):
+    planted = volumes(tmp_path / "data")
+    label = voxels(planted.label(0)) * np.float32(0.99997)
+    nib.save(nib.Nifti1Image(label, np.eye(4)), planted.label(0))  # without a unit
+    fixes = fix(planted, tmp_path / "out")
+    assert [one.code for one in fixes.fixes] == ["unit-missing"]
+    np.testing.assert_array_equal(voxels(tmp_path / "out" / "labelsTr" / "case_0.nii.gz"), np.rint(label))
+
+
+def test_a_label_in_the_unit_of_its_image_is_told_of(tmp_path):
+    planted = volumes(tmp_path / "data")
+    for path, unit in zip(planted.pair(0), ("meter", "unknown"), strict=True):
+        image = nib.Nifti1Image(voxels(path), np.diag([0.001, 0.001, 0.001, 1]))
+        image.header.set_xyzt_units(unit)
+        nib.save(image, path)
+    fixes = fix(planted, tmp_path / "out")
+    assert {(one.file, one.done) for one in fixes.fixes} == {(str(file), "brought to mm") for file in planted.pair(0)}
+    mended = nib.load(tmp_path / "out" / "labelsTr" / "case_0.nii.gz")
+    np.testing.assert_allclose(mended.affine, np.eye(4), atol=1e-6)
+
+
+def test_voxels_of_a_kept_header_stay_when_a_twin_goes(tmp_path):
+    pytest.importorskip("SimpleITK")
+    planted = volumes(tmp_path / "data")
+    write_itk(planted.root / "imagesTr" / "m1.mhd", np.arange(720, dtype=np.int16).reshape(SHAPE), GRID)
+    header = (planted.root / "imagesTr" / "m1.mhd").read_text()
+    (planted.root / "imagesTr" / "m2.mhd").write_text(header)  # of the same file of voxels
+    entries = json.loads((planted.root / "dataset.json").read_text())["training"]
+    more = [{"image": f"imagesTr/{name}.mhd", "label": entries[0]["label"]} for name in ("m1", "m2")]
+    planted.describe(training=[*entries[1:], *more])
+    fixes = fix(planted, tmp_path / "out")
+    assert [(one.case, one.code) for one in fixes.fixes if one.case] == [("m2", "duplicate-cases")]
+    again = check_dataset(tmp_path / "out", workers=0)
+    assert not [one for one in again.findings if one.severity == "error"]
+
+
+def test_what_the_description_says_of_a_case_stays(tmp_path):
+    planted = volumes(tmp_path / "data", test=1)
+    facts = json.loads((planted.root / "dataset.json").read_text())
+    planted.describe(
+        training=[entry | {"age": index} for index, entry in enumerate(facts["training"])],
+        test=[{"image": facts["test"][0], "age": 6}],
+    )
+    planted.image(2).write_bytes(b"")
+    fix(planted, tmp_path / "out")
+    mended = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert [entry["age"] for entry in mended["training"]] == [0, 1, 3, 4, 5]
+    assert mended["test"] == [{"image": "./imagesTs/test_6.nii.gz", "age": 6}]
+    assert read_dataset(tmp_path / "out").test[0].id == "test_6"
+
+
+def test_a_list_of_images_that_nobody_shipped_stays(tmp_path):
+    planted = volumes(tmp_path / "data")
+    planted.describe(test=["./imagesTs/elsewhere.nii.gz"], numTest=1)
+    fixes = fix(planted, tmp_path / "out")
+    mended = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert (fixes.fixes, mended["test"], mended["numTest"]) == ((), ["./imagesTs/elsewhere.nii.gz"], 1)
+
+
+def test_tests_that_are_all_left_out_are_counted_so(tmp_path):
+    planted = volumes(tmp_path / "data", test=1)
+    planted.describe(numTest=1)
+    (planted.root / "imagesTs" / "test_6.nii.gz").write_bytes(b"")
+    fix(planted, tmp_path / "out")
+    mended = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert (mended["test"], mended["numTest"]) == ([], 0)
+
+
+def test_groups_keep_what_else_their_table_says(tmp_path):
+    planted = volumes(tmp_path / "data")
+    rows = [f"{name},g{index},site {index}" for index, name in enumerate(planted.names)]
+    (planted.root / "groups.csv").write_text("\n".join(["case,group,site", *rows]) + "\n")
+    planted.image(2).write_bytes(b"")
+    fix(planted, tmp_path / "out")
+    expected = ["case,group,site", *rows[:2], *rows[3:]]
+    assert (tmp_path / "out" / "groups.csv").read_text().splitlines() == expected
 
 
 def test_nan_becomes_the_empty_value_and_nothing_else_changes(tmp_path):
@@ -157,6 +252,14 @@ def test_absent_labels_leave_the_description(tmp_path):
     planted_and_fixed("label-absent", tmp_path)
     description = json.loads((tmp_path / "out" / "dataset.json").read_text())
     assert description["labels"] == {"0": "background", "1": "organ", "2": "tumour"}
+
+
+def test_absent_labels_take_their_colours_along(tmp_path):
+    planted = volumes(tmp_path / "data")
+    segments = {"organ": {"color": [1, 2, 3]}, "cyst": {"color": [4, 5, 6]}}
+    planted.describe(labels={"background": 0, "organ": 1, "tumour": 2, "cyst": 3}, segments=segments)
+    fix(planted, tmp_path / "out")
+    assert read_dataset(tmp_path / "out").segments.keys() == {"organ"}
 
 
 def test_a_label_that_went_with_its_only_case_stays_declared(tmp_path):
