@@ -91,6 +91,17 @@ def test_a_failing_validation_loses_nothing(unbroken, tmp_path, monkeypatch, epo
     assert len(steps) == 2 * (2 - epoch), "a finished run has nothing to do"
 
 
+def test_a_run_killed_after_it_made_up_for_a_validation_loses_nothing(unbroken, tmp_path, monkeypatch):
+    """Workers draw before Lightning tells the epoch, so that the data's own count of them matters."""
+    (config, whole), broken = unbroken, tmp_path / "broken"
+    helped = changed(config, workers=1)
+    for place in ("train.dice", "task.SegmentationTask.training_step"):
+        with monkeypatch.context() as patch, pytest.raises(IndexError):
+            patch.setattr(f"dlka_med.training.{place}", lambda *_: [][0])
+            train(helped, broken, resume=broken.is_dir())
+    assert_same(whole, train(helped, broken, resume=True))
+
+
 def test_an_epoch_killed_before_its_records_is_recorded(unbroken, tmp_path, monkeypatch):
     config, whole = unbroken
     with monkeypatch.context() as patch:
