@@ -76,8 +76,8 @@ class PatchDataset(TorchDataset):
     Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
     spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
     others lie anywhere, or, in a case with voxels to be ignored, about a voxel of a random class of the others. Patches
-    stay inside the case; one that is smaller is centred. What lies around the case is filled with what an empty voxel of its image
-    becomes, and with label 0.
+    stay inside the case; one that is smaller is centred. What lies around the case is filled with what an empty voxel
+    of its image becomes, and with label 0.
 
     Args:
         cache: with the resolved intensity of the channels, by which patches are normalised.
