@@ -124,6 +124,7 @@ class RunFolder:
             with whole_file(run.split_file) as file:
                 file.write_text(text, encoding="utf-8")
             save_config(config, run.config_file)
+            run.reasons_file.unlink(missing_ok=True)
             return run
         with whole_folder(path) as folder:
             save_config(config, folder / "config.yaml")

@@ -69,7 +69,9 @@ def test_offsets_of_older_runs_have_no_limit_as_they_were_trained(run):
 
 
 def test_a_run_that_has_learned_nothing_is_filled_anew(run):
+    run.reasons_file.write_text('{"seed": "of the config before"}')
     RunFolder.create(run.path, config(deformation="none"), SPLIT | {"test": ["d"]})
+    assert not run.reasons_file.exists()
     again = RunFolder.open(run.path)
     assert again.config.network.deformation == "none"
     assert again.split["test"] == ("d",)

@@ -116,8 +116,7 @@ def _reasons(options: argparse.Namespace) -> dict[str, str]:
 
     if options.config.is_dir():
         return {}
-    replaced = {entry.partition("=")[0].strip() for entry in options.overrides}
-    return {key: said for key, said in comments_of(options.config).items() if key not in replaced}
+    return comments_of(options.config, [entry.partition("=")[0].strip() for entry in options.overrides])
 
 
 def _train_folds(config: "RunConfig", out: Path, options: argparse.Namespace) -> None:

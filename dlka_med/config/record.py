@@ -25,7 +25,7 @@ def ascending(values: tuple[float, float]) -> tuple[float, float]:
     return values
 
 
-def different(names: tuple[str, ...]) -> tuple[str, ...]:
+def different(names: tuple[str | int, ...]) -> tuple[str | int, ...]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]} is named twice: once is enough")
     return names

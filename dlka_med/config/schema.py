@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from dlka_med.config.dataset import Dataset, Preprocessing
 from dlka_med.config.network import Network
-from dlka_med.config.record import Record
+from dlka_med.config.record import Record, different
 from dlka_med.config.training import Training
 
 
@@ -15,7 +15,7 @@ class Inference(Record):
 
     overlap: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="of neighbouring windows")
     batch_size: PositiveInt = Field(1, description="windows per forward pass")
-    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...] = Field(
+    mirror_axes: Annotated[tuple[Annotated[int, Field(ge=0, le=2)], ...], AfterValidator(different)] = Field(
         (), description="axes of test-time mirroring, whether training mirrored them or not"
     )
 

@@ -27,12 +27,12 @@ from dlka_med.data.intensity import is_robust, named_intensity
 from dlka_med.data.prepare import Prepared, prepare
 from dlka_med.data.readers import reader_of
 from dlka_med.data.slices import slice_axis
-from dlka_med.data.tiles import Tiles, write_tiles
+from dlka_med.data.tiles import Tiles, removed, write_tiles
 from dlka_med.data.workers import Progress, in_workers
 from dlka_med.errors import InputError
 from dlka_med.files import whole_folder, writable_folder
 
-FORMAT = 3
+FORMAT = 4
 FOREGROUND_VOXELS = 10_000
 NAME_BYTES = 150  # of a case id: file systems allow 255 in all
 DAY = 24 * 3600  # seconds
@@ -45,20 +45,37 @@ log = logging.getLogger("dlka_med")
 class CachedCase:
     """A prepared case whose arrays stay on disk; grey values are not normalised yet.
 
-    `foreground`: voxel coordinates (N, spatial dims), int32, of each of the foreground `classes` that the case holds,
-    at most `FOREGROUND_VOXELS` per class, a random but fixed choice. `background` are such of class 0 where others are
-    to be ignored; None where every voxel counts.
+    `classes` are the foreground classes that it holds. `places` holds voxels of classes, as many as `counts` says: of
+    each of these, and of class 0, perhaps none, where others are to be ignored.
     """
 
     image: Tiles
     label: Tiles | None
-    classes: tuple[int, ...]
-    foreground: tuple[np.ndarray, ...]
-    background: np.ndarray | None
+    places: Path
+    counts: dict[int, int]
     affine: np.ndarray
     native_shape: tuple[int, ...]
     native_affine: np.ndarray
     measured: Measured
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        return tuple(index for index in self.counts if index)
+
+    def voxels(self) -> dict[int, np.ndarray]:
+        """Coordinates (N, spatial dims), int32, by class: at most `FOREGROUND_VOXELS`, a random but fixed choice.
+
+        They are read where they are used, for a file kept open for every case of a large dataset would be too many.
+
+        Raises:
+            InputError: the file was removed or cut short.
+        """
+        counts = list(self.counts.values())
+        try:
+            rows = np.load(self.places, mmap_mode="r" if any(counts) else None, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise removed(self.places, error) from error
+        return dict(zip(self.counts, np.split(rows, np.cumsum(counts)[:-1]), strict=True)) if counts else {}
 
 
 class PreparedCache:
@@ -205,19 +222,15 @@ class PreparedCache:
             facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
             if _sizes(entry) != facts["bytes"]:
                 return None
-            shape, counts = tuple(facts["shape"]), facts["foreground"]
+            shape = tuple(facts["shape"])
             image, label = Tiles.open(entry / "image.npy", shape, np.float32), None
             if facts["labelled"]:
                 label = Tiles.open(entry / "label.npy", (1, *shape[1:]), np.uint8)
-            places = np.load(entry / "foreground.npy", mmap_mode="r" if counts else None, allow_pickle=False)
-            parts = dict(zip(facts["classes"], np.split(places, np.cumsum(counts)[:-1]), strict=True)) if counts else {}
-            background = parts.pop(0, None)
             return CachedCase(
                 image=image,
                 label=label,
-                classes=tuple(parts),
-                foreground=tuple(parts.values()),
-                background=background,
+                places=entry / "foreground.npy",
+                counts=dict(zip(facts["classes"], facts["foreground"], strict=True)),
                 affine=np.array(facts["affine"], dtype=np.float64),
                 native_shape=tuple(facts["native_shape"]),
                 native_affine=np.array(facts["native_affine"], dtype=np.float64),
@@ -310,17 +323,15 @@ def _fingerprint(case: Case) -> list[list[str | int]]:
 
 
 def _foreground(prepared: Prepared) -> tuple[list[int], list[int], np.ndarray]:
-    """Classes that the label holds, how many of their voxels are kept, and which; the background where some do not
-    count."""
+    """Classes that the label holds, how many of their voxels are kept, and which; class 0 where some do not count."""
     dims = prepared.image.ndim - 1
     classes, counts, chosen = [], [], [np.empty((0, dims), dtype=np.int32)]
     if prepared.label is not None:
         flat = prepared.label.ravel()
         random = np.random.default_rng(0)
         held = np.bincount(flat, minlength=IGNORED + 1) > 0
+        held[0] = held[IGNORED]
         for index in np.flatnonzero(held[:IGNORED]):
-            if index == 0 and not held[IGNORED]:
-                continue
             places = np.flatnonzero(flat == index)
             if len(places) > FOREGROUND_VOXELS:
                 places = np.sort(random.choice(places, FOREGROUND_VOXELS, replace=False))

@@ -25,7 +25,7 @@ from dlka_med.data.workers import Progress, cores, in_workers
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import user_cache_folder, whole_file
 
-FORMAT = 2
+FORMAT = 3
 HUGE = 1e30  # what is larger counts as infinite: float32 could not hold the difference of two such numbers
 
 
@@ -146,7 +146,8 @@ def _channel(
     if nan + infinite:
         middle = np.median(volume[finite]) if finite.any() else 0
         volume = np.where(finite, volume, np.float32(middle))
-    measured = measure(case_id, volume[None], label, *box)
+    # Of values as stored 255 may be a label; in class indices it is what `measure` leaves out.
+    measured = measure(case_id, volume[None], None if label is None else label != 0, *box)
     inside, foreground = measured.foreground.ravel().astype(np.float64), None
     if inside.size:
         spread = np.percentile(inside, FOREGROUND_PERCENTILES)

@@ -75,9 +75,9 @@ class PatchDataset(TorchDataset):
 
     Cases come in shuffled rounds, so that each is seen equally often. A share `oversampling` of the patches,
     spread evenly over the indices, is centred on a random voxel of a random foreground class of its case; the
-    others lie anywhere, or, in a case with voxels to be ignored, about a random one of the others. Patches stay inside
-    the case; one that is smaller is centred. What lies around the case is filled with what an empty voxel of its image
-    becomes, and with label 0.
+    others lie anywhere, or, in a case with voxels to be ignored, about a voxel of a random class of the others. Patches
+    stay inside the case; one that is smaller is centred. What lies around the case is filled with what an empty voxel
+    of its image becomes, and with label 0.
 
     Args:
         cache: with the resolved intensity of the channels, by which patches are normalised.
@@ -121,10 +121,7 @@ class PatchDataset(TorchDataset):
         window = np.array(patch_size if across is None else np.insert(patch_size, across, 1))
         if len(window) != len(shape):
             raise InputError(f"training.patch_size {patch_size} does not fit case {case.id} of {shape}")
-        start, size = (
-            self._start(random, shape, window, self._centres(stored, index)),
-            window,
-        )
+        start, size = self._start(random, shape, window, self._centres(stored, index)), window
         transform = None if self.augmentation is None else TrainingTransform(patch_size, self.augmentation)
         if transform is not None:
             transform.set_random_state(int(random.integers(2**32)))
@@ -148,9 +145,12 @@ class PatchDataset(TorchDataset):
 
     def _centres(self, stored: CachedCase, index: int) -> Sequence[np.ndarray]:
         """Voxels of each class about which this patch may lie; none: anywhere."""
-        if self._is_oversampled(index) and stored.foreground:
-            return stored.foreground
-        return () if stored.background is None else (*stored.foreground, stored.background)
+        is_oversampled = self._is_oversampled(index) and bool(stored.classes)
+        if not is_oversampled and 0 not in stored.counts:
+            return ()
+        voxels = stored.voxels()
+        background = voxels.pop(0, ())
+        return [places for places in (*voxels.values(), () if is_oversampled else background) if len(places)]
 
     def _start(
         self,

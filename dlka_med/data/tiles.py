@@ -81,11 +81,16 @@ class Tiles:
                     if wanted and file.readinto(wanted) != len(wanted):
                         raise OSError("it ends early")
         except OSError as error:
-            raise InputError(
-                f"{self.path} cannot be read ({error}): prepared cases were removed while they were in use; "
-                "start again, with --resume where a run was training"
-            ) from error
+            raise removed(self.path, error) from error
         return found
+
+
+def removed(path: Path, error: Exception) -> InputError:
+    """What to raise where a file of a prepared case cannot be read any more."""
+    return InputError(
+        f"{path} cannot be read ({error}): prepared cases were removed while they were in use; start again, with "
+        "--resume where a run was training"
+    )
 
 
 def write_tiles(path: Path, array: np.ndarray, across: int | None = None) -> None:

@@ -138,7 +138,8 @@ class RunData(pl.LightningDataModule):
         return bool(self.cache.open(self.cases[case]).classes)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"finished_epochs": self.trainer.current_epoch + 1, "progress": self.trainer.lightning_module.progress}
+        task = self.trainer.lightning_module
+        return {"finished_epochs": task.row["epoch"], "progress": task.progress}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # Lightning tells the sampler its epoch only after the workers of a resumed run have drawn from it.

@@ -5,6 +5,7 @@ import html
 import io
 import os
 import re
+import shutil
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -137,9 +138,8 @@ class MLflow(Tool):
         self.logger.experiment.log_text(self.identity, text.getvalue(), f"{plain(name)}/step_{step:07d}.csv")
 
     def picture(self, name: str, file: Path, step: int) -> None:
-        named = file.rename(file.with_name(f"step_{step:07d}.png"))
+        named = shutil.copyfile(file, file.with_name(f"step_{step:07d}.png"))  # others are told of the file, too
         self.logger.experiment.log_artifact(self.identity, str(named), _plain_tag(name))
-        named.rename(file)
 
     def end(self, how: End) -> None:
         self.logger.finalize("KILLED" if how == "interrupted" else how)

@@ -10,6 +10,7 @@ from dlka_med.run_folder import RunFolder
 
 CHANGEABLE = {
     "dataset.root",
+    "dataset.segments",
     "dataset.groups",
     "dataset.cache",
     "dataset.cache_gib",
@@ -22,7 +23,7 @@ CHANGEABLE = {
     "training.loggers",
     "inference.batch_size",
 }
-"""Settings that a resumed run may change: they decide where and how long, not what was learned so far."""
+"""Settings that a resumed run may change: they decide where, how long and how it is shown, not what was learned."""
 
 LENGTH = {"training.epochs", "training.minutes"}
 """Those of them that decide how long it learns, which only a run that is extended may change."""
@@ -34,6 +35,9 @@ LEFT_OPEN = {
     "training.augmentation.flip_axes",
 }
 """Settings whose null means: as follows from the dataset."""
+
+BY_LABEL = {"dataset.labels", "dataset.segments"}
+"""Settings that are named by labels, each of them one setting."""
 
 
 def resumed_config(asked: RunConfig, run: RunFolder, *, extend: bool = False) -> RunConfig:
@@ -108,7 +112,7 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings of a config's sections by their dotted keys."""
     settings = {}
     for key, value in tree.items():
-        if isinstance(value, dict) and prefix + key != "dataset.labels":
+        if isinstance(value, dict) and prefix + key not in BY_LABEL:
             settings |= flat(value, f"{prefix}{key}.")
         else:
             settings[prefix + key] = value

@@ -114,6 +114,7 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("seed=" + "9" * 5000, ["-s seed=999", "not a YAML value"]),
         ("training.loss={dice_weight: 0, cross_entropy_weight: 0}", ["training.loss", "dice_weight", "both 0"]),
         ("training.loss.scale_weights=[1, 1, 1]", ["training.loss.scale_weights has 3", "supervised_scales is 2"]),
+        ("inference.mirror_axes=[0, 0]", ["inference.mirror_axes", "0 is named twice"]),
         ("preprocessing.orientation=RLA", ["preprocessing.orientation", "one letter of each", "'RLA'"]),
         ("preprocessing.orientation=RAA", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.intensity=[{kind: ct, lower: 5, upper: -5}]", ["preprocessing.intensity", "less than upper"]),

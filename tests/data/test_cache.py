@@ -64,13 +64,16 @@ def test_what_comes_out_is_what_was_prepared(cache, random_cases, workers):
 def test_foreground_voxels(cache, random_cases, monkeypatch, tmp_path):
     (case,) = random_cases(1)
     label = cache.get(case).label
-    body, core = cache.open(case).foreground
+    body, core = cache.open(case).voxels().values()
     for index, voxels in ((1, body), (2, core)):
         assert {tuple(voxel) for voxel in voxels.tolist()} == set(zip(*np.nonzero(label == index), strict=True))
     monkeypatch.setattr(cache_module, "FOREGROUND_VOXELS", 10)
-    few = PreparedCache(tmp_path / "few", SETTINGS, ["MRI"], LABELS).open(case).foreground
-    assert [len(voxels) for voxels in few] == [10, len(core)]
-    assert all(label[tuple(voxel)] == 1 for voxel in few[0])
+    few = PreparedCache(tmp_path / "few", SETTINGS, ["MRI"], LABELS).open(case)
+    assert {index: len(voxels) for index, voxels in few.voxels().items()} == few.counts == {1: 10, 2: len(core)}
+    assert all(label[tuple(voxel)] == 1 for voxel in few.voxels()[1])
+    shutil.rmtree(few.places.parent)
+    with pytest.raises(InputError, match=r"foreground\.npy cannot be read .* removed while they were in use"):
+        few.voxels()
 
 
 def test_cases_without_foreground_or_label(cache, make_case):
@@ -78,9 +81,19 @@ def test_cases_without_foreground_or_label(cache, make_case):
     empty = make_case("empty", image, np.zeros((5, 5, 5), dtype=np.uint8))
     bare = make_case("bare", image)
     cache.fill([empty, bare])
-    assert cache.open(empty).foreground == cache.open(bare).foreground == ()
+    assert cache.open(empty).voxels() == cache.open(bare).voxels() == {}
     assert cache.get(bare).label is cache.reference(bare) is None
     assert not cache.get(empty).label.any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
+def test_cases_hold_no_file_open(cache, random_cases):
+    """Systems allow a process 1024 of them or fewer, and datasets have more cases."""
+    cases = random_cases(3)
+    cache.fill(cases)
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [(cache.open(case), cache.get(case), cache.reference(case)) for case in cases]
+    assert len(os.listdir("/proc/self/fd")) == before, kept
 
 
 def test_only_what_changed_is_computed_again(cache, random_cases, computed, make_case):

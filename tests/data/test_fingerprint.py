@@ -48,6 +48,16 @@ def test_a_case_is_told_as_it_is(two_channels):
         np.testing.assert_allclose([channel.foreground.mean, channel.foreground.std], [inside.mean(), inside.std()])
 
 
+@pytest.mark.parametrize("value", [1, 255])
+def test_whatever_value_marks_the_foreground(make_case, value):
+    image = np.random.default_rng(0).normal(100, 10, (6, 7, 8)).astype(np.float32)
+    label = np.zeros(image.shape, np.uint8)
+    label[2:4, 3:6, 1:5] = value
+    (channel,) = read_case(make_case("mask", image, label), ["CT"]).channels
+    assert channel.foreground.voxels == 24
+    np.testing.assert_allclose(channel.foreground.mean, image[label > 0].mean(), rtol=1e-6)
+
+
 def test_grey_values_are_those_that_training_measures(two_channels):
     case, image, label = two_channels
     expected = measure(case.id, image, label, *foreground_box(image)).channels

@@ -52,6 +52,15 @@ def mask(size: int, width: int, first: int) -> np.ndarray:
     return inside
 
 
+@pytest.mark.parametrize("voxel", [1.0, 1e-4])
+def test_voxels_of_microscopes_are_resampled_as_those_of_scanners_are(voxel):
+    volume = np.random.default_rng(0).normal(size=(8, 6, 8))
+    for factor, shape in ((2, (4, 3, 4)), (1.0009, volume.shape)):
+        found, _, affine = resampled(volume, np.zeros(volume.shape), [factor * voxel] * 3, native=[voxel] * 3)
+        assert found.shape == shape
+        np.testing.assert_allclose(np.diag(affine)[:3], voxel if factor != 2 else 2 * voxel)
+
+
 @pytest.mark.parametrize("shape", [(23, 30), (12, 17, 14)])
 @pytest.mark.parametrize("factor", [0.6, 1.3, 2.0])
 def test_images_are_cubic_splines_at_the_places_that_the_affine_says(shape, factor):

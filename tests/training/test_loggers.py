@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from dlka_med.data.raster import read_raster
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
-from dlka_med.training.loggers import open_tool, plain
+from dlka_med.training.loggers import MLflow, open_tool, plain
 from dlka_med.training.reporting import Reporter
 from dlka_med.training.train import train
 
@@ -240,6 +241,16 @@ def test_a_server_that_is_not_there_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://here")
     with pytest.raises(InputError, match="mlflow cannot record this run"):
         open_tool("mlflow", RunFolder(tmp_path), "balls", None)
+
+
+def test_a_picture_that_one_logger_fails_to_send_is_there_for_the_others(tmp_path):
+    picture, tool = tmp_path / "0.png", object.__new__(MLflow)
+    picture.write_bytes(b"pixels")
+    sent = SimpleNamespace(log_artifact=lambda *_: [][0])
+    tool.identity, tool.logger = "run", SimpleNamespace(experiment=sent)
+    with pytest.raises(IndexError):
+        tool.picture("case/a", picture, 3)
+    assert picture.read_bytes() == b"pixels"
 
 
 def test_names_for_mlflow_are_plain_and_differ():

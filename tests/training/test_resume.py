@@ -9,11 +9,13 @@ import torch
 from safetensors.torch import load_file
 
 from dlka_med.config.loading import load_config
+from dlka_med.config.schema import RunConfig
 from dlka_med.data.cases import read_dataset
 from dlka_med.errors import InputError
 from dlka_med.provenance import Provenance
 from dlka_med.run_folder import PARTS, RunFolder
 from dlka_med.training.callbacks import Safekeeping
+from dlka_med.training.resume import refuse_different, resumed_config
 from dlka_med.training.task import SegmentationTask
 from dlka_med.training.train import train
 
@@ -91,6 +93,18 @@ def test_a_failing_validation_loses_nothing(unbroken, tmp_path, monkeypatch, epo
     assert len(steps) == 2 * (2 - epoch), "a finished run has nothing to do"
 
 
+def test_a_run_killed_after_it_made_up_for_a_validation_loses_nothing(unbroken, tmp_path, monkeypatch):
+    """Workers draw before Lightning tells the epoch, so that the data's own count of them matters."""
+    (config, whole), broken = unbroken, tmp_path / "broken"
+    helped = changed(config, workers=1)
+    for place in ("train.dice", "task.SegmentationTask.training_step"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dlka_med.training.{place}", lambda *_: [][0])
+            with pytest.raises(IndexError):
+                train(helped, broken, resume=broken.is_dir())
+    assert_same(whole, train(helped, broken, resume=True))
+
+
 def test_an_epoch_killed_before_its_records_is_recorded(unbroken, tmp_path, monkeypatch):
     config, whole = unbroken
     with monkeypatch.context() as patch:
@@ -107,6 +121,20 @@ def test_resume_refuses_another_config_and_names_it(config, finished):
         train(other, finished.path, resume=True)
     with pytest.raises(InputError, match=r"training\.ema: None asked, 0\.9 in the run"):
         train(changed(config, ema=None), finished.path, resume=True)
+
+
+@pytest.mark.parametrize("asked", [None, {"ball": {"color": [1, 2, 3]}}])
+def test_how_labels_are_shown_may_change(config, tmp_path, asked):
+    """A run keeps what its dataset says of it, which the config that it was started from leaves open."""
+    base = config.model_dump()
+    base["dataset"] |= {"channels": ["MRI"], "labels": {"background": 0, "ball": 1}}
+    kept, now = (
+        RunConfig.model_validate(base | {"dataset": base["dataset"] | {"segments": segments}})
+        for segments in ({"ball": {"color": [255, 0, 0]}}, asked)
+    )
+    runs = [RunFolder.create(tmp_path / str(n), one, dict.fromkeys(PARTS, ())) for n, one in enumerate((kept, now))]
+    assert resumed_config(now, runs[0]).dataset.segments == now.dataset.segments
+    refuse_different(dict(enumerate(runs)), same_length=True)
 
 
 def test_resume_refuses_what_is_no_checkpoint_of_this_run(config, finished, tmp_path):
