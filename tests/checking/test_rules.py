@@ -36,6 +36,14 @@ def test_a_planted_fault_is_found_by_its_code_alone(tmp_path, fault: Fault):
         assert "\n" not in finding.line
 
 
+@pytest.mark.parametrize(("by", "found"), [(5e-4, set()), (2e-3, {"grid-noise"})])
+def test_what_rounding_leaves_of_equal_affines_is_no_noise(tmp_path, by, found):
+    planted, affine = volumes(tmp_path / "data"), np.eye(4)
+    affine[1, 3] = by
+    save(planted.label(0), voxels(planted.label(0)), affine)
+    assert codes(planted.root) == found
+
+
 def test_every_rule_has_its_fault():
     assert {fault.code for fault in FAULTS} == {rule.code for rule in RULES}
     assert len({rule.code for rule in RULES}) == len(RULES) >= 25
