@@ -1,6 +1,7 @@
 """From nothing to a segmented brain: a small real dataset, then the calls that any user makes."""
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +45,11 @@ class Demo:
     def describe(self) -> str:
         """The result in words, and what to try next."""
         dataset, mirrored, longer = (self.folder / name for name in ("dataset", "mirrored", "longer"))
+        commands = (
+            ("train", self.folder / "demo.yaml", "-s", "training.minutes=10", "--out", longer),
+            ("predict", self.run, dataset / "imagesTs", "--out", mirrored, "--mirror"),
+            ("evaluate", mirrored, dataset / "labelsTs", "--out", f"{mirrored}-evaluation"),
+        )
         return "\n".join(
             [
                 "",
@@ -51,9 +57,7 @@ class Demo:
                 "Pictures (image, reference, prediction):",
                 *(f"  {picture}" for picture in self.pictures),
                 "Try next:",
-                f"  dlka train {self.folder / 'demo.yaml'} -s training.minutes=10 --out {longer}",
-                f"  dlka predict {self.run} {dataset / 'imagesTs'} --out {mirrored} --mirror",
-                f"  dlka evaluate {mirrored} {dataset / 'labelsTs'} --out {mirrored}-evaluation",
+                *(f"  dlka {shlex.join(map(str, words))}" for words in commands),
                 "",
             ]
         )

@@ -2,7 +2,9 @@
 
 import functools
 import json
+import shlex
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from dlka_med import demo as demo_module
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.load import load_case
-from dlka_med.demo import LABELS, make_brain_dataset, run_demo
+from dlka_med.demo import LABELS, Demo, make_brain_dataset, run_demo
 from dlka_med.errors import InputError
 
 pytest.importorskip("nilearn", reason='NOT TESTED: pip install "dlka_med[demo]"')
@@ -140,6 +142,15 @@ def test_slices_are_those_of_the_template(tmp_path):
     for case in data.test:
         image = load_case(case, data.channels).image[0]
         assert (image[:20] > 0).mean() < (image[-20:] > 0).mean(), "the brain ends at the front"
+
+
+def test_what_to_try_next_can_be_pasted_into_a_shell():
+    folder = Path("my brain; it's")
+    told = Demo(folder, folder / "run", 0.5, ()).describe()
+    commands = [shlex.split(line) for line in told.splitlines() if line.startswith("  dlka ")]
+    assert [words[1] for words in commands] == ["train", "predict", "evaluate"]
+    assert all(any(word.startswith(str(folder)) for word in words) for words in commands)
+    assert all(not word.startswith("it") for words in commands for word in words)
 
 
 @pytest.mark.slow

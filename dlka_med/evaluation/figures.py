@@ -89,7 +89,7 @@ def plot_curve(
     _draw(lower, rows, "learning_rate", color=GREY)
     lower.set_ylabel("learning rate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
-    lower.set_ylim(0, 1.1 * max(series(rows, "learning_rate")[1], default=1))
+    lower.set_ylim(0, 1.1 * (max(series(rows, "learning_rate")[1], default=0) or 1))
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for axes in (upper, middle, lower):

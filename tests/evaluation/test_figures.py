@@ -107,6 +107,11 @@ def test_a_curve_of_any_length_is_drawn(tmp_path, count):
     assert pixels(tmp_path / "curve.png", (0x00, 0x72, 0xB2)) > (20 if count else -1)
 
 
+def test_a_curve_whose_learning_rate_is_nothing_is_drawn(tmp_path):
+    plot_curve([{"epoch": 1, "loss": 0.5, "learning_rate": 0.0}], tmp_path / "curve.svg")
+    assert "learning rate" in (tmp_path / "curve.svg").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("size", [(9, 6.2), (4.2, 5.4)])
 def test_the_legend_of_a_curve_has_every_label(tmp_path, size):
     table = [{"epoch": 1, "loss": 0.5, "dice": 0.5, "dice _front": 0.4, "dice back": 0.6}]
