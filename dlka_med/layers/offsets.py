@@ -220,7 +220,8 @@ def outputs_without(module: nn.Module, *inputs: Any) -> Iterator[tuple[str, Any,
 def _offsets(layer: DeformableLayer, x: Tensor) -> Tensor:
     geometry = layer.geometry
     shape = (geometry.offset_groups, geometry.points, geometry.spatial_dims)
-    return layer.predict_offsets(x)[0].unflatten(1, shape)
+    offsets = layer.predict_offsets(x)[0].unflatten(1, shape)
+    return offsets if layer.spread is None else offsets - layer.spread.view(*shape, *[1] * geometry.spatial_dims)
 
 
 def _run(module: nn.Module, inputs: tuple[Any, ...], look: Callable[..., None] | None = None) -> Any:

@@ -1,5 +1,7 @@
 """Learned offsets are read from any module."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -171,6 +173,17 @@ def test_the_spread_of_a_scaled_kernel_belongs_to_its_start():
     visit_points(DCNv3(4, offset_scale=4.0, group=2), lambda name, points: seen.append(points), torch.randn(1, 4, 6, 6))
     assert not seen[0].offsets.any()
     assert seen[0].start[0, 0, 0, :, 2, 3].tolist() == [2 - 4, 3 - 4]
+
+
+@pytest.mark.parametrize("limit", [None, 2.0])
+@pytest.mark.parametrize("layer", [DCNv3, DCNv4])
+def test_the_spread_of_a_scaled_kernel_is_not_read_as_offsets(layer, limit):
+    layer = layer(4, offset_scale=4.0, group=2, spatial_dims=3, offset_limit=limit)
+    assert not read_offsets(layer, torch.randn(1, 4, 6, 5, 4))[""].any()
+    move(layer, 1, 13, (0.25, 0.0, 0.0))
+    assert read_offsets(layer, torch.randn(1, 4, 20, 5, 4))[""][0, 1, 13, 0, 9].mean() == pytest.approx(
+        1 if limit is None else 2 * math.tanh(1 / 2)
+    )
 
 
 @pytest.mark.parametrize(
