@@ -51,9 +51,9 @@ def describe(
     types = by_type(network, work)
     prediction = {}
     if timed:
-        # First of all, since a window fits into what the process has held before.
+        # First of all, since a window fits into what the process has held before; it brings a network to the device.
         cases = () if subject.dataset is None else (*subject.dataset.cases, *subject.dataset.test)
-        prediction["prediction"] = time_prediction(network, config, place, cases)
+        prediction["prediction"] = time_prediction(_network(subject), config, place, cases)
     content: dict[str, Any] = {
         "kind": subject.kind,
         "name": subject.name,

@@ -18,9 +18,9 @@ def format_info(content: Mapping[str, Any]) -> str:
         f"{_some(content['channels'], 'channel')}, {_some(content['outputs'], 'output')}"
     )
     total = content["multiply_adds"]
-    types = [["multiply-adds of a window", _count(total), ""]]
+    types = [["multiply-adds of a window", short_count(total), ""]]
     types += [
-        [f"  {name}", _count(number), f"{100 * number / total:.1f} %"]
+        [f"  {name}", short_count(number), f"{100 * number / total:.1f} %"]
         for name, number in content["multiply_adds_by_type"].items()
     ]
     table = [["stage", "output", "channels", "parameters", "multiply-adds", "gate"]]
@@ -32,7 +32,7 @@ def format_info(content: Mapping[str, Any]) -> str:
                 shape(size[1:]) if size else "-",
                 str(size[0]) if size else "-",
                 f"{stage['parameters']:,}",
-                _count(stage["multiply_adds"]),
+                short_count(stage["multiply_adds"]),
                 ", ".join(stage["gates"]),
             ]
         )
@@ -95,10 +95,12 @@ def _sizes(sizes: Sequence[int | None], tried: Sequence[int]) -> str:
     return " x ".join(f"over {most}" if size is None else str(size) for size, most in pairs)
 
 
-def _count(number: int) -> str:
+def short_count(number: int) -> str:
+    """A number in three digits, with k, M, G or T."""
+    rounded = float(f"{number:.3g}")
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
+        if rounded >= size:
+            return f"{rounded / size:.3g} {unit}"
     return str(number)
 
 

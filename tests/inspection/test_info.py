@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from dlka_med.inspection import timing
+from dlka_med.inspection import info, timing
 from dlka_med.inspection.info import describe
-from dlka_med.inspection.info_table import format_info
+from dlka_med.inspection.info_table import format_info, short_count
 from dlka_med.ops.multiply_adds import multiply_adds
 from dlka_med.planning.probe import Measured
 from dlka_med.run_folder import build_run_network
@@ -36,6 +36,28 @@ def test_a_run_in_full(tmp_path, monkeypatch):
     table = format_info(content)
     for words in ("510 steps in 20 minutes", "other programs took 50 %", "encoder.1.0"):
         assert words in table
+
+
+def test_the_field_is_measured_whatever_device_the_network_is_timed_on(tmp_path, monkeypatch):
+    """Predicting takes its network along to the device; here to one that computes nothing."""
+    monkeypatch.setattr(timing, "probe", lambda config, device: Measured(peak=3e9, seconds=2.0))
+
+    def timed(network, *_):
+        network.to("meta")
+        return {"seconds_per_window": 1.0}
+
+    monkeypatch.setattr(info, "time_prediction", timed)
+    config = config_of(3, [8, 8, 8], {"offset_limit": 1.5}, training={"minutes": 20, "epochs": None})
+    field = describe(make_run(tmp_path / "run", config).path, device="cpu")["receptive_field"]
+    assert all(field["measured"])
+    assert all(field["with_offsets_at_most"])
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(0, "0"), (999, "999"), (1234, "1.23 k"), (999_499, "999 k"), (999_600, "1 M"), (10**9, "1 G")]
+)
+def test_counts_of_three_digits(number, told):
+    assert short_count(number) == told
 
 
 @pytest.mark.slow
