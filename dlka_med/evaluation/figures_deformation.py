@@ -99,7 +99,7 @@ def plot_points(ground: Ground, layers: Mapping[str, Sequence[Aim]], title: str,
         line[0].set_title(f"{plain(name)}: kernels' drift by the image", color=PALE, fontsize=9)
         for axes, axis in zip(line[1:], [None] if dims == 2 else range(3), strict=True):
             _kernel(axes, ground, aim, axis)
-            where = "" if axis is None else f"{PLANES[axis]} {aim.place[axis]}, "
+            where = "" if axis is None else f"{_plane(ground, axis)} {aim.place[axis]}, "
             axes.set_title(f"{where}kernel at {_where(aim.place)}", color=PALE, fontsize=9)
     figure.suptitle(plain(title), color=PALE, fontsize=12)
     _points_legend(figure, ground, max(len(aim.start) for _, aim in rows))
@@ -149,7 +149,7 @@ def plot_fields(ground: Ground, fields: Sequence[Field], path: str | Path) -> No
     """Draw for each place the gradient of its logit by the image: as the network is, and with offsets of zero.
 
     Brightness is the logarithm of the gradient over three decades below its greatest value; circles hold 95 % of it.
-    Of a volume, the axial slice through the place.
+    Of a volume, the slice across its last axis through the place.
 
     Raises:
         InputError: the PNG cannot be written.
@@ -177,6 +177,11 @@ def plot_fields(ground: Ground, fields: Sequence[Field], path: str | Path) -> No
         "What a logit depends on: gradient by the image, three decades of a log scale", color=PALE, fontsize=12
     )
     save(figure, path, DPI)
+
+
+def _plane(ground: Ground, axis: int) -> str:
+    """What slices across an axis are called."""
+    return PLANES["LRPAIS".index(ground.codes[axis]) // 2 if ground.codes else axis]
 
 
 def _where(place: Sequence[int]) -> str:

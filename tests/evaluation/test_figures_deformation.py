@@ -74,6 +74,9 @@ def test_letters_say_where_axes_run(tmp_path, monkeypatch, codes, planes):
         at = {tuple(np.round(text.get_position(), 1)): text.get_text() for text in axes.texts}
         found = [at[place] for place in ((0.0, 0.5), (1.0, 0.5), (0.5, 1.0), (0.5, 0.0)) if place in at]
         assert found == (wanted.split() if codes else [])
+    if dims == 3:
+        titles = [axes.get_title().partition(",")[0] for axes in seen[1:]]
+        assert titles == ["sagittal 9", "axial 14", "coronal 6"]
 
 
 def test_the_legend_of_a_narrow_picture_is_whole(tmp_path, monkeypatch):
