@@ -57,14 +57,14 @@ class Effects:
             self._still[EVERY].add(network(image)[part].flatten(1), plain, self._painted)
 
     @property
-    def figures(self) -> dict[str, dict[str, dict[str, float]]]:
+    def figures(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """By layer, if it is `silent` (returns zeros) or `still` (moves no point): the change of the logits as a share
-        of their deviation, the voxels whose label changes, and these as a share of the labelled ones.
+        of their deviation, the voxels whose label changes, and these as a share of the labelled ones, None of none.
         """
         deviation = max(self._squared / self._count - (self._sum / self._count) ** 2, 1e-30) ** 0.5
 
-        def told(change: Change) -> dict[str, float]:
-            share = change.voxels / self._labelled if self._labelled else 0.0
+        def told(change: Change) -> dict[str, float | None]:
+            share = change.voxels / self._labelled if self._labelled else None
             logits = (change.squared / self._count) ** 0.5 / deviation
             return {"logits": logits, "voxels": change.voxels, "share_of_labelled": share}
 

@@ -51,24 +51,22 @@ def format_inspection(content: Mapping[str, Any]) -> str:
         "same mean; spread: from position to position. outside, at limit: share of points. labels: voxels that change,",
         "as a share of the labelled ones. field: radius that holds 95 % of a logit's gradient, with the offsets of",
         "that layer at zero.",
-        _verdict(every),
+        verdict(every),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _verdict(every: Mapping[str, float]) -> str:
+def verdict(every: Mapping[str, float | None]) -> str:
+    """What the effect of all offsets together comes to, in words."""
     share = every["share_of_labelled"]
     voxels = f"{every['voxels']} voxel{'s' * (every['voxels'] != 1)} change{'s' * (every['voxels'] == 1)} label"
-    if share < IDLE:
-        return (
-            f"With all offsets at zero {voxels}, {_percent(share)} of the labelled "
-            "ones: on this image deforming does next to nothing."
-        )
-    return (
-        f"With all offsets at zero {voxels}, {_percent(share)} of the labelled "
-        "ones. Whether for the better, dlka compare --ablate tells."
-    )
+    of = "while none has one as it is" if share is None else f"{_percent(share)} of the labelled ones"
+    if not every["voxels"] or (share is not None and share < IDLE):
+        return f"With all offsets at zero {voxels}, {of}: on this image deforming does next to nothing."
+    return f"With all offsets at zero {voxels}, {of}. Whether for the better, dlka compare --ablate tells."
 
 
-def _percent(share: float) -> str:
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "-"
     return f"{100 * share:.2g} %" if share < 0.0995 else f"{100 * share:.0f} %"

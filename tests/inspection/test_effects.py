@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dlka_med.inspection.effects import EVERY, Effects, classes
+from dlka_med.inspection.inspect_table import verdict
 from dlka_med.inspection.view import Window
 from dlka_med.layers import DeformConv, without_offsets
 
@@ -46,6 +47,21 @@ def test_effects_of_a_shift():
     assert found[EVERY]["still"] == found["layer"]["still"]
     with without_offsets(network):
         assert network(image[None])[0, 1].equal(image[0])
+
+
+def test_where_nothing_is_labelled_a_change_is_no_share_but_told():
+    network, image = Shifted(), -torch.ones(1, 6, 8)
+    image[:, :, 1] = 1
+    network.layer.offset_conv.bias.data[1] = 9.0  # every point reads outside
+    window = Window(image, np.zeros((6, 8), np.uint8), (0, 0), (slice(0, 6), slice(0, 8)))
+    effects = Effects(["layer", "idle"], None)
+    effects.add(network, window, network(image[None]).detach())
+    found = effects.figures[EVERY]["still"]
+    assert (found["voxels"], found["share_of_labelled"]) == (6, None)
+    told = verdict(found)
+    assert "6 voxels change label, while none has one as it is" in told
+    assert "next to nothing" not in told
+    assert "next to nothing" in verdict(found | {"voxels": 0})
 
 
 def test_regions_are_painted_over_each_other():
