@@ -25,6 +25,7 @@ from dlka_med.progress import progress
 from dlka_med.run_folder import RunFolder
 
 WINDOWS, PLACES = 4, 3
+BACKGROUND = "background"
 ROWS = 4  # of a picture, one for each layer and place
 
 
@@ -68,9 +69,9 @@ def inspect_image(
     target = Path("inspect") / view.case_id if out is None else Path(out)
     refuse_existing(target)
     scheme = folder.config.dataset.scheme
-    names = {index: scheme.value_names[value] for index, value in enumerate(scheme.values) if value}
+    names = {index: _named(scheme.value_names[value], value) for index, value in enumerate(scheme.values) if value}
     seen, number = view.windows(windows)
-    tallies, effects = _counted(predictor, view, seen, {0: "background"} | names)
+    tallies, effects = _counted(predictor, view, seen, {0: BACKGROUND} | names)
     places = view.places(PLACES)
     outputs = [_output(predictor, view, at) for at in places]
     fields, radii = fields_at(network, view, places, outputs, [*layers])
@@ -89,6 +90,11 @@ def inspect_image(
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         (made / "inspect.json").write_text(text + "\n", encoding="utf-8")
     return content | {"out": str(target)}
+
+
+def _named(name: str, value: int) -> str:
+    """What a label is called beside all voxels and the background."""
+    return f"{name} ({value})" if name in (ALL, BACKGROUND) else name
 
 
 def _counted(

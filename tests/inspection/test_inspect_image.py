@@ -88,6 +88,20 @@ def test_labels_of_a_file_and_slices_of_volumes(tmp_path):
     assert f"slice 3: 4 of 4 windows, labels of {file}" in format_inspection(content)
 
 
+def test_labels_may_be_called_as_anybody_likes(tmp_path):
+    """Also like what stands beside them: all voxels, and the background."""
+    sections = {"dataset": {"labels": {"nothing": 0, "all": 1, "background": 7}}}
+    run = make_run(tmp_path / "run", config_of(3, [8, 8, 8], {"deformation": ["absent", "dense"]}, **sections))
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[:4], labels[:2] = 1, 7
+    files = volume(tmp_path / "c.nii.gz", noise(8, 8, 8)), volume(tmp_path / "label.nii.gz", labels)
+    content = inspect_image(run.path, files[0], tmp_path / "out", label=files[1], device="cpu")
+    ((_, layer),) = content["layers"].items()
+    # A map of 4 x 2 x 2 over strides 2, 4, 4: a row of 4 positions for each label.
+    found = {label: figures["positions"] for label, figures in layer["offsets"].items()}
+    assert found == {"all": 16, "background": 8, "all (1)": 4, "background (7)": 4}
+
+
 @pytest.mark.parametrize(("slices", "unseen"), [(1, 3), (2, 2), (9, 0)])
 def test_layers_without_a_kernel_in_a_thin_image_are_told_with_the_reason(tmp_path, slices, unseen):
     """The maps of the stages have voxels of 4, 8 and 4 slices; a thin image lies in the middle of the window."""
