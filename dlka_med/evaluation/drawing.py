@@ -16,6 +16,7 @@ FORMATS = (".png", ".svg", ".pdf")
 # Text stays text, and the same picture is the same file.
 TEXT = {"svg.fonttype": "none", "svg.hashsalt": "dlka_med", "pdf.fonttype": 42}
 MISSING = r"Glyph \d+ .* missing from font|Matplotlib currently does not support"
+BOXES = "Last Resort"  # comes with matplotlib and has a box for every character, which tells less than its code
 UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 
@@ -62,8 +63,11 @@ def _fonts_with(characters: str) -> tuple[list[str], set[str]]:
     """Fonts of the system that have them, as few as come first, and those that none has."""
     names, without = [], set(characters)
     for font in font_manager.fontManager.ttflist if characters else ():
-        # Of a family the plain font is drawn, whatever its bold one has.
-        if without & (found := _characters(font.fname)) and font_manager.findfont(font.name) == font.fname:
+        # Of a family the plain font is drawn, whatever its bold one has. A name alone would be read as a pattern.
+        family = font_manager.FontProperties(family=[font.name])
+        if font.name.startswith(BOXES) or not without & (found := _characters(font.fname)):
+            continue
+        if font_manager.findfont(family) == font.fname:
             names.append(font.name)
             without -= found
         if not without:

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -68,12 +69,13 @@ def test_characters_of_another_font_are_drawn_in_it(tmp_path, monkeypatch):
     assert "\u2312" not in drawing._characters(usual)
     known = [font for font in font_manager.fontManager.ttflist if font.fname in (usual, other)]
     gone = font_manager.FontEntry(fname=str(tmp_path / "gone.ttf"), name="Gone")
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [gone, *known])
+    hyphened = replace(next(font for font in known if font.fname == other), name="Mono-1", weight=400)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [gone, hyphened, *known])
     drawing._fonts_with.cache_clear()
     save(drawn, tmp_path / "x.png")
     drawing._fonts_with.cache_clear()
     assert drawn.texts[0].get_text() == "a\u2312"
-    assert drawn.texts[0].get_fontfamily() == ["sans-serif", "DejaVu Sans Mono"]
+    assert drawn.texts[0].get_fontfamily() == ["sans-serif", "Mono-1"]
     directly = Figure(figsize=(2, 1))
     directly.text(0.1, 0.5, "a\u2312", family=["DejaVu Sans", "DejaVu Sans Mono"])
     save(directly, tmp_path / "y.png")
