@@ -49,22 +49,28 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside `path`; move it there on success, remove it on any failure.
 
+    An empty folder that is there already stays, and gets the content from a temporary folder in it.
+
     Raises:
         InputError: `path` exists and is not an empty folder.
-        WriteError: its parent cannot be written to, or the disk is full.
+        WriteError: it, or its parent, cannot be written to, or the disk is full.
     """
     path = Path(path)
     refuse_existing(path)
-    writable_folder(path.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, suffix=f"-{_end(path.name)}", dir=path.parent))
+    # It may be a link, a mounted disk or the folder that the user is in, none of which can be made anew.
+    is_there = path.is_dir()
+    place = writable_folder(path if is_there else path.parent)
+    temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, suffix=f"-{_end(path.name)}", dir=place))
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        if path.exists():
-            path.rmdir()
-        temporary.replace(path)
+        if is_there:
+            for child in list(temporary.iterdir()):
+                child.replace(path / child.name)
+        else:
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o777 & ~umask)
+            temporary.replace(path)
     except Exception as error:
         _name_full_disk(error, path)
         raise
@@ -92,9 +98,13 @@ def _end(name: str) -> str:
 
 
 def refuse_existing(path: str | Path) -> None:
-    """Raise `InputError` if `path` is a file or a folder with something in it."""
+    """Raise `InputError` if `path` is a file or a folder with more in it than what killed processes were writing."""
     path = Path(path)
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_dir():
+        is_free = all(child.name.startswith(UNFINISHED) for child in path.iterdir())
+    else:
+        is_free = not os.path.lexists(path)
+    if not is_free:
         raise InputError(f"{path} exists already and is not empty: name another folder, or move this one away")
 
 

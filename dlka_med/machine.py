@@ -134,16 +134,28 @@ def _meminfo(meminfo: Path, name: str) -> float:
 
 
 def _left_to_container(folder: Path) -> float:
-    """Of control groups, version 2 and 1; infinite without a limit."""
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    """Of control groups, version 2 and 1; infinite without a limit.
+
+    Files that the system keeps in memory count as free, as in the machine's `MemAvailable`.
+    """
+    for limit, used, facts, kind in (
+        ("memory.max", "memory.current", "memory.stat", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
     ):
         try:
-            return float((folder / limit).read_text()) - float((folder / used).read_text())
+            left = float((folder / limit).read_text()) - float((folder / used).read_text())
         except (OSError, ValueError):
             continue
+        return left + sum(_fact(folder / facts, f"{kind}{state}_file") for state in ("active", "inactive"))
     return float("inf")
+
+
+def _fact(stat: Path, name: str) -> float:
+    """Bytes of one line of a control group's `memory.stat`; 0 where there is none."""
+    try:
+        return float(dict(line.split() for line in stat.read_text().splitlines())[name])
+    except (OSError, KeyError, ValueError):
+        return 0.0
 
 
 def is_lack_of_memory(error: BaseException) -> bool:

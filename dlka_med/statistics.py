@@ -191,7 +191,7 @@ def claim(
     apart = f"{ours} minus {theirs} is {found.mean:+.{digits}f}"
     if found.interval is None or p is None or found.doubt is None:
         few = f"{found.patients} patients are" if found.patients > 1 else "one patient is"
-        return f"{apart}; {few} too few to claim anything ({LEAST_PATIENTS} at least)"
+        return f"{apart}; {few} too few to claim anything (at least {LEAST_PATIENTS} with each label)"
     low, high = found.interval
     figures = f"{LEVEL:.0%} interval {low:+.{digits}f} to {high:+.{digits}f}, {found.patients} patients, "
     figures += f"p {p:.2g}" if seeds is None else f"{seeds[0]} and {seeds[1]} seeds, p {p:.2g}"

@@ -63,19 +63,39 @@ def test_a_file_gets_the_usual_rights(tmp_path):
 
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "run"
-    path.mkdir()
     with whole_folder(path) as temporary:
         (temporary / "inside").write_text("x")
-        assert os.listdir(path) == []
+        assert not path.exists()
     assert os.listdir(path) == ["inside"]
     assert os.listdir(tmp_path) == ["run"]
     (tmp_path / "plain").mkdir()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_failed_folder_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("kind", ["plain", "link", "here", "mounted"])
+def test_an_empty_folder_that_is_there_is_filled(tmp_path, monkeypatch, kind):
+    real = tmp_path / "real"
+    real.mkdir()
+    (tmp_path / "link").symlink_to(real)
+    if kind == "here":
+        monkeypatch.chdir(real)
+    if kind == "mounted":
+        monkeypatch.setattr(Path, "rmdir", lambda path: pytest.fail("a mounted disk cannot be removed"))
+    before = real.stat().st_ino
+    with whole_folder({"link": tmp_path / "link", "here": Path()}.get(kind, real)) as temporary:
+        (temporary / "sub").mkdir()
+        (temporary / "sub" / "inside").write_text("x")
+        assert not [name for name in os.listdir(real) if not name.startswith(files.UNFINISHED)]
+    assert os.listdir(real) == ["sub"]
+    assert os.listdir(real / "sub") == ["inside"]
+    assert real.stat().st_ino == before
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_failed_folder_leaves_nothing(tmp_path, is_there):
     with pytest.raises(KeyError):
-        break_off(whole_folder(tmp_path / "run"), KeyError)
+        break_off(whole_folder(tmp_path if is_there else tmp_path / "run"), KeyError)
     assert os.listdir(tmp_path) == []
 
 
@@ -89,6 +109,14 @@ def test_a_full_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         refuse_existing(path / "weights")
     assert (path / "weights").read_text() == "old"
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match="exists already"):
+        refuse_existing(tmp_path / "link")
+
+
+def test_what_a_killed_process_left_is_no_content(tmp_path):
+    (tmp_path / f"{files.UNFINISHED}abcdefgh-run").mkdir()
+    refuse_existing(tmp_path)
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path):

@@ -21,6 +21,22 @@ def test_some_memory_is_free():
         ({"memory.max": "900", "memory.current": "300"}, 600),
         ({"memory.max": "max", "memory.current": "300"}, math.inf),
         ({"memory/memory.limit_in_bytes": "70", "memory/memory.usage_in_bytes": "30"}, 40),
+        (
+            {
+                "memory.max": "900",
+                "memory.current": "800",
+                "memory.stat": "anon 90\nfile 710\nshmem 60\ninactive_file 50\nactive_file 600\n",
+            },
+            750,
+        ),
+        (
+            {
+                "memory/memory.limit_in_bytes": "70",
+                "memory/memory.usage_in_bytes": "60",
+                "memory/memory.stat": "active_file 1\ntotal_inactive_file 5\ntotal_active_file 20\n",
+            },
+            35,
+        ),
         ({}, math.inf),
     ],
 )

@@ -167,8 +167,13 @@ def test_what_may_be_claimed(higher, winner):
     assert "the probability that this is false is below 0.1%" in said
     assert "neither may be called better" in claim("a", "b", found, higher_is_better=higher, p=0.06, digits=3)
     few = difference(theirs[:1], theirs[:1] - 1, ["x"])
-    assert "one patient is too few to claim anything (10 at least)" in claim(
+    assert "one patient is too few to claim anything (at least 10 with each label)" in claim(
         "a", "b", few, higher_is_better=higher, p=few.p, digits=3
+    )
+    rare = np.stack([theirs, np.where(np.arange(20) < 5, theirs, np.nan)], axis=1)
+    few = difference(rare + 0.1, rare, alone(20))
+    assert claim("a", "b", few, higher_is_better=higher, p=few.p, digits=3).endswith(
+        "; 20 patients are too few to claim anything (at least 10 with each label)"
     )
 
 

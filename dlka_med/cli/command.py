@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import logging
 import os
 import sys
@@ -121,7 +122,12 @@ def _end(message: str, code: int, debug: bool) -> int:
 
 
 def _set_up_output(debug: bool) -> None:
-    """Messages of the package go to stderr as plain lines; remarks of others show with --debug only."""
+    """Messages of the package go to stderr as plain lines; remarks of others show with --debug only.
+
+    What the encoding of stdout lacks is written as its code, as Python does it on stderr.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
     logger.setLevel(logging.DEBUG if debug else logging.INFO)

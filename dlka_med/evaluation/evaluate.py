@@ -84,7 +84,7 @@ def evaluate(
         )
     if out is not None:
         refuse_existing(could_hold_files(out))
-        writable_folder(Path(out).parent)
+        writable_folder(out if Path(out).is_dir() else Path(out).parent)
     names = pair_labels(predictions, labels) if label_names is None else _checked(label_names)
     cases = pair_cases(predictions, labels, names).among(only)
     for found in (predictions, *others):

@@ -72,26 +72,32 @@ def learn_steps(maps: Sequence[HeldMap], scheme: LabelScheme) -> list[Decision]:
     """Decide about every family of steps; the maps are changed by those that are kept."""
     decisions: list[Decision] = []
     stages = stages_of(scheme)
-    show = progress("looking for steps that help", "stage", closing_line=False)
+    total = sum(map(len, stages))
+    show = progress("looking for steps that help", "step", closing_line=False)
     voxels, patients = [one.voxel for one in maps], [one.patient for one in maps]
-    for done, stage in enumerate(stages):
+    while stages:
+        stage, *stages = stages
         trials: list[list[Trial]] = [_trials(stage, one, scheme) for one in maps]
         found = [
             decide(family, of_family, family.scored(scheme), voxels, patients)
             for family, of_family in zip(stage, zip(*trials, strict=True), strict=True)
         ]
+        first = next((place for place, one in enumerate(found, 1) if one.kept), len(found))
+        if stage[0].of_holes and first < len(stage):
+            # A hole may hold those of labels that it encloses, which are filled with it.
+            found, stages = found[:first], [stage[first:], *stages]
         decisions += found
         if steps := [one.step for one in found if one.kept and one.step is not None]:
             for one in maps:
                 one.change(steps, scheme)
-        show(done + 1, len(stages))
+        show(len(decisions), total)
     return decisions
 
 
 def stages_of(scheme: LabelScheme) -> list[list[Family]]:
-    """Families in the order in which they are decided and done; those of one stage do not depend on each other.
+    """Families in the order in which they are decided and done; those of one stage start from the same maps.
 
-    What is removed of one class, or filled in it, changes no other; regions share voxels.
+    What is removed of one class, or filled in it, takes no voxel from another; regions share voxels.
     """
     families = [[Family(name, of_holes) for name in scheme.names] for of_holes in (False, True)]
     if scheme.has_regions:

@@ -154,6 +154,26 @@ def test_steps_are_judged_on_what_those_before_have_left():
     assert {name: gain.after for name, gain in decisions[0].labels.items()} == {"organ": 1, "tumour": 1}
 
 
+def test_a_hole_that_is_filled_is_one_of_no_other_label():
+    """Organ encloses the tumour, whose bubbles lie in a hole of either: who is first fills them, and is measured so."""
+    scheme = LabelScheme.of({"background": 0, "organ": 1, "tumour": 2})
+    maps = []
+    for case in range(12):
+        reference = np.zeros((20, 20), np.uint8)
+        reference[1:19, 1:19], reference[6:14, 6:14] = 1, 2
+        prediction = reference.copy()
+        prediction[2, 2:16], prediction[8 + case % 3, 8:10] = 0, 0
+        maps.append(HeldMap(prediction, reference, 1.0, str(case)))
+    decisions = learn_steps(maps, scheme)
+    assert [one.family.label for one in decisions] == [None, "organ", "tumour", "organ", "tumour"]
+    organ, tumour = decisions[3:]
+    assert (organ.kept, tumour.refusal) == (True, "no better on all patients")
+    for label, decision in ((1, organ), (2, tumour)):
+        found = [(one.prediction == label, one.reference == label) for one in maps]
+        dice = [2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) for ours, theirs in found]
+        assert decision.mean.after == pytest.approx(np.mean(dice))
+
+
 def test_fewer_cases_on_request(run):
     assert learn_postprocessing(run.path, cases=5)["cases"] == 5
     with pytest.raises(InputError, match=r"4 held-out patients cannot tell whether a step helps, 5 is the least"):
