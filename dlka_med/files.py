@@ -138,7 +138,7 @@ def user_cache_folder() -> Path:
 def _name_full_disk(error: Exception, path: Path) -> None:
     # numpy, torch and safetensors each have a word of their own for it, mostly without an error number.
     told = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
-    if told or shutil.disk_usage(path.parent).free < ALMOST_NOTHING:
+    if told or shutil.disk_usage(path if path.is_dir() else path.parent).free < ALMOST_NOTHING:
         raise WriteError(
             f"{path} cannot be written, no space is left on its disk: make room, or name a folder on another disk"
         ) from error

@@ -149,6 +149,16 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch, whole, failure):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_disk_of_a_folder_that_is_there_counts(tmp_path, monkeypatch):
+    free = {tmp_path / "mounted": 0}
+    monkeypatch.setattr(
+        "dlka_med.files.shutil.disk_usage", lambda path: SimpleNamespace(free=free.get(Path(path), 10**12))
+    )
+    (tmp_path / "mounted").mkdir()
+    with pytest.raises(WriteError, match="mounted cannot be written, no space is left"):
+        break_off(whole_folder(tmp_path / "mounted"), OSError("58800 requested and 52192 written"))
+
+
 @pytest.mark.parametrize(
     ("platform", "variables", "expected"),
     [
