@@ -43,16 +43,6 @@ def library(monkeypatch, places):
     return SimpleNamespace(calls=calls, stand_in=stand_in)
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
-def test_output_that_cannot_say_everything(library, tmp_path, monkeypatch, encoding):
-    library.stand_in("dlka_med.evaluation.tables", format_summary="Größe 脑 0.5")
-    with (tmp_path / "told.txt").open("w", encoding=encoding) as stdout:
-        monkeypatch.setattr(sys, "stdout", stdout)
-        assert cli.main(["evaluate", "predictions", "labels", "-o", str(tmp_path / "out")]) == 0
-    told = (tmp_path / "told.txt").read_bytes()
-    assert told == "Größe 脑 0.5\n".encode(encoding, "backslashreplace")
-
-
 def stop(arguments, capsys):
     """Exit code and stderr of a command line that the parser refuses."""
     with pytest.raises(SystemExit) as ended:
