@@ -41,8 +41,8 @@ class LargeKernelGate(nn.Module):
             those of an input, `measure_deformation` how far they go.
 
     Raises:
-        ValueError: for other values of `spatial_dims` or `deformation`, an even kernel size, or `offset_groups`
-            that do not divide the channels.
+        ValueError: for other values of `spatial_dims` or `deformation`, an even kernel size, or, where
+            there are offsets, `offset_groups` that do not divide the channels.
     """
 
     def __init__(
