@@ -69,7 +69,7 @@ def score_of(run: RunFolder) -> tuple[float, int] | None:
     if not run.metrics_file.is_file():
         return None
     with run.metrics_file.open(encoding="utf-8", newline="") as file:
-        last = list(csv.DictReader(file))[-1]
+        *_, last = {}, *csv.DictReader(file)
     return (float(last["dice"]), int(last["step"])) if last.get("dice") else None
 
 

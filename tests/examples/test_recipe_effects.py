@@ -65,6 +65,9 @@ def test_finished_runs_give_a_table_and_others_are_awaited(tmp_path, capsys, mon
     monkeypatch.setitem(NAMES["train_all"].__globals__, "trained", lambda run, config, name: None)
     NAMES["main"](words)
     assert "1 of 12 runs are not finished" in capsys.readouterr().out
+    (tmp_path / "run_3" / "metrics.csv").write_text("epoch,step\n")
+    NAMES["main"](words)
+    assert "1 of 12 runs are not finished" in capsys.readouterr().out
 
 
 def test_a_design_holds_eleven_changes(tmp_path, capsys):
