@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from threading import Thread
+from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
@@ -204,18 +206,25 @@ def patch_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_signals_to_the_training,
+        worker_init_fn=_follow_the_training,
         # Its own generator keeps the loader from moving the random state of the training.
         generator=torch.Generator().manual_seed(seed),
     )
 
 
-def _leave_signals_to_the_training(worker: int) -> None:
+def _follow_the_training(worker: int) -> None:
     """Ctrl-C and SIGTERM often reach the whole process group; a worker heeds the SIGTERM of its parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _without_hang_ups
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _without_hang_ups(kind: type[BaseException], fault: BaseException, trace: TracebackType | None) -> None:
+    """A training that is interrupted while it fetches a batch hangs up, which the thread that serves it would tell."""
+    if not isinstance(fault, ConnectionError | EOFError):
+        sys.__excepthook__(kind, fault, trace)
 
 
 def _end_with_the_training() -> None:

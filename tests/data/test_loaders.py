@@ -226,7 +226,6 @@ from pathlib import Path
 from dlka_med.config.dataset import Preprocessing
 from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cases import Case
-from dlka_med.data.cases import Case
 from dlka_med.data.loaders import patch_loader
 
 image, label, folder = map(Path, sys.argv[1:])
@@ -257,6 +256,33 @@ def test_signals_to_the_group_leave_the_worker_and_the_end_of_a_script_does_not(
             assert script.returncode == 0
         finally:
             script.kill()
+
+
+HANG_UPS = """
+import multiprocessing, os, socket
+from multiprocessing.connection import Client
+from multiprocessing.resource_sharer import DupFd
+from dlka_med.data.loaders import _follow_the_training
+
+_follow_the_training(0)
+served = DupFd(os.open(os.devnull, os.O_RDONLY))
+address, _ = served._id
+for reads in (0, 1, 1000):
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(address)
+        caller.recv(reads)
+with Client(address, authkey=multiprocessing.current_process().authkey) as caller:
+    caller.send("no key and no process")
+os.close(served.detach())
+"""
+
+
+def test_a_worker_tells_its_faults_but_not_that_the_training_hung_up():
+    """As an interrupted training does in the middle of fetching a batch."""
+    done = subprocess.run([sys.executable, "-c", HANG_UPS], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Traceback") == 1, done.stderr
+    assert "ValueError: too many values to unpack" in done.stderr
 
 
 @pytest.mark.parametrize("plane", ["sagittal", "coronal", "axial"])
