@@ -1,13 +1,14 @@
 """The machine: its memory and what this process holds of it, its parts and the software on it by name."""
 
 import errno
+import math
 import os
 import platform
 import sys
 import threading
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 SAMPLED_EVERY = 0.002  # seconds
@@ -22,7 +23,7 @@ _forgotten = 0.0  # bytes: the greatest peak before the system was told to count
 
 def free_memory() -> float:
     """Bytes that are free now, of the machine and of the container that this process lives in."""
-    return min(_available(Path("/proc/meminfo")), _left_to_container(Path("/sys/fs/cgroup")))
+    return min(_available(Path("/proc/meminfo")), _left_to_container(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))
 
 
 def held_memory() -> float:
@@ -133,21 +134,37 @@ def _meminfo(meminfo: Path, name: str) -> float:
         return 0.0
 
 
-def _left_to_container(folder: Path) -> float:
-    """Of control groups, version 2 and 1; infinite without a limit.
+def _left_to_container(mounted: Path, membership: Path) -> float:
+    """Of the control groups of this process and all that they lie in, version 2 and 1; infinite without a limit.
 
     Files that the system keeps in memory count as free, as in the machine's `MemAvailable`.
     """
-    for limit, used, facts, kind in (
-        ("memory.max", "memory.current", "memory.stat", ""),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_"),
-    ):
-        try:
-            left = float((folder / limit).read_text()) - float((folder / used).read_text())
-        except (OSError, ValueError):
-            continue
-        return left + sum(_fact(folder / facts, f"{kind}{state}_file") for state in ("active", "inactive"))
-    return float("inf")
+    unified, memory = _groups(membership)
+    left = [_left(mounted / group, "memory.max", "memory.current", "") for group in unified]
+    version_1 = mounted / "memory"
+    left += [_left(version_1 / group, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_") for group in memory]
+    return min(left)
+
+
+def _groups(membership: Path) -> tuple[list[PurePosixPath], list[PurePosixPath]]:
+    """Where a process stands below the mounts of version 2 and of the memory of version 1, up to the roots."""
+    found: dict[str, PurePosixPath] = {}
+    try:
+        for line in membership.read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            found |= dict.fromkeys(controllers.split(","), PurePosixPath(group.lstrip("/")))
+    except (OSError, ValueError):
+        pass
+    unified, memory = (found.get(controller, PurePosixPath()) for controller in ("", "memory"))
+    return [unified, *unified.parents], [memory, *memory.parents]
+
+
+def _left(group: Path, limit: str, used: str, kind: str) -> float:
+    try:
+        left = float((group / limit).read_text()) - float((group / used).read_text())
+    except (OSError, ValueError):
+        return math.inf
+    return left + sum(_fact(group / "memory.stat", f"{kind}{state}_file") for state in ("active", "inactive"))
 
 
 def _fact(stat: Path, name: str) -> float:

@@ -37,14 +37,36 @@ def test_some_memory_is_free():
             },
             35,
         ),
+        (
+            {
+                "membership": "0::/job_7/step_0",
+                "job_7/memory.max": "500",
+                "job_7/memory.current": "300",
+                "job_7/step_0/memory.max": "max",
+                "job_7/step_0/memory.current": "200",
+            },
+            200,
+        ),
+        (
+            {
+                "membership": "5:cpu,cpuacct:/\n4:memory:/slurm/job_7\n0::/",
+                "memory/memory.limit_in_bytes": "9223372036854771712",
+                "memory/memory.usage_in_bytes": "4000",
+                "memory/slurm/job_7/memory.limit_in_bytes": "90",
+                "memory/slurm/job_7/memory.usage_in_bytes": "30",
+                "memory/slurm/job_7/memory.stat": "total_inactive_file 5\n",
+            },
+            65,
+        ),
+        ({"membership": "0::/of/another/container", "memory.max": "900", "memory.current": "300"}, 600),
         ({}, math.inf),
     ],
 )
-def test_the_limit_of_a_container_counts(tmp_path, files, left):
+def test_the_limits_of_containers_and_jobs_count(tmp_path, files, left):
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    assert machine._left_to_container(tmp_path) == left
+    assert machine._left_to_container(tmp_path, tmp_path / "membership") == left
 
 
 def test_what_the_system_says_is_available(tmp_path):
