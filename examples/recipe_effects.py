@@ -24,6 +24,7 @@ from scipy import stats
 from dlka_med.comparing.runs import trained
 from dlka_med.comparing.weights import validating_once
 from dlka_med.config.loading import load_config
+from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.shards import claimed, lock_of
 
@@ -55,13 +56,16 @@ def effects(scores: Sequence[float], changes: Sequence[str]) -> list[Effect]:
 
 def train_all(config: Path, out: Path, settings: Sequence[str], changes: Sequence[Sequence[str]]) -> None:
     """Train those of the 12 runs that no other process trains; a finished one stays."""
+    configs = {}
     for number, row in enumerate(design()):
         made = [word for change, level in zip(changes, row, strict=False) if level > 0 for word in change]
-        chosen = validating_once(load_config(config, [*settings, *made, f"seed={number}"]))
+        told = f"run {number} ({', '.join(made) or 'nothing changed'})"
+        configs[told] = validating_once(load_config(config, [*settings, *made, f"seed={number}"]))
+    for number, (told, chosen) in enumerate(configs.items()):
         run = RunFolder(out / f"run_{number}")
         with claimed(lock_of(run.path), wait=False) as free:
             if free:
-                trained(run, chosen, f"run {number} ({', '.join(made) or 'nothing changed'})")
+                trained(run, chosen, told)
 
 
 def score_of(run: RunFolder) -> tuple[float, int] | None:
@@ -86,7 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(given.change) > len(FIRST_ROW):
         parser.error(f"12 runs tell {len(FIRST_ROW)} changes apart, not {len(given.change)}")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train_all(given.config, given.out, given.settings, given.change)
+    try:
+        train_all(given.config, given.out, given.settings, given.change)
+    except InputError as error:
+        parser.exit(2, f"{error}\n")
     found = [score_of(RunFolder(out)) for out in (given.out / f"run_{number}" for number in range(12))]
     if None in found:
         print(f"{found.count(None)} of 12 runs are not finished: the same command goes on")

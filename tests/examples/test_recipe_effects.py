@@ -74,3 +74,20 @@ def test_a_design_holds_eleven_changes(tmp_path, capsys):
     with pytest.raises(SystemExit):
         NAMES["main"]([str(CONFIG), "--out", str(tmp_path), *["--change", "training.ema=null"] * 12])
     assert "12 runs tell 11 changes apart" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "told"),
+    [
+        ("absent.yaml", "training.ema=null", "absent.yaml"),
+        (str(CONFIG), "training.growing=fast", "training.growing"),
+        (str(CONFIG), "training.grwoing=0", "training.grwoing"),
+    ],
+)
+def test_what_cannot_be_trained_is_told_before_the_first_run(tmp_path, capsys, monkeypatch, config, change, told):
+    monkeypatch.setitem(NAMES["train_all"].__globals__, "trained", lambda *run: pytest.fail("a run began"))
+    unchanged = ["--change", "seed=7"] * 2  # the third change is not made in the first run
+    with pytest.raises(SystemExit) as end:
+        NAMES["main"]([config, "--out", str(tmp_path), *unchanged, "--change", change])
+    assert end.value.code == 2
+    assert told in capsys.readouterr().err
