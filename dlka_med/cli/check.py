@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
         could_hold_files(options.json.parent)
         if options.json.is_dir():
             raise InputError(f"{options.json} is a folder: name a file to write the findings to")
+        if options.fix is not None and options.json.absolute().is_relative_to(options.fix.absolute()):
+            raise InputError(f"--json {options.json} lies in the folder that --fix makes: name a file outside of it")
     chosen = {}
     if options.config is not None:
         from dlka_med.config.loading import load_config

@@ -55,6 +55,13 @@ def test_what_could_not_be_mended_is_in_the_exit_code(tmp_path, capsys, code, ex
     assert main(["check", str(out), "--workers", "1"]) == 0
 
 
+def test_findings_do_not_go_where_the_mended_copy_goes(tmp_path, capsys):
+    root = volumes(tmp_path / "data").root
+    assert main(["check", str(root), "--fix", str(tmp_path / "out"), "--json", str(tmp_path / "out" / "a.json")]) == 2
+    assert "lies in the folder that --fix makes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_json_holds_the_findings(tmp_path):
     root = planted("voxels-nan", tmp_path / "data").root
     assert main(["check", str(root), "--json", str(tmp_path / "found.json"), "--workers", "1"]) == 1
