@@ -12,7 +12,7 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder, build_run_network
 
-from .conftest import SMALL
+from .conftest import SMALL, light
 
 TRAINING = {"epochs": 1, "steps_per_epoch": 3, "workers": 0, "accelerator": "cpu", "patch_size": (16, 16, 16)}
 
@@ -127,6 +127,7 @@ def made(balls, tmp_path_factory):
     folder = ComparisonFolder(tmp_path_factory.mktemp("ablated") / "out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dlka_med.training.callbacks.plot_curve", lambda rows, path: path.touch())
+        patch.setattr("dlka_med.comparing.costs.estimated_peak", light)
         return config, folder, ablate(config, folder.path, seeds=1)
 
 
@@ -148,8 +149,9 @@ def test_all_variants_are_trained_and_compared(made):
     assert folder.figure_file.stat().st_size > 0
 
 
-def test_the_same_call_trains_nothing_again_and_others_are_refused(made, trained):
+def test_the_same_call_trains_nothing_again_and_others_are_refused(made, trained, monkeypatch):
     config, folder, _ = made
+    monkeypatch.setattr("dlka_med.comparing.costs.estimated_peak", light)
     elsewhere = config.model_copy(update={"seed": 5})
     assert ablate(elsewhere, folder.path, seeds=1) is not None
     assert trained == []

@@ -10,7 +10,7 @@ from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.train import train as train_really
 
-from .conftest import NETWORKS, small_plans
+from .conftest import NETWORKS, light, small_plans
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +19,13 @@ def searched(call, tmp_path_factory):
     folder = ComparisonFolder(tmp_path_factory.mktemp("searched") / "tuned")
     with pytest.MonkeyPatch.context() as patch:
         small_plans(patch)
+        patch.setattr("dlka_med.comparing.costs.estimated_peak", light)
         return folder, call(folder.path, seeds=1, tune="lr")
 
 
-def test_each_network_gets_the_best_of_its_rates(searched, call, trained):
+def test_each_network_gets_the_best_of_its_rates(searched, call, trained, monkeypatch):
     folder, result = searched
+    monkeypatch.setattr("dlka_med.comparing.costs.estimated_peak", light)
     searches = read_searches(folder)
     assert list(searches) == list(NETWORKS)
     for network, search in searches.items():

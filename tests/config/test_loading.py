@@ -204,7 +204,7 @@ def test_a_saved_config_reads_back_equal(write, tmp_path, text):
 
 def test_whatever_names_and_reasons_hold_is_read_back(write, tmp_path):
     config, draw = load_config(write(MINIMAL)), random.Random(0)
-    for _ in range(500):
+    for _ in range(100):
         first, second, reason = ("".join(draw.choices(ODD, k=5)) for _ in range(3))
         names = {"channels": (first,), "labels": {"background": 0, first: 1, second: 2}, "root": second}
         odd = config.model_copy(update={"dataset": config.dataset.model_copy(update=names)})
