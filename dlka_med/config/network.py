@@ -76,7 +76,7 @@ class _StagesOfBlocks(Record):
     supervised_scales: SupervisedScales = 2
     dropout: Dropout = 0.0
     norm: BlockNorm = "instance"
-    layer_scale: LayerScale = 0.1
+    layer_scale: LayerScale = 0.01
     checkpointing: bool = Field(False, description="recompute activations in the backward pass to save memory")
 
     @model_validator(mode="after")

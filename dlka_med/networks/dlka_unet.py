@@ -74,7 +74,7 @@ class DLKAUNet(nn.Module):
         supervised_scales: int = 2,
         dropout: float = 0.0,
         norm: Norm = "instance",
-        layer_scale: float = 0.1,
+        layer_scale: float = 0.01,
         checkpointing: bool = False,
         offset_groups: int | None = None,
         offset_limit: float | None = 8.0,

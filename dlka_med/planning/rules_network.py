@@ -48,22 +48,20 @@ def network(name: str, dims: int, size: Size, strides: Sequence[Sequence[int]], 
         strides: of the stages.
     """
     if name == "dlka_net_2d":
-        settings = _of_2d(size, is_long) | _of_dlka(size, is_long)
+        settings = _of_2d(size, is_long) | _of_dlka(size)
     elif name == "dlka_net_3d":
-        settings = _of_stages(dims, size, strides, is_long) | _of_dlka(size, is_long)
+        settings = _of_stages(dims, size, strides, is_long) | _of_dlka(size)
     elif name == "dlka_unet":
-        settings = spatial_dims(dims) | _of_stages(dims, size, strides, is_long) | _of_dlka(size, is_long)
+        settings = spatial_dims(dims) | _of_stages(dims, size, strides, is_long) | _of_dlka(size)
     else:
         settings = other_network(name, dims, size, strides, is_long)
     return {f"network.{key}": Choice(*pair) for key, pair in settings.items()}
 
 
-def _of_dlka(size: Size, is_long: bool) -> Settings:
-    early = "attention counts from the start: a short run has no time to find it"
+def _of_dlka(size: Size) -> Settings:
     return {
         "offset_groups": (None, "1: all channels share their offsets"),
         "offset_limit": (8.0, "voxels of a layer's map that a kernel point moves at most, so that none is lost"),
-        "layer_scale": (0.01, "small at first") if is_long else (0.1, early),
         "checkpointing": (size.checkpointing, "memory is short" if size.checkpointing else "there is memory enough"),
     }
 
@@ -92,6 +90,7 @@ def _of_stages(dims: int, size: Size, strides: Sequence[Sequence[int]], is_long:
         "norm": ("batch", "as published")
         if size.depth > 1
         else ("instance", "as good as batch norm, and the same for batches of any size"),
+        "layer_scale": (0.01, "small at first: attention that counts from the start counts less in the end"),
     }
 
 
@@ -107,4 +106,7 @@ def _of_2d(size: Size, is_long: bool) -> Settings:
         "mlp_ratio": (4, "as published"),
         "dropout": (0.0, "as published"),
         "drop_path": (0.0, "as published"),
+        "layer_scale": (0.01, "as published")
+        if is_long
+        else (0.1, "the blocks' branches count from the start: a short run has no time to find them"),
     }

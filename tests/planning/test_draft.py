@@ -78,7 +78,7 @@ def test_twenty_minutes_of_two_cores_want_what_ships(summary, cpu):
     assert config.network.norm == "instance"
     assert config.training.growing == 0.6
     assert config.training.patch_size == (40, 56, 40)
-    assert config.network.layer_scale == 0.1
+    assert config.network.layer_scale == 0.01
     assert config.training.ema == 0.99
     assert (config.training.optimizer.name, config.training.optimizer.learning_rate) == ("adamw", 6e-3)
     assert config.preprocessing.spacing == (1.0, 1.0, 1.0)
