@@ -148,7 +148,8 @@ def raster_size(path: Path) -> tuple[int, int]:
     check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            turned = int(image.getexif().get(ORIENTATION, 1)) >= 5
+            # Of a TIFF file Pillow turns the size itself.
+            turned = image.format != "TIFF" and int(image.getexif().get(ORIENTATION, 1)) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is no PNG, TIFF or JPEG file or has a broken header ({error})") from error
@@ -158,7 +159,8 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
     """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha; errors as in `read_raster`."""
     check_file(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Of a path Pillow would map an uncompressed TIFF into memory, by the size that it has once it stands upright.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             _check_header(path, image)
             layouts = _layouts(image)
             if is_label and any(layout.startswith((*STRETCHED, *INVERTED)) for layout in layouts):

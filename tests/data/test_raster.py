@@ -9,7 +9,7 @@ from PIL import Image
 
 from dlka_med.data.cases import Case
 from dlka_med.data.load import load_case
-from dlka_med.data.raster import read_raster, read_raster_label, write_grey
+from dlka_med.data.raster import raster_size, read_raster, read_raster_label, write_grey
 from dlka_med.errors import InputError
 
 RGB = ("R", "G", "B")
@@ -126,22 +126,31 @@ def test_grey_and_colours_stand_in_for_each_other_only_without_loss(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_stand_upright(tmp_path, orientation):
+@pytest.mark.parametrize(
+    ("name", "compression"), [("a.png", None), ("a.tif", None), ("a.tif", "tiff_lzw"), ("a.jpg", None)]
+)
+def test_images_stand_upright(tmp_path, orientation, name, compression):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
-    turned = {
-        1: GREY,
-        2: GREY[:, ::-1],
-        3: GREY[::-1, ::-1],
-        4: GREY[::-1],
-        5: GREY.T,
-        6: np.rot90(GREY, -1),
-        7: GREY[::-1, ::-1].T,
-        8: np.rot90(GREY),
-    }
-    np.testing.assert_array_equal(read_raster(tmp_path / "a.png", ["x"])[0], turned[orientation])
-    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.png"), turned[orientation])
+    options = {"compression": compression} if compression else {"quality": 100}
+    for array in (GREY, COLOURS) if name == "a.png" else (GREY, DEEP, COLOURS) if name == "a.tif" else (GREY,):
+        Image.fromarray(array).save(tmp_path / name, exif=exif, **options)
+        turned = {
+            1: array,
+            2: array[:, ::-1],
+            3: array[::-1, ::-1],
+            4: array[::-1],
+            5: array.swapaxes(0, 1),
+            6: np.rot90(array, -1),
+            7: array[::-1, ::-1].swapaxes(0, 1),
+            8: np.rot90(array),
+        }[orientation]
+        found = read_raster(tmp_path / name, RGB if array.ndim == 3 else ["x"])
+        expected = np.moveaxis(turned.reshape(*turned.shape[:2], -1), -1, 0)
+        np.testing.assert_allclose(found, expected, atol=2 * (name == "a.jpg"))
+        assert raster_size(tmp_path / name) == turned.shape[:2]
+        if name != "a.jpg" and array.ndim == 2:
+            np.testing.assert_array_equal(read_raster_label(tmp_path / name), turned)
 
 
 @pytest.mark.parametrize("kind", [2, 4, 6])
