@@ -288,7 +288,8 @@ class PreparedCache:
 def _ensure(cache: PreparedCache, case: Case) -> int:
     """Bytes that had to be written, about."""
     if cache._read(case) is not None:
-        os.utime(cache._entry(case) / "facts.json")
+        with suppress(PermissionError):  # another user's
+            os.utime(cache._entry(case) / "facts.json")
         return 0
     cache._write(case)
     return sum(_sizes(cache._entry(case)).values())

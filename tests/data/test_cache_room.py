@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from dlka_med.data import cache_room
 from dlka_med.data.cache_room import Lease, make_room
+from dlka_med.errors import InputError
 from dlka_med.files import whole_folder
 
 HOLD = """
@@ -67,3 +69,12 @@ def test_a_lease_ends_with_its_object(root):
     del lease
     make_room(root, 0)
     assert left(root) == []
+
+
+def test_the_locks_of_another_user(root, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(cache_room, "FileLock", refused)
+    with pytest.raises(InputError, match=r"all\.lock is another user's and .* dataset\.cache"):
+        Lease(root, [root / "prepared-x" / "a"])
