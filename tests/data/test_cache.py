@@ -313,19 +313,6 @@ def test_no_permission_to_write(random_cases, tmp_path):
         cache.fill(random_cases(1))
 
 
-def test_cases_that_another_user_prepared(cache, random_cases, computed, monkeypatch):
-    cases = random_cases(2)
-    cache.fill(cases)
-    computed.clear()
-
-    def refused(path):
-        raise PermissionError(1, "Operation not permitted", str(path))
-
-    monkeypatch.setattr("os.utime", refused)
-    cache.fill(cases)
-    assert computed == []
-
-
 def test_a_case_needs_its_files(cache, tmp_path):
     with pytest.raises(InputError, match=r"gone.nii.gz cannot be read \(No such file"):
         cache.get(Case("gone", (tmp_path / "gone.nii.gz",)))
