@@ -52,6 +52,7 @@ def tiff(pixels: np.ndarray, *, planes=1, sense=1, extra=(), deflate=False, bits
     tags = {256: [width], 257: [height], 258: [whole] * bands, 259: [8 if deflate else 1], 262: [sense]}
     tags |= {273: starts, 277: [bands], 278: [height], 279: [len(strip) for strip in strips], 284: [planes]}
     tags |= {338: extra} if extra else {}
+    tags |= {339: [2] * bands} if pixels.dtype.kind == "i" else {}
     head = 8 + sum(map(len, strips))
     entries, tail = b"", b""
     for tag, values in tags.items():
@@ -76,6 +77,14 @@ def test_floats_and_signed_numbers_of_tiff(tmp_path):
     for array in (RANDOM.normal(size=(4, 6)).astype(np.float32), RANDOM.integers(-9, 9, (4, 6), dtype=np.int32)):
         Image.fromarray(array).save(tmp_path / "a.tif")
         np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", ["x"])[0], array)
+
+
+@pytest.mark.parametrize("dtype", ["i1", ">i1", "i2", ">i2", "i4", ">i4", "u4"])
+def test_whole_numbers_of_tiff_keep_their_sign(tmp_path, dtype):
+    array = np.frombuffer(RANDOM.bytes(96), dtype[-2:])[:24].reshape(4, 6)
+    (tmp_path / "a.tif").write_bytes(tiff(array[..., None], order=">" if dtype[0] == ">" else "<"))
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", ["x"])[0], array)
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.tif"), array)
 
 
 def test_jpeg_is_read_as_image(tmp_path):
