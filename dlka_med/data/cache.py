@@ -32,7 +32,7 @@ from dlka_med.data.workers import Progress, in_workers
 from dlka_med.errors import InputError
 from dlka_med.files import whole_folder, writable_folder
 
-FORMAT = 4
+FORMAT = 5
 FOREGROUND_VOXELS = 10_000
 NAME_BYTES = 150  # of a case id: file systems allow 255 in all
 DAY = 24 * 3600  # seconds
@@ -288,7 +288,8 @@ class PreparedCache:
 def _ensure(cache: PreparedCache, case: Case) -> int:
     """Bytes that had to be written, about."""
     if cache._read(case) is not None:
-        os.utime(cache._entry(case) / "facts.json")
+        with suppress(PermissionError):  # another user's
+            os.utime(cache._entry(case) / "facts.json")
         return 0
     cache._write(case)
     return sum(_sizes(cache._entry(case)).values())

@@ -80,10 +80,19 @@ def _bytes(entry: Path) -> int:
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """One process at a time takes leases or removes entries of this cache folder."""
-    _leases(root).mkdir(parents=True, exist_ok=True)
+    """One process at a time takes leases or removes entries of this cache folder.
+
+    Raises:
+        InputError: its file system cannot lock files, or what lies there is another user's.
+    """
     try:
+        _leases(root).mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".in-use" / "all.lock"):
             yield
     except NotImplementedError as error:
         raise InputError(f"the file system of {root} cannot lock files: set dataset.cache to another folder") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename or root} is another user's and cannot be written to: change its rights, or set "
+            "dataset.cache to another folder"
+        ) from error

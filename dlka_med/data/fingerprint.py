@@ -25,7 +25,7 @@ from dlka_med.data.workers import Progress, cores, in_workers
 from dlka_med.errors import InputError, WriteError
 from dlka_med.files import user_cache_folder, whole_file
 
-FORMAT = 3
+FORMAT = 4
 HUGE = 1e30  # what is larger counts as infinite: float32 could not hold the difference of two such numbers
 
 

@@ -1,8 +1,10 @@
 """What there is to know of a case's grey values, measured once, on the grid of its files."""
 
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -127,7 +129,9 @@ def _is_apart(volume: np.ndarray, nonzero: Moments) -> bool:
 
 def _moments(volume: np.ndarray, nonzero: bool = False) -> Moments:
     flat = volume.ravel()
-    sample = flat[:: max(len(flat) // PERCENTILE_SAMPLE, 1)]
+    # A step that divides the length of an axis would meet the same few slices again and again.
+    steps = itertools.count(max(len(flat) // PERCENTILE_SAMPLE, 1))
+    sample = flat[:: next(step for step in steps if gcd(step, len(flat)) == 1)]
     sample = sample[sample != 0] if nonzero else sample
     if not sample.size:
         sample = flat[flat != 0] if nonzero else flat

@@ -20,6 +20,7 @@ ORIENTATION = 0x0112  # the tag of EXIF
 GREY_16 = ("I", "I;16", "I;16B", "I;16L")
 MODES = (*GREY_16, "1", "L", "LA", "P", "PA", "RGB", "RGBA", "F")
 INVERTED = ("L;I", "1;I")  # Pillow's names of the layouts on disk
+OTHER_SIGNS = {("uint8", 2): np.int8, ("int32", 1): np.uint32}  # by the SampleFormat of TIFF, which Pillow passes over
 STRETCHED = {"L;2": 85, "L;4": 17}
 PLANES = ({"L"}, {"P"}, {*"RGB"}, {*"RGBA"})
 COLOURS = ({"r", "red"}, {"g", "green"}, {"b", "blue"})
@@ -38,7 +39,7 @@ UNREADABLE = (
 
 
 def read_raster(path: Path, channels: Sequence[str]) -> np.ndarray:
-    """An image (C, rows, columns) as stored: unsigned 8 or 16 bit, int32 or float32.
+    """An image (C, rows, columns) as stored: 8, 16 or 32 bit, or float32.
 
     Turned upright where its EXIF data say so. A palette is looked up. Colours that are equal everywhere count as
     one channel, and a grey image as three where the channels are called red, green and blue. Grey of 2 or 4 bit is
@@ -148,7 +149,8 @@ def raster_size(path: Path) -> tuple[int, int]:
     check_file(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            turned = int(image.getexif().get(ORIENTATION, 1)) >= 5
+            # Of a TIFF file Pillow turns the size itself.
+            turned = image.format != "TIFF" and int(image.getexif().get(ORIENTATION, 1)) >= 5
             return (image.width, image.height) if turned else (image.height, image.width)
     except (*UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{path} is no PNG, TIFF or JPEG file or has a broken header ({error})") from error
@@ -158,7 +160,8 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
     """Pixels (rows, columns), or (rows, columns, bands) of colours and alpha; errors as in `read_raster`."""
     check_file(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        # Of a path Pillow would map an uncompressed TIFF into memory, by the size that it has once it stands upright.
+        with path.open("rb") as stream, Image.open(stream, formats=FORMATS) as image:
             _check_header(path, image)
             layouts = _layouts(image)
             if is_label and any(layout.startswith((*STRETCHED, *INVERTED)) for layout in layouts):
@@ -170,6 +173,8 @@ def read_pixels(path: Path, is_label: bool) -> np.ndarray:
                 transparent = upright.mode == "PA" or "transparency" in upright.info
                 upright = upright.convert("RGBA" if transparent else "RGB")
             pixels = np.asarray(upright)
+            if image.format == "TIFF":
+                pixels = pixels.view(OTHER_SIGNS.get((pixels.dtype.name, image.tag_v2.get(339, (1,))[0]), pixels.dtype))
             if not is_label and image.mode != "P" and "transparency" in image.info:
                 factor = max(STRETCHED.get(layout, 1) for layout in layouts)
                 key = (np.asarray(image.info["transparency"]) * factor).astype(pixels.dtype)

@@ -73,8 +73,7 @@ class TrainingTransform:
         if rotates:
             limit = options.rotate_degrees
             angles = np.radians(self.random.uniform(-limit, limit, 1 if dims == 2 else 3))
-            if dims == 3:
-                angles[~_turnable(spacing, np.array(self.patch_size))] = 0
+            angles[~_turnable(spacing, np.array(self.patch_size))] = 0
             turn = create_rotate(dims, angles.tolist())[:dims, :dims]
             matrix = np.diag(1 / spacing) @ turn @ np.diag(spacing)
         if scales:
@@ -122,12 +121,12 @@ class TrainingTransform:
 
 
 def _turnable(spacing: np.ndarray, patch: np.ndarray) -> np.ndarray:
-    """About which of three axes a patch may be rotated.
+    """About which of three axes a patch may be rotated, or whether a 2D one may be.
 
     Rotation mixes the two other axes: voxels of thick slices would smear, and a flat patch would need far more of
     the case across than there is.
     """
-    planes = np.array([(1, 2), (0, 2), (0, 1)])
+    planes = np.array([(1, 2), (0, 2), (0, 1)] if len(patch) == 3 else [(0, 1)])
     sizes = np.stack([spacing, spacing * patch])[:, planes]
     return (sizes.max(-1) <= ANISOTROPY * sizes.min(-1)).all(0)
 

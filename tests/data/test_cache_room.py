@@ -4,7 +4,11 @@ import sys
 
 import pytest
 
+from dlka_med.config.dataset import Preprocessing
+from dlka_med.data import cache, cache_room
+from dlka_med.data.cache import PreparedCache
 from dlka_med.data.cache_room import Lease, make_room
+from dlka_med.errors import InputError
 from dlka_med.files import whole_folder
 
 HOLD = """
@@ -67,3 +71,22 @@ def test_a_lease_ends_with_its_object(root):
     del lease
     make_room(root, 0)
     assert left(root) == []
+
+
+def refused(path):
+    raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_the_locks_of_another_user(root, monkeypatch):
+    monkeypatch.setattr(cache_room, "FileLock", refused)
+    with pytest.raises(InputError, match=r"all\.lock is another user's and .* dataset\.cache"):
+        Lease(root, [root / "prepared-x" / "a"])
+
+
+def test_cases_that_another_user_prepared(random_cases, tmp_path, monkeypatch):
+    cases = random_cases(2)
+    prepared = PreparedCache(tmp_path / "cache", Preprocessing(), ["MRI"], {"background": 0, "body": 1, "core": 5})
+    prepared.fill(cases)
+    monkeypatch.setattr("os.utime", refused)
+    monkeypatch.setattr(cache, "prepare", refused)
+    prepared.fill(cases)

@@ -9,6 +9,7 @@ from pydicom.uid import generate_uid
 
 from dlka_med.data.dicom.choice import choose
 from dlka_med.data.dicom.geometry import stack
+from dlka_med.data.grid import spacing_of
 from dlka_med.data.readers import reader_of
 from dlka_med.errors import InputError
 from tests.dicom_series import REAL, SHAPE, oblique, voxels_of, write_series
@@ -117,6 +118,20 @@ def test_frames_that_do_not_say_where_they_lie(tmp_path):
     one.save_as(path)
     with pytest.raises(InputError, match=r"a\.dcm has several frames that do not say where they lie"):
         read(tmp_path / "series")
+
+
+def test_one_frame_that_has_no_next_one_is_as_thick_as_it_says(tmp_path):
+    (one,) = write_series(tmp_path / "x", voxels_of((7, 6, 1)), oblique())
+    group, measures, place, planes = (pydicom.Dataset() for _ in range(4))
+    measures.PixelSpacing, measures.SliceThickness, measures.SpacingBetweenSlices = one.PixelSpacing, 4, 0
+    place.ImagePositionPatient, planes.ImageOrientationPatient = one.ImagePositionPatient, one.ImageOrientationPatient
+    group.PixelMeasuresSequence, group.PlanePositionSequence = [measures], [place]
+    group.PlaneOrientationSequence = [planes]
+    del one.ImagePositionPatient
+    one.NumberOfFrames, one.PerFrameFunctionalGroupsSequence = 1, [group]
+    (tmp_path / "series").mkdir()
+    one.save_as(tmp_path / "series" / "a.dcm")
+    np.testing.assert_allclose(spacing_of(read(tmp_path / "series")[1]), (0.7, 1.25, 4))
 
 
 def test_uneven_rounding_of_positions_is_no_gap(tmp_path):

@@ -72,3 +72,15 @@ def test_an_encrypted_archive(tmp_path, series):
     (tmp_path / "x.zip").write_bytes(whole)
     with pytest.raises(InputError, match=r"x\.zip is encrypted: copy it again, or unpack it"):
         holds_dicom(tmp_path / "x.zip")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_with_two_files_of_one_name(tmp_path, series):
+    """One would be read for the other."""
+    content = (series / "IM000").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as packed:
+        for _ in range(2):
+            packed.writestr("deep/", b"")
+            packed.writestr("deep/IM000", content)
+    with pytest.raises(InputError, match=r"x\.zip.deep.IM000 is there twice: pack"):
+        holds_dicom(tmp_path / "x.zip")

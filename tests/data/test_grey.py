@@ -43,6 +43,14 @@ def test_percentiles_of_a_sample(monkeypatch):
     assert (few.mean, few.std) == (pytest.approx(exact.mean), pytest.approx(exact.std))
 
 
+@pytest.mark.parametrize("shape", [(30, 40, 20), (20, 30, 40), (120, 200)])
+def test_percentiles_of_a_sample_are_of_all_slices(monkeypatch, shape):
+    monkeypatch.setattr(grey, "PERCENTILE_SAMPLE", 3000)
+    for values in np.indices(shape):
+        whole = of(values[None]).channels[0].whole
+        assert (whole.lower, whole.upper) == pytest.approx(np.percentile(values, (0.5, 99.5)), abs=1)
+
+
 @pytest.mark.parametrize(
     ("image", "expected"),
     [

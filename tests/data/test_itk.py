@@ -164,6 +164,21 @@ def test_a_header_may_not_claim_more_than_the_file_can_hold(tmp_path, ending, co
         open_itk(path)
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_numbers_in_letters_may_be_shorter_than_in_bytes(tmp_path, ending):
+    path, letters = tmp_path / f"a{ending}", " ".join(f"{value:g}" for value in (VOXELS % 7).ravel(order="F"))
+    header = {
+        ".nrrd": "NRRD0004\ntype: float\ndimension: 3\nsizes: 5 4 3\nencoding: ascii\n\n",
+        ".mha": "ObjectType = Image\nNDims = 3\nBinaryData = False\nDimSize = 5 4 3\nElementType = MET_FLOAT\n"
+        "ElementDataFile = LOCAL\n",
+    }[ending]
+    path.write_text(f"{header}{letters}\n")
+    np.testing.assert_array_equal(read_itk(path, 1)[0][0], VOXELS % 7)
+    path.write_text(f"{header}{letters[:-2]}\n")
+    with pytest.raises(InputError, match="truncated or damaged"):
+        read_itk(path, 1)
+
+
 def test_an_empty_volume_may_be_very_small(tmp_path):
     empty = np.zeros((200, 200, 200), np.int16)
     path = nrrd(tmp_path / "a.nrrd", PLAIN | {"encoding": "gzip", "sizes": "200 200 200"}, np.empty(0))

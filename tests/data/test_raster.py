@@ -9,7 +9,7 @@ from PIL import Image
 
 from dlka_med.data.cases import Case
 from dlka_med.data.load import load_case
-from dlka_med.data.raster import read_raster, read_raster_label, write_grey
+from dlka_med.data.raster import raster_size, read_raster, read_raster_label, write_grey
 from dlka_med.errors import InputError
 
 RGB = ("R", "G", "B")
@@ -52,6 +52,7 @@ def tiff(pixels: np.ndarray, *, planes=1, sense=1, extra=(), deflate=False, bits
     tags = {256: [width], 257: [height], 258: [whole] * bands, 259: [8 if deflate else 1], 262: [sense]}
     tags |= {273: starts, 277: [bands], 278: [height], 279: [len(strip) for strip in strips], 284: [planes]}
     tags |= {338: extra} if extra else {}
+    tags |= {339: [2] * bands} if pixels.dtype.kind == "i" else {}
     head = 8 + sum(map(len, strips))
     entries, tail = b"", b""
     for tag, values in tags.items():
@@ -76,6 +77,14 @@ def test_floats_and_signed_numbers_of_tiff(tmp_path):
     for array in (RANDOM.normal(size=(4, 6)).astype(np.float32), RANDOM.integers(-9, 9, (4, 6), dtype=np.int32)):
         Image.fromarray(array).save(tmp_path / "a.tif")
         np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", ["x"])[0], array)
+
+
+@pytest.mark.parametrize("dtype", ["i1", ">i1", "i2", ">i2", "i4", ">i4", "u4"])
+def test_whole_numbers_of_tiff_keep_their_sign(tmp_path, dtype):
+    array = np.frombuffer(RANDOM.bytes(96), dtype[-2:])[:24].reshape(4, 6)
+    (tmp_path / "a.tif").write_bytes(tiff(array[..., None], order=">" if dtype[0] == ">" else "<"))
+    np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", ["x"])[0], array)
+    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.tif"), array)
 
 
 def test_jpeg_is_read_as_image(tmp_path):
@@ -126,22 +135,31 @@ def test_grey_and_colours_stand_in_for_each_other_only_without_loss(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_stand_upright(tmp_path, orientation):
+@pytest.mark.parametrize(
+    ("name", "compression"), [("a.png", None), ("a.tif", None), ("a.tif", "tiff_lzw"), ("a.jpg", None)]
+)
+def test_images_stand_upright(tmp_path, orientation, name, compression):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
-    turned = {
-        1: GREY,
-        2: GREY[:, ::-1],
-        3: GREY[::-1, ::-1],
-        4: GREY[::-1],
-        5: GREY.T,
-        6: np.rot90(GREY, -1),
-        7: GREY[::-1, ::-1].T,
-        8: np.rot90(GREY),
-    }
-    np.testing.assert_array_equal(read_raster(tmp_path / "a.png", ["x"])[0], turned[orientation])
-    np.testing.assert_array_equal(read_raster_label(tmp_path / "a.png"), turned[orientation])
+    options = {"compression": compression} if compression else {"quality": 100}
+    for array in (GREY, COLOURS) if name == "a.png" else (GREY, DEEP, COLOURS) if name == "a.tif" else (GREY,):
+        Image.fromarray(array).save(tmp_path / name, exif=exif, **options)
+        turned = {
+            1: array,
+            2: array[:, ::-1],
+            3: array[::-1, ::-1],
+            4: array[::-1],
+            5: array.swapaxes(0, 1),
+            6: np.rot90(array, -1),
+            7: array[::-1, ::-1].swapaxes(0, 1),
+            8: np.rot90(array),
+        }[orientation]
+        found = read_raster(tmp_path / name, RGB if array.ndim == 3 else ["x"])
+        expected = np.moveaxis(turned.reshape(*turned.shape[:2], -1), -1, 0)
+        np.testing.assert_allclose(found, expected, atol=2 * (name == "a.jpg"))
+        assert raster_size(tmp_path / name) == turned.shape[:2]
+        if name != "a.jpg" and array.ndim == 2:
+            np.testing.assert_array_equal(read_raster_label(tmp_path / name), turned)
 
 
 @pytest.mark.parametrize("kind", [2, 4, 6])

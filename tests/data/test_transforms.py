@@ -185,6 +185,17 @@ def test_flat_patches_turn_within_their_plane(size, spacing, turns):
             assert source[axis] == size[axis]
 
 
+@pytest.mark.parametrize(
+    ("size", "spacing", "turns"),
+    [((24, 8), (1, 1), True), ((24, 7), (1, 1), False), ((64, 16), (0.7, 5), False), ((48, 16), (1, 3), True)],
+)
+def test_slices_of_thick_slices_and_flat_2d_patches_do_not_turn(size, spacing, turns):
+    transform = TrainingTransform(size, only(rotate_probability=1)).set_random_state(0)
+    source = transform.source_size(spacing)
+    assert bool(transform.matrix[0, 1]) == turns
+    assert (source != size) == turns
+
+
 def test_scale_range():
     transform = TrainingTransform((10, 10, 10), only(scale_probability=1, scale_range=(0.5, 2)))
     zooms = []

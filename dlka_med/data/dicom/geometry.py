@@ -110,14 +110,14 @@ def _of_frame(file: str, index: int, groups: Sequence["Dataset"]) -> Slice:
         return next((value for item in items if (value := numbers(item, key, count)) is not None), None)
 
     measures = "PixelMeasuresSequence"
-    thick = found(measures, "SpacingBetweenSlices", 1) or found(measures, "SliceThickness", 1)
+    thicknesses = (found(measures, key, 1) for key in ("SpacingBetweenSlices", "SliceThickness"))
     return Slice(
         file,
         index,
         found("PlanePositionSequence", "ImagePositionPatient", 3),
         found("PlaneOrientationSequence", "ImageOrientationPatient", 6),
         found(measures, "PixelSpacing", 2),
-        thick[0] if thick and thick[0] > 0 else None,
+        next((number[0] for number in thicknesses if number is not None and number[0] > 0), None),
     )
 
 

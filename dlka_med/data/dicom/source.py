@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -44,7 +45,8 @@ def files(path: Path, names: Collection[str] | None = None) -> Iterator[tuple[st
         names: of the files that are wanted; None: all that are DICOM by their first bytes.
 
     Raises:
-        InputError: a file that calls itself DICOM is none, or cannot be read; a zip file is damaged or encrypted.
+        InputError: a file that calls itself DICOM is none, or cannot be read; a zip file is damaged or encrypted, or
+            holds two files of one name.
     """
     if path.name.lower().endswith(".zip") and not path.is_dir():
         yield from _zipped(path, names)
@@ -81,7 +83,13 @@ def _zipped(path: Path, names: Collection[str] | None) -> Iterator[tuple[str, Bi
     with _damage_named(path):
         archive = zipfile.ZipFile(path)
     with archive:
-        for entry in sorted(archive.infolist(), key=lambda entry: entry.filename):
+        entries = sorted(archive.infolist(), key=lambda entry: entry.filename)
+        for one, other in pairwise(entries):
+            if one.filename == other.filename and not one.is_dir():
+                raise InputError(
+                    f"{path / one.filename} is there twice: pack the files of each series into a folder of it"
+                )
+        for entry in entries:
             parts = Path(entry.filename).parts
             hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
             if entry.is_dir() or hidden or (names is not None and entry.filename not in names):
