@@ -201,7 +201,7 @@ def budget_of(minutes: float | None, epochs: int | None, memory: float | None, d
         minutes, epochs = (None, EPOCHS) if on_gpu else (MINUTES, None)
     precision = "fp32"
     if place.startswith("cuda"):
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     room = free_memory(place) if memory is None else memory * 2**30
     return Budget(place, room, minutes, epochs, cores(), precision)
 

@@ -21,7 +21,7 @@ def duration(budget: Budget, steps: int, seconds: float) -> Choices:
     if budget.minutes is None:
         per_epoch, epochs = STEPS_PER_EPOCH, budget.epochs or 1
         choices = {
-            "epochs": Choice(epochs, f"asked for; about {span(steps * seconds)} at {span(seconds)} a step"),
+            "epochs": Choice(epochs, f"the budget: about {span(steps * seconds)} at {span(seconds)} a step"),
             "minutes": Choice(None, "the epochs end the training"),
             "steps_per_epoch": Choice(per_epoch, "as nnU-Net"),
         }
@@ -30,7 +30,7 @@ def duration(budget: Budget, steps: int, seconds: float) -> Choices:
         epochs = max(steps // per_epoch, 1)
         choices = {
             "epochs": Choice(None, "the minutes end the training"),
-            "minutes": Choice(budget.minutes, f"asked for; about {steps} steps of {span(seconds)}"),
+            "minutes": Choice(budget.minutes, f"the budget: about {steps} steps of {span(seconds)}"),
             "steps_per_epoch": Choice(per_epoch, f"about {epochs} epochs"),
         }
     choices["clock"] = Choice("wall", "minutes as they pass")
