@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epochs", type=whole_number(1), metavar="N", help="the same in epochs; planned ones of 250 steps"
     )
     add("--seeds", type=whole_number(1), default=3, metavar="N", help="trainings of each network and fold (3)")
-    told = "lr: search for the learning rate of each network first, in short trainings on cases that are not compared"
+    told = "lr: search for the learning rate of each network first, in short trainings without the first compared fold"
     add("--tune", choices=("lr",), help=told)
     add("--folds", type=fold_numbers, default=(0,), metavar="all|0,1", help="folds that validate in turn (0)")
     told = "train only the I-th run, counted from 0, and every N-th after it: for N commands at a time"

@@ -219,7 +219,7 @@ def keys_of(asked: Asked, folds: int) -> Iterator[RunKey]:
         InputError: a fold does not exist.
     """
     chosen = range(folds) if asked.folds is None else sorted(set(asked.folds))
-    if strangers := [fold for fold in chosen if fold >= folds]:
+    if strangers := [fold for fold in chosen if not 0 <= fold < folds]:
         raise InputError(f"there is no fold {strangers[0]}: the {folds} folds are numbered 0 to {folds - 1}")
     for seed in range(asked.seeds):
         for fold in chosen:

@@ -11,7 +11,7 @@ from typing import Any
 from dlka_med.comparing.costs import Costs, costs_of
 from dlka_med.comparing.folder import ComparisonFolder, RunKey
 from dlka_med.comparing.runs import Outcome
-from dlka_med.comparing.tuning import read_searches
+from dlka_med.comparing.tuning import OF_SEVERAL_FOLDS, read_searches, searched_on_compared
 from dlka_med.comparing.weights import rule_of
 from dlka_med.errors import InputError
 from dlka_med.evaluation.against import compared
@@ -104,6 +104,8 @@ class Comparison:
         for key in ("comparisons", "ranks", "cases", "patients", f"tolerance_{self.first.unit}", "unit", "rule"):
             content[key] = whole[key]
         content["rule"] += f" {SEEDS_RULE} {self.weights[0].upper()}{self.weights[1:]}."
+        if searched_on_compared(self.files.read()):
+            content["rule"] += f" {OF_SEVERAL_FOLDS[0].upper()}{OF_SEVERAL_FOLDS[1:]}."
         content["tuning"] = {name: asdict(one) for name, one in read_searches(self.files).items()} or None
         return content | {"left_out": dict(self.left_out), "cases_lost": list(self.lost)}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dlka_med.comparing.result import Comparison, Contestant
-from dlka_med.comparing.tuning import read_searches
+from dlka_med.comparing.tuning import OF_SEVERAL_FOLDS, read_searches, searched_on_compared
 from dlka_med.evaluation.figures_compare import Point, plot_comparison, plot_variants
 from dlka_med.evaluation.tables import aligned, cell, columns, comparison_lines, records
 from dlka_med.files import whole_file
@@ -59,6 +59,8 @@ def format_comparison(result: Comparison) -> str:
         lines.append(f"of one seed no spread is known: {', '.join(single)}")
     if searches := read_searches(result.files):
         lines.append("learning rates, tuned: " + "; ".join(f"{name} {one}" for name, one in searches.items()))
+    if searched_on_compared(result.files.read()):
+        lines.append(OF_SEVERAL_FOLDS)
     lines += [f"left out: {run}: {why}" for run, why in result.left_out.items()]
     if result.lost:
         lines.append(f"{len(result.lost)} cases that some runs did not predict are compared for nobody")

@@ -22,6 +22,10 @@ RULE = (
     "limit, seed 0, on the training cases of the first compared fold, of which the next fold validated; the rate of "
     "the best mean Dice there is that of its runs"
 )
+OF_SEVERAL_FOLDS = (
+    "the rates were searched for without the first compared fold alone: cases of the others took part, so that figures "
+    "there may be a little too good"
+)
 
 log = logging.getLogger("dlka_med")
 
@@ -73,6 +77,11 @@ def read_searches(folder: ComparisonFolder) -> dict[str, Search]:
             f"{folder.tuning_file} is damaged ({error}): remove it, and the same command reads the rates from the "
             "trainings of the search"
         ) from error
+
+
+def searched_on_compared(asked: Asked) -> bool:
+    """Whether the search has seen cases that are compared."""
+    return asked.tune is not None and (asked.folds is None or len(set(asked.folds)) > 1)
 
 
 def _search(folder: ComparisonFolder, asked: Asked, configs: Mapping[str, RunConfig]) -> None:

@@ -143,6 +143,7 @@ def declared_labels(declared: Any) -> dict[str, int | tuple[int, ...]]:
         if ignore in inside:
             raise ValueError(f"the label {name!r} has the value {ignore}, which is that of {IGNORE!r}")
         values |= inside
+    values.add(0)
     if len(values) > MAX_LABELS:
         raise ValueError(f"there are {len(values)} labels, but with the background {MAX_LABELS} is the most: drop some")
     return labels if ignore is None else {**labels, IGNORE: ignore}

@@ -60,22 +60,27 @@ class Budget:
         return f"{time} on {self.device}{cores}, {gib(self.memory)}"
 
 
+def rounded(number: float, digits: int = 2) -> str:
+    """A number of so many digits, or more where it is larger, instead of an exponent."""
+    return f"{number:.{digits}g}" if number < 10**digits - 0.5 else f"{number:.0f}"
+
+
 def gib(size: float) -> str:
     """Bytes as people read them."""
-    return f"{size / 2**30:.2g} GiB" if size < 10 * 2**30 else f"{size / 2**30:.0f} GiB"
+    return f"{rounded(size / 2**30)} GiB"
 
 
 def span(seconds: float) -> str:
     """A time as people read it."""
     for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.2g} {unit}" if seconds < 100 * length else f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds:.0f} s"
+            return f"{rounded(seconds / length)} {unit}"
+    return f"{rounded(seconds)} s"
 
 
 def shape(sizes: Sequence[float]) -> str:
     """Sizes as people read them."""
-    return "x".join(f"{size:.3g}" for size in sizes)
+    return "x".join(rounded(size, 3) for size in sizes)
 
 
 def nested(choices: Choices) -> dict[str, Any]:

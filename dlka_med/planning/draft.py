@@ -53,6 +53,11 @@ class Data:
         return 2 if self.summary.dims == 2 or self.view[1].value is not None else 3
 
     @cached_property
+    def viewed(self) -> Summary:
+        """The cases as the network sees them: slices are not cropped."""
+        return self.summary if self.view[1].value is None else self.summary.uncropped()
+
+    @cached_property
     def axes(self) -> tuple[int, ...]:
         """Axes of a case that the window has."""
         return rules_grid.window_axes(self.summary, self.view[1].value)
@@ -65,7 +70,7 @@ class Data:
     @cached_property
     def whole(self) -> float:
         """Voxels of a median case, of slices those of one."""
-        size = self.summary.size_at(self.full.value)
+        size = self.viewed.size_at(self.full.value)
         return prod(size[axis] for axis in self.axes)
 
 
@@ -123,16 +128,18 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         is_long: whether it gets the recipe of a long training.
         per_second: voxels that this network trains on.
     """
-    summary, axes, (name, plane) = data.summary, data.axes, data.view
+    summary, axes, (name, plane) = data.viewed, data.axes, data.view
     spacing = rules_grid.coarser_spacing(summary, data.full, axes, voxels, summary.present)
-    steps_mm = [(spacing.value or (1.0,) * summary.dims)[axis] for axis in axes]
-    extent = [summary.size_at(spacing.value)[axis] for axis in axes]
+    whole, mm = summary.size_at(spacing.value), spacing.value or (1.0,) * summary.dims
+    steps_mm, extent = [mm[axis] for axis in axes], [whole[axis] for axis in axes]
     patch, strides = rules_grid.patch_and_strides(extent, steps_mm, voxels, rules_grid.DOWNSAMPLING[name.value])
     seconds = prod(patch) * size.batch / per_second
     growing = rules_training.growing(data.dims, is_long)
     pace = rules_training.pace(data.dims, growing.value, ends_by_time=budget.minutes is not None)
     full_steps, steps = max(budget.steps(seconds), 1), max(budget.steps(seconds / pace), 1)
-    patch_mm, size_mm = ([n * mm for n, mm in zip(sizes, steps_mm, strict=True)] for sizes in (patch, extent))
+    # A slice has no depth, and any slice of a case may be drawn.
+    patch_mm = [patch[axes.index(axis)] * mm[axis] if axis in axes else 0.0 for axis in range(summary.dims)]
+    size_mm = [n * step for n, step in zip(whole, mm, strict=True)]
     choices = {
         "name": rules_data.run_name(summary, name.value),
         "seed": Choice(0, "of all that is drawn"),
@@ -144,7 +151,7 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         "training.batch_size": Choice(size.batch, "patches of a step"),
         "training.patch_size": Choice(list(patch), rules_grid.patch_reason(patch, extent, strides)),
         "training.growing": growing,
-        "training.foreground_oversampling": rules_training.oversampling(summary, axes, patch_mm, size_mm),
+        "training.foreground_oversampling": rules_training.oversampling(summary, patch_mm, size_mm),
         "training.start_from": Choice(None, "a run folder to fine-tune"),
         "training.start_partially": Choice(False, "true: other classes, channels or sizes than in that run"),
         "training.freeze": Choice([], "all of the network learns"),
@@ -154,9 +161,9 @@ def drafted(data: Data, budget: Budget, size: Size, is_long: bool, voxels: float
         **rules_training.hardware(budget, is_long),
         **rules_data.inference(data.dims, summary, size.batch if budget.on_gpu else 1),
     }
-    inside = [min(n, whole) for n, whole in zip(patch, extent, strict=True)]
+    inside = [min(n, there) for n, there in zip(patch, extent, strict=True)]
     # Of slices a step sees a part of one; a case has as many as the third axis is long.
-    depth = prod(n for axis, n in enumerate(summary.size_at(spacing.value)) if axis not in axes)
+    depth = prod(n for axis, n in enumerate(whole) if axis not in axes)
     seen = prod(inside) * size.batch / (prod(extent) * depth * pace)
     draft = Draft(data, choices, size, is_long, voxels, steps, seconds / pace, seen)
     changes = rules_training.augmentation(summary, data.dims, is_long, flip_axes(draft.resolved))
@@ -187,10 +194,9 @@ def fitted(data: Data, budget: Budget, speed: float, estimate: Estimate) -> Draf
         room = budget.memory - kept_free(budget, draft.config.training.workers)
         while (need := estimate(draft.resolved)) > room:
             voxels = min(draft.window * max(room / need, 0.4) * SHRINK, voxels * SHRINK)
-            smaller = drafted(data, budget, size, is_long, voxels, per_second)
-            if voxels < max(size.least, SMALLEST[data.dims] / 2) or smaller.window >= draft.window:
+            if voxels < max(size.least, SMALLEST[data.dims] / 2):
                 break
-            draft = smaller
+            draft = drafted(data, budget, size, is_long, voxels, per_second)
         else:
             return draft
     least = need + kept_free(budget, 1)

@@ -95,7 +95,7 @@ def case_bytes(voxels: float, outputs: int, channels: int, size: Sequence[float]
 
 def free_memory(device: str) -> float:
     """Bytes that a training may take of what is free now, with a margin."""
-    if device != "cpu":
+    if torch.device(device).type == "cuda":
         return FREE_SHARE * torch.cuda.mem_get_info(torch.device(device))[0]
     return FREE_SHARE * machine.free_memory()
 

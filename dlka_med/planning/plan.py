@@ -22,7 +22,7 @@ from dlka_med.data.folds import Folds, write_folds
 from dlka_med.data.splits import find_folds
 from dlka_med.data.workers import cores
 from dlka_med.errors import InputError
-from dlka_med.planning.choice import Budget, Choice, gib, shape, span
+from dlka_med.planning.choice import Budget, Choice, gib, rounded, shape, span
 from dlka_med.planning.draft import Data, Draft, fitted
 from dlka_med.planning.memory import case_bytes, estimated_peak, free_memory, kept_free
 from dlka_med.planning.probe import BUSY, Measured, probe
@@ -201,7 +201,7 @@ def budget_of(minutes: float | None, epochs: int | None, memory: float | None, d
         minutes, epochs = (None, EPOCHS) if on_gpu else (MINUTES, None)
     precision = "fp32"
     if place.startswith("cuda"):
-        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     room = free_memory(place) if memory is None else memory * 2**30
     return Budget(place, room, minutes, epochs, cores(), precision)
 
@@ -261,16 +261,16 @@ def _is_near(tried: Draft, better: Draft) -> bool:
 
 def _read(summary: Summary) -> str:
     smallest = min(summary.present, key=lambda one: one.thickness)
-    unit = "mm" if summary.dims == 3 else "pixels"
+    thickness = f"{rounded(smallest.thickness)} {'mm' if summary.dims == 3 else 'pixels'}"
     return (
         f"{summary.cases} cases in {summary.groups} groups: {shape(summary.size_at(None))} voxels of "
         f"{shape(summary.spacing)} mm (medians), {len(summary.channels)} channels, {len(summary.present)} of "
-        f"{summary.labels} labels present, the thinnest {smallest.name!r} (pieces of {smallest.thickness:.2g} {unit})"
+        f"{summary.labels} labels present, the thinnest {smallest.name!r} (pieces of {thickness})"
     )
 
 
 def _outlook(draft: Draft, budget: Budget, waited: float) -> list[str]:
-    summary = draft.data.summary
+    summary = draft.data.viewed
     words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
     if waited > BUSY:
         words.append("other programs took a part of the processor while this was measured, so that times are rough")

@@ -16,6 +16,11 @@ def run_name(summary: Summary, network: str) -> Choice:
     return Choice(f"{plain[:150]}_{network}", "of the dataset and the network; the run folder is called so")
 
 
+def fold_count(summary: Summary) -> int:
+    """Folds of a dataset of two groups or more."""
+    return min(FOLDS, summary.groups)
+
+
 def dataset(summary: Summary, root: str, plane: Choice) -> Choices:
     """The section `dataset`."""
     names = ", ".join(channel.name for channel in summary.channels)
@@ -24,8 +29,7 @@ def dataset(summary: Summary, root: str, plane: Choice) -> Choices:
     if summary.groups < 2:
         folds, fold = Choice(FOLDS, "not used"), Choice("all", "there is one group of cases, so that none can validate")
     else:
-        count = min(FOLDS, summary.groups)
-        folds = Choice(count, f"of {summary.cases} cases in {summary.groups} groups")
+        folds = Choice(fold_count(summary), f"of {summary.cases} cases in {summary.groups} groups")
         fold = Choice(0, "the fold that validates; all: every case trains and none validates")
     settings = {
         "root": Choice(root, "folder of the dataset"),

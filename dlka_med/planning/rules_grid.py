@@ -8,7 +8,7 @@ import numpy as np
 
 from dlka_med.config.deepest_map import total_stride
 from dlka_med.config.loading import NETWORKS
-from dlka_med.data.resample import ANISOTROPY
+from dlka_med.data.resample import ANISOTROPY, keeps_spacing
 from dlka_med.planning.choice import Choice, shape
 from dlka_med.planning.summary import Structure, Summary
 
@@ -142,13 +142,13 @@ def full_spacing(summary: Summary) -> Choice:
     own = np.array(summary.spacings)
     spacing = np.median(own, axis=0)
     thick, why = coarse_axis(spacing), "mm, median of the cases"
-    if np.ptp(own, axis=0).max() <= 0.01 * spacing.min():
+    if all(keeps_spacing(one, spacing) for one in own):
         why = "mm, that of all cases, so that nothing is resampled"
     elif thick is not None:
         others = np.delete(spacing, thick).max()
         spacing[thick] = max(np.percentile(own[:, thick], 10), others)
         why = f"mm, median; {spacing[thick]:.3g} as the thin ones of the thick slices, which would blur"
-    return Choice(tuple(float(f"{value:.4g}") for value in spacing), why)
+    return Choice(tuple(float(f"{value:.6g}") for value in spacing), why)
 
 
 def coarser_spacing(
@@ -175,7 +175,9 @@ def coarser_spacing(
         f"{unit}; coarser than {shape(spacing)}, where the window held {_percent(covered)} % of a case; "
         f"now about {_percent(now)} %"
     )
-    return Choice(tuple(float(f"{value:.3g}") for value in new), why)
+    # Rounding would resample axes that stay as they are.
+    rounded = (float(f"{wide:.3g}") if wide > own else float(own) for wide, own in zip(new, spacing, strict=True))
+    return Choice(tuple(rounded), why)
 
 
 def _percent(share: float) -> str:

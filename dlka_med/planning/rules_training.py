@@ -5,7 +5,8 @@ from math import ceil, prod
 from statistics import fmean
 
 from dlka_med.data.growth import SMALLEST
-from dlka_med.planning.choice import STEPS_PER_EPOCH, Budget, Choice, Choices, span
+from dlka_med.planning.choice import STEPS_PER_EPOCH, Budget, Choice, Choices, rounded, span
+from dlka_med.planning.rules_data import fold_count
 from dlka_med.planning.rules_grid import LEAST_STEPS, MANY_PIECES
 from dlka_med.planning.summary import Summary
 
@@ -20,7 +21,7 @@ def duration(budget: Budget, steps: int, seconds: float) -> Choices:
     if budget.minutes is None:
         per_epoch, epochs = STEPS_PER_EPOCH, budget.epochs or 1
         choices = {
-            "epochs": Choice(epochs, f"asked for; about {span(steps * seconds)} at {span(seconds)} a step"),
+            "epochs": Choice(epochs, f"the budget: about {span(steps * seconds)} at {span(seconds)} a step"),
             "minutes": Choice(None, "the epochs end the training"),
             "steps_per_epoch": Choice(per_epoch, "as nnU-Net"),
         }
@@ -29,7 +30,7 @@ def duration(budget: Budget, steps: int, seconds: float) -> Choices:
         epochs = max(steps // per_epoch, 1)
         choices = {
             "epochs": Choice(None, "the minutes end the training"),
-            "minutes": Choice(budget.minutes, f"asked for; about {steps} steps of {span(seconds)}"),
+            "minutes": Choice(budget.minutes, f"the budget: about {steps} steps of {span(seconds)}"),
             "steps_per_epoch": Choice(per_epoch, f"about {epochs} epochs"),
         }
     choices["clock"] = Choice("wall", "minutes as they pass")
@@ -102,14 +103,17 @@ def loss() -> Choices:
     return {f"training.loss.{key}": Choice(*pair) for key, pair in settings.items()}
 
 
-def oversampling(summary: Summary, axes: Sequence[int], patch_mm: Sequence[float], size_mm: Sequence[float]) -> Choice:
-    """`training.foreground_oversampling`: more, the less often a random patch meets the rarest structure."""
+def oversampling(summary: Summary, patch_mm: Sequence[float], size_mm: Sequence[float]) -> Choice:
+    """`training.foreground_oversampling`: more, the less often a random patch meets the rarest structure.
+
+    Args:
+        patch_mm, size_mm: lengths of the patch, 0 across slices, and of a case, along all axes of the case.
+    """
     chances = {}
     for one in summary.present:
-        extent = [one.extent[axis] for axis in axes]
         chances[one.name] = prod(
             min((patch + wide) / max(size, patch), 1)
-            for patch, wide, size in zip(patch_mm, extent, size_mm, strict=True)
+            for patch, wide, size in zip(patch_mm, one.extent, size_mm, strict=True)
         )
     rarest = min(chances, key=lambda name: chances[name])
     chance = chances[rarest]
@@ -184,9 +188,9 @@ def outlook(summary: Summary, budget: Budget, steps: int, seconds: float, seen: 
     Args:
         seen: voxels of a step as a share of those of a median case.
     """
-    training = max(summary.cases - (summary.cases // 5 if summary.cases > 1 else 0), 1)
+    training = summary.cases * (1 - 1 / fold_count(summary) if summary.groups > 1 else 1)
     views = steps * seen / training
-    lines = [f"about {steps} steps of {span(seconds)}; each training case is seen {views:.2g} times over"]
+    lines = [f"about {steps} steps of {span(seconds)}; each training case is seen {rounded(views)} times over"]
     if budget.minutes is not None and (steps < LEAST_STEPS or views < FEW_VIEWS):
         more = max(LEAST_STEPS / max(steps, 1), FEW_VIEWS / max(views, 1e-9))
         lines.append(

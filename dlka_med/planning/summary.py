@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class Summary:
         spacings: mm per voxel (in 2D 1) of each case.
         sizes: voxels of each case, of volumes after cropping what is empty.
         kept: share of the voxels that cropping leaves, median.
+        stored: voxels of each case before cropping; empty: those of `sizes`.
     """
 
     root: str
@@ -84,6 +85,7 @@ class Summary:
     spacings: tuple[tuple[float, ...], ...]
     sizes: tuple[tuple[int, ...], ...]
     kept: float = 1.0
+    stored: tuple[tuple[int, ...], ...] = ()
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -94,6 +96,10 @@ class Summary:
     def present(self) -> tuple[Structure, ...]:
         """The structures that some case holds."""
         return tuple(structure for structure in self.structures if structure.cases)
+
+    def uncropped(self) -> "Summary":
+        """The same of cases that are not cropped."""
+        return replace(self, sizes=self.stored or self.sizes)
 
     def size_at(self, spacing: Sequence[float | None] | None, share: float = 50) -> tuple[float, ...]:
         """Voxels of a case on another grid, median or another percentile; None, of an axis or all: as stored."""
@@ -149,6 +155,7 @@ def summarise(dataset: Dataset, facts: Sequence[CaseFacts]) -> Summary:
         spacings=tuple(tuple(canonical(one.spacing, one)) if dims == 3 else (1.0, 1.0) for one in facts),
         sizes=sizes,
         kept=float(np.median([prod(one.cropped) / prod(one.size) for one in facts])),
+        stored=tuple(canonical(one.size, one) for one in facts),
     )
 
 

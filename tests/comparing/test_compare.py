@@ -108,6 +108,7 @@ def test_other_arguments_are_refused_by_name(made, call, trained, balls, tmp_pat
         ({"memory": 5}, "memory is 4 there and 5 here"),
         ({"folds": (1,)}, "compares the folds 0 already: ask for these, or for more"),
         ({"folds": (0, 3)}, "there is no fold 3: the 3 folds are numbered 0 to 2"),
+        ({"folds": (0, -1)}, "there is no fold -1: the 3 folds are numbered 0 to 2"),
     ):
         with pytest.raises(InputError, match=told):
             call(made.path, **change)

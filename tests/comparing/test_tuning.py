@@ -1,11 +1,13 @@
 """The same small search for the learning rate of each network."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dlka_med.comparing.folder import ComparisonFolder, RunKey
-from dlka_med.comparing.tuning import FACTORS, Search, read_searches, tuned
+from dlka_med.comparing.table import format_comparison
+from dlka_med.comparing.tuning import FACTORS, OF_SEVERAL_FOLDS, Search, read_searches, tuned
 from dlka_med.errors import InputError
 from dlka_med.run_folder import RunFolder
 from dlka_med.training.train import train as train_really
@@ -62,6 +64,17 @@ def test_what_is_compared_tunes_nothing(searched):
     assert not compared & {*split["train"], *split["validation"]}
     assert split["train"]
     assert split["validation"]
+
+
+@pytest.mark.parametrize(("folds", "told"), [((0,), False), ((0, 1), True), (None, True)])
+def test_folds_whose_cases_took_part_in_the_search_are_told(searched, monkeypatch, folds, told):
+    folder, result = searched
+    asked = replace(folder.read(), folds=folds)
+    monkeypatch.setattr(ComparisonFolder, "read", lambda self: asked)
+    assert (OF_SEVERAL_FOLDS in format_comparison(result)) == told
+    assert (OF_SEVERAL_FOLDS[1:] in result.summary()["rule"]) == told
+    monkeypatch.setattr(ComparisonFolder, "read", lambda self: replace(asked, tune=None))
+    assert OF_SEVERAL_FOLDS not in format_comparison(result)
 
 
 @pytest.mark.slow

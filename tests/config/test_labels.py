@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dlka_med.config.labels import LabelScheme, declared_labels
+from dlka_med.config.labels import IGNORED, MAX_LABELS, LabelScheme, declared_labels
 
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
 
@@ -49,11 +49,17 @@ def test_the_ignore_label_is_no_class():
         ({"background": 0, "a": 1, "ignore": [2, 3]}, "'ignore' must have one value"),
         ({"background": 0, "a": 1, "ignore": 0}, "'ignore' must have one value that is not 0"),
         ({"background": 0, "a": 1, "b": 1}, "share a value"),
+        ({f"l{n}": n for n in range(1, 256)}, "there are 256 labels, but with the background 255 is the most"),
     ],
 )
 def test_contradictions_are_named(declared, told):
     with pytest.raises(ValueError, match=told):
         declared_labels(declared)
+
+
+def test_the_most_labels_leave_a_byte_for_what_is_ignored():
+    scheme = LabelScheme.of({f"l{n}": n for n in range(1, MAX_LABELS)})
+    assert len(scheme.values) == MAX_LABELS <= IGNORED
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.planning.choice import Budget
 from dlka_med.planning.draft import Data, drafted, fitted
+from dlka_med.planning.memory import kept_free
 from dlka_med.planning.rules_network import sizes
 from dlka_med.planning.rules_training import pace
 from dlka_med.planning.summary import Structure
@@ -106,6 +107,35 @@ def test_labels_of_both_sides_keep_left_and_right_apart(summary, gpu):
     choices = fitted(data_of(summary(structures=both)), gpu, 5e6, nothing).choices
     assert choices["training.augmentation.flip_axes"].value == [1, 2]
     assert "left and right" in choices["training.augmentation.flip_axes"].reason
+
+
+def test_slices_are_planned_as_large_as_they_are_seen(summary, gpu):
+    brains = summary((140, 170, 140), stored=((240, 240, 155),) * 20)
+    slices = fitted(data_of(brains, "dlka_net_2d"), gpu, 5e6, nothing)
+    assert slices.choices["dataset.slices"].value == "axial"
+    assert not slices.config.preprocessing.crop_foreground
+    assert slices.config.training.patch_size == (256, 256)
+    assert "the whole of a median case of 240x240" in slices.choices["training.patch_size"].reason
+    assert fitted(data_of(brains, "dlka_net_3d"), gpu, 5e6, nothing).config.training.patch_size == (160, 192, 160)
+
+
+def test_most_slices_meet_no_part_of_what_is_in_few(summary, gpu):
+    flat = Structure("disc", 20, 0.01, (200.0, 200.0, 8.0), 1.0, 8.0)
+    choices = fitted(data_of(summary((256, 256, 100), structures=(flat,)), "dlka_net_2d"), gpu, 5e6, nothing).choices
+    assert choices["dataset.slices"].value == "axial"
+    assert "in 8 % of its cases" in choices["training.foreground_oversampling"].reason
+    assert choices["training.foreground_oversampling"].value == 0.5
+
+
+@pytest.mark.parametrize("over", [1.001, 1.01, 1.1, 1.5])
+def test_a_window_is_made_smaller_before_a_network(summary, over):
+    """However little is lacking: a window of almost a whole case would be the whole one again."""
+    data, ample = data_of(summary((64, 64, 64))), Budget("cpu", 64 * GIB, epochs=10)
+    whole = fitted(data, ample, SPEED, bytes_of)
+    room = bytes_of(whole.config) / over + kept_free(ample, whole.config.training.workers)
+    smaller = fitted(data, replace(ample, memory=room), SPEED, bytes_of)
+    assert smaller.size == whole.size
+    assert bytes_of(smaller.config) < bytes_of(whole.config)
 
 
 def test_what_was_probed_stays_when_its_time_is_known(summary, cpu):

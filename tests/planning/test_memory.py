@@ -77,8 +77,9 @@ def test_a_case_takes_its_image_twice_and_a_band_of_logits(patch, share):
     assert case_bytes(voxels, 20, 3, size, patch) == pytest.approx(expected)
 
 
-def test_free_memory_is_some():
-    assert 2**20 < free_memory("cpu") < math.inf
+@pytest.mark.parametrize("device", ["cpu", "mps"])  # a Mac's GPU has the memory of the machine
+def test_free_memory_is_some(device):
+    assert 2**20 < free_memory(device) < math.inf
 
 
 @pytest.mark.slow

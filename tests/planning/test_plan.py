@@ -7,13 +7,14 @@ from math import prod
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from dlka_med.config.loading import load_config
 from dlka_med.data.cases import read_dataset
 from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
-from dlka_med.planning.plan import plan
+from dlka_med.planning.plan import budget_of, plan
 from dlka_med.planning.probe import Measured
 from dlka_med.training.train import train
 
@@ -200,3 +201,12 @@ def test_unedited_plans_of_all_kinds_train(tmp_path, kind):
     out = tmp_path / "plan.yaml"
     plan(write_set(tmp_path / "set", kind), out, minutes=0.2, memory=6, device="cpu", probe=Machine(20_000.0))
     assert train(load_config(out), tmp_path / "run").weights_file.is_file()
+
+
+@pytest.mark.parametrize(("major", "precision"), [(7, "fp16"), (8, "bf16")])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, major, precision):
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or major >= 8
+    )
+    assert budget_of(None, None, 8.0, "cuda").precision == precision

@@ -2,8 +2,10 @@
 
 from math import inf, prod
 
+import numpy as np
 import pytest
 
+from dlka_med.data.resample import keeps_spacing
 from dlka_med.planning.choice import Choice
 from dlka_med.planning.rules_grid import (
     DOWNSAMPLING,
@@ -114,6 +116,24 @@ def test_the_median_spacing_is_taken(summary):
     spacings = ((0.7, 0.7, 1.0), (0.8, 0.8, 1.5), (0.9, 0.9, 2.0))
     assert full_spacing(summary(cases=3, spacings=spacings)).value == (0.8, 0.8, 1.5)
     assert full_spacing(summary((64, 64), (1.0, 1.0))).value is None
+
+
+def test_nothing_is_resampled_where_that_is_said(summary):
+    def keeps(*spacings):
+        choice = full_spacing(summary(cases=len(spacings), spacings=spacings))
+        kept = all(keeps_spacing(np.array(one), np.array(choice.value)) for one in spacings)
+        assert kept == ("nothing is resampled" in choice.reason)
+        return kept
+
+    assert keeps((0.78125, 0.78125, 12.3456), (0.78125, 0.78125, 12.3460))
+    assert not keeps((1.0, 1.0, 1.0), (1.0, 1.0, 1.005), (1.0, 1.0, 1.005))
+
+
+def test_axes_that_become_no_coarser_keep_their_spacing(summary):
+    body = summary((500, 500, 60), (0.5, 0.5, 8.1234))
+    coarse = coarser_spacing(body, full_spacing(body), (0, 1, 2), 10**6, ())
+    assert coarse.value[0] > 0.5
+    assert coarse.value[2] == 8.1234
 
 
 def test_thick_slices_keep_the_thin_ones_of_their_spacing(summary):

@@ -56,7 +56,7 @@ def test_steps_are_large_where_they_are_few():
 def test_rare_structures_are_sought(summary):
     def share(extent, patch):
         one = Structure("nodule", 20, 1e-5, extent, 1.0, 5.0)
-        return oversampling(summary(structures=(one,)), (0, 1, 2), patch, (400.0, 400.0, 300.0))
+        return oversampling(summary(structures=(one,)), patch, (400.0, 400.0, 300.0))
 
     assert share((200.0,) * 3, (400.0, 400.0, 300.0)).value == 0.33
     assert share((80.0,) * 3, (100.0,) * 3).value == 0.5
@@ -88,6 +88,15 @@ def test_a_run_that_is_too_short_is_told_of_before(summary, cpu):
     assert "too short" in short[1]
     assert "--minutes 10" in short[1]  # 500 steps
     assert len(outlook(summary(), cpu, steps=1200, seconds=0.9, seen=2.0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("cases", "groups", "seen"),
+    [(100, 100, "3125"), (10, 10, "31250"), (20, 2, "25000"), (2, 2, "250000"), (3, 1, "83333")],
+)
+def test_cases_that_validate_are_not_seen(summary, gpu, cases, groups, seen):
+    [line] = outlook(summary(cases=cases, groups=groups), gpu, steps=250_000, seconds=0.2, seen=1.0)
+    assert f"is seen {seen} times over" in line
 
 
 def test_weeks_and_missing_labels_are_told_of(summary, gpu):

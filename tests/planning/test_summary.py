@@ -66,6 +66,7 @@ def test_empty_borders_are_cropped(tmp_path):
     found = summary_of(root)
     assert found.size_at(None) == (7, 6, 5)
     assert found.kept == pytest.approx(7 * 6 * 5 / (11 * 10 * 9))
+    assert found.uncropped().size_at(None) == (11, 10, 9)
 
 
 def test_outliers_are_named(tmp_path):
