@@ -4,7 +4,6 @@ from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
     PositiveFloat,
     StrictInt,
@@ -15,16 +14,13 @@ from pydantic import (
     model_validator,
 )
 
-from dlka_med.config.labels import LABEL_KINDS, LabelScheme
-from dlka_med.config.record import FilePath, Plane, Record, Spacing, usable_path
+from dlka_med.config.labels import LabelScheme
+from dlka_med.config.record import BY_KIND, KINDS, FilePath, Plane, Record, Spacing, usable_path
 
-# Told apart before they are checked, so that a mistake is told once.
 Value = Annotated[
-    Annotated[StrictInt, Tag(LABEL_KINDS[0])] | Annotated[tuple[StrictInt, ...], Tag(LABEL_KINDS[1])],
-    Discriminator(lambda value: LABEL_KINDS[isinstance(value, list | tuple)]),
+    Annotated[StrictInt, Tag(KINDS[0])] | Annotated[tuple[StrictInt, ...], Tag(KINDS[1])],
+    BY_KIND,
 ]
-
-
 Byte = Annotated[StrictInt, Field(ge=0, le=255)]
 CodeValue = Annotated[str, Field(min_length=1, max_length=16)]
 CodeMeaning = Annotated[str, Field(min_length=1, max_length=64)]
@@ -145,6 +141,11 @@ class Intensity(Record):
         return self
 
 
+Intensities = Annotated[
+    Annotated[Literal["auto"], Tag(KINDS[0])] | Annotated[tuple[Intensity, ...], Tag(KINDS[1])], BY_KIND
+]
+
+
 class Preprocessing(Record):
     """The deterministic way of an image from disk to the network's grid."""
 
@@ -153,7 +154,7 @@ class Preprocessing(Record):
         None, description="mm per voxel of the network's grid, in 2D pixels; null, of one axis or all: as stored"
     )
     crop_foreground: bool = Field(True, description="cut away the empty border (zero in all channels)")
-    intensity: tuple[Intensity, ...] | Literal["auto"] = Field(
+    intensity: Intensities = Field(
         "auto",
         description="one entry per channel; auto: ct where the channel is called CT, else zscore_nonzero if half the "
         "images have an empty surrounding of 0, else zscore",

@@ -13,7 +13,6 @@ MAX_LABELS = 255  # Class indices take one byte, of which one value says that a 
 MAX_VALUE = 65535
 IGNORED = 255
 IGNORE = "ignore"
-LABEL_KINDS = ("(one value)", "(region)")
 
 Declared = Mapping[str, int | Sequence[int]]
 

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.reader import Reader
 
-from dlka_med.config.labels import LABEL_KINDS
 from dlka_med.config.network import Network
+from dlka_med.config.record import KINDS
 from dlka_med.config.schema import RunConfig
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
@@ -152,7 +152,7 @@ def _override(data: dict[str, Any], entry: str) -> Location:
 
 def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any) -> str:
     # The checker counts the network's name as a part of the way to its arguments.
-    location: Location = tuple(part for part in error["loc"] if part not in (*NETWORKS, *LABEL_KINDS))
+    location: Location = tuple(part for part in error["loc"] if part not in (*NETWORKS, *KINDS))
     if error["type"].startswith("union_tag"):
         location = (*location, "name")
     name = ".".join(str(part) for part in location)

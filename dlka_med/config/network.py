@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from dlka_med.config.deepest_map import refuse_one_voxel, total_stride
 from dlka_med.config.other_networks import (
@@ -18,7 +18,7 @@ from dlka_med.config.other_networks import (
     UNetArguments,
     check_axes,
 )
-from dlka_med.config.record import Probability, Record
+from dlka_med.config.record import BY_KIND, KINDS, Probability, Record
 
 
 def all_axes(stride: Any) -> Any:
@@ -47,11 +47,15 @@ FullResolution = Annotated[
     ),
 ]
 Gates = Annotated[
-    Attention | tuple[Attention, ...],
+    Annotated[Attention, Tag(KINDS[0])] | Annotated[tuple[Attention, ...], Tag(KINDS[1])],
+    BY_KIND,
     Field(
         description="which convs of the gate deform, for all stages or for each, fine to coarse; depthwise and dcnv3 "
         "take much memory in 3D"
     ),
+]
+ThreeGates = Annotated[
+    Annotated[Attention, Tag(KINDS[0])] | Annotated[tuple[Attention, Attention, Attention], Tag(KINDS[1])], BY_KIND
 ]
 PositionEmbedding = Annotated[bool, Field(description="learned vector per voxel of each stage")]
 SupervisedScales = Annotated[PositiveInt, Field(description="outputs that the loss sees, full to coarse")]
@@ -145,7 +149,7 @@ class DLKANet2dArguments(Record):
     depths: tuple[PositiveInt, PositiveInt, PositiveInt] = Field(
         (2, 2, 2), description="D-LKA blocks of each decoder stage, fine to coarse"
     )
-    deformation: Attention | tuple[Attention, Attention, Attention] = Field(
+    deformation: ThreeGates = Field(
         "dcnv3",
         description="which convs of the gate deform, for all stages or for each, fine to coarse; published: depthwise",
     )

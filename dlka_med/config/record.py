@@ -8,6 +8,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -15,6 +16,10 @@ from pydantic import (
 )
 
 LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes
+
+KINDS = ("(one value)", "(several)")
+# What is one value or several is told apart before it is checked, so that a mistake is told once.
+BY_KIND = Discriminator(lambda value: KINDS[isinstance(value, list | tuple | dict)])
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

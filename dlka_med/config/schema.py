@@ -24,7 +24,7 @@ class RunConfig(Record):
     """One experiment, complete."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="name of the run folder")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     dataset: Dataset
     preprocessing: Preprocessing = Preprocessing()
     network: Network

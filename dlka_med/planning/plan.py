@@ -143,7 +143,7 @@ def plan(
         summary=summary,
         budget=budget,
         trials=tuple(trials),
-        outlook=tuple(_outlook(final, budget, trials[-1].measured.waited)),
+        outlook=tuple(_outlook(final, budget, trials[-1].measured)),
     )
     facts_file = Path(out).with_suffix(".data.json")
     summary.save(facts_file)
@@ -269,10 +269,13 @@ def _read(summary: Summary) -> str:
     )
 
 
-def _outlook(draft: Draft, budget: Budget, waited: float) -> list[str]:
+def _outlook(draft: Draft, budget: Budget, measured: Measured) -> list[str]:
     summary = draft.data.viewed
     words = outlook(summary, budget, draft.steps, draft.seconds, draft.seen)
-    if waited > BUSY:
+    held = measured.peak + kept_free(budget, draft.config.training.workers)
+    if held > budget.memory:
+        words.append(f"this training takes about {gib(held)}, more than the {gib(budget.memory)} given")
+    if measured.waited > BUSY:
         words.append("other programs took a part of the processor while this was measured, so that times are rough")
     spacing, patch = draft.config.preprocessing.spacing, draft.config.training.patch_size
     voxels, usual = summary.voxels_at(spacing), summary.size_at(spacing)

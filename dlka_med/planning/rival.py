@@ -10,6 +10,7 @@ from dlka_med.planning.choice import gib, nested
 from dlka_med.planning.memory import estimated_peak, kept_free
 from dlka_med.planning.plan import Estimate, Plan
 from dlka_med.planning.rules_network import network, sizes
+from dlka_med.planning.rules_training import offset_reason
 
 
 def rival(made: Plan, name: str, estimate: Estimate = estimated_peak) -> Plan:
@@ -59,10 +60,15 @@ def rival(made: Plan, name: str, estimate: Estimate = estimated_peak) -> Plan:
 def _replaced(made: Plan, config: RunConfig, reasons: dict[str, str]) -> Plan:
     kept = {key: reason for key, reason in made.reasons.items() if not key.startswith("network.")}
     first = made.config.network.name
+    other = {
+        "network.name": f"to be compared with {first}",
+        "training.patch_size": f"that of {first}",
+        "training.optimizer.offset_rate": offset_reason("offset_limit" in type(config.network).model_fields),
+    }
     return replace(
         made,
         config=config,
-        reasons=kept | {"network.name": f"to be compared with {first}"} | reasons,
+        reasons=kept | other | reasons,
         trials=(),
         outlook=(f"all but the section network is as for {first}",),
     )

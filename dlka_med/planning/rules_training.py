@@ -76,12 +76,7 @@ def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
             float(f"{rate:.1g}"),
             f"large steps for a short run, smaller ones for a long one ({steps} steps at full size)",
         ),
-        "offset_rate": (
-            offset_rate,
-            "factor for what predicts offsets: at the full rate they run to their limit"
-            if deforms
-            else "of deformable layers, which this network has none of",
-        ),
+        "offset_rate": (offset_rate, offset_reason(deforms)),
         "rates": ({}, "all modules learn alike"),
         "weight_decay": (1e-2, "usual for adamw"),
         "momentum": (0.99, "of sgd only"),
@@ -90,6 +85,13 @@ def optimizer(dims: int, steps: int, deforms: bool = True) -> Choices:
         "gradient_clip": (1.0, "one bad patch must not undo a hundred steps"),
     }
     return {f"training.optimizer.{key}": Choice(*pair) for key, pair in settings.items()}
+
+
+def offset_reason(deforms: bool) -> str:
+    """Why `training.optimizer.offset_rate` is as it is."""
+    if deforms:
+        return "factor for what predicts offsets: at the full rate they run to their limit"
+    return "of deformable layers, which this network has none of"
 
 
 def loss() -> Choices:

@@ -109,6 +109,7 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("training.clock=processor", ["training", "clock: processor measures the work of one process on a CPU"]),
         ("training.minutes=-1", ["-s training.minutes", "greater than 0"]),
         ("training.precision=fp23", ["-s training.precision", "fp32"]),
+        ("seed=18446744073709551616", ["seed: Input should be less than 9223372036854775808"]),
         ("dataset.root={{data}}", ["-s dataset.root", "not a YAML value"]),
         ("name=2024-99-99", ["-s name=2024-99-99", "not a YAML value"]),
         ("seed=" + "9" * 5000, ["-s seed=999", "not a YAML value"]),

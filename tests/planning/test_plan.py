@@ -14,6 +14,7 @@ from dlka_med.data.cases import read_dataset
 from dlka_med.data.folds import read_folds, write_folds
 from dlka_med.data.splits import split_cases
 from dlka_med.errors import InputError
+from dlka_med.planning.memory import kept_free
 from dlka_med.planning.plan import budget_of, plan
 from dlka_med.planning.probe import Measured
 from dlka_med.training.train import train
@@ -210,3 +211,19 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(monkeypatch, majo
         torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or major >= 8
     )
     assert budget_of(None, None, 8.0, "cuda").precision == precision
+
+
+@pytest.mark.parametrize(("floor", "told"), [(1.0, False), (2.3, True)])
+def test_a_training_that_holds_more_than_is_given_is_told_of(tmp_path, monkeypatch, floor, told):
+    monkeypatch.setattr("dlka_med.planning.plan.ROUNDS", 1)
+    root = write_set(tmp_path / "set", "photographs")
+
+    def steep(config, device):
+        return 0.5 * GIB + 4000.0 * prod(config.training.patch_size) * config.training.batch_size
+
+    def probe(config, device):
+        return Measured(floor * GIB + 0.2 * steep(config, device), 0.01)
+
+    made = plan(root, tmp_path / "p.yaml", device="cpu", memory=3, probe=probe, estimate=steep)
+    assert any("more than the 3 GiB given" in line for line in made.outlook) == told
+    assert (made.trials[-1].measured.peak + kept_free(made.budget, 1) > 3 * GIB) == told

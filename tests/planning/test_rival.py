@@ -47,6 +47,17 @@ def test_only_the_network_differs_and_the_file_says_so(tmp_path, kind, dims):
         assert f"name: {name}  # to be compared with" in file.read_text()
 
 
+def test_reasons_are_those_of_the_other_network(tmp_path):
+    made = planned(tmp_path, "four channels", "dynunet")
+    other = rival(made, "dlka_unet", light)
+    assert "none of" in made.reasons["training.optimizer.offset_rate"]
+    assert "what predicts offsets" in other.reasons["training.optimizer.offset_rate"]
+    assert other.reasons["training.patch_size"] == "that of dynunet"
+    assert set(other.reasons) - {f"network.{key}" for key in type(other.config.network).model_fields} == {
+        key for key in made.reasons if not key.startswith("network.")
+    }
+
+
 def test_the_section_is_that_of_its_own_plan_on_the_same_patch(tmp_path):
     made = planned(tmp_path, "four channels", "dynunet")
     assert rival(planned(tmp_path / "other", "four channels", "unet"), "dynunet", light).config.network == (
