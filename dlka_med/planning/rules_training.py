@@ -190,7 +190,7 @@ def outlook(summary: Summary, budget: Budget, steps: int, seconds: float, seen: 
     Args:
         seen: voxels of a step as a share of those of a median case.
     """
-    training = summary.cases * (1 - 1 / fold_count(summary) if summary.groups > 1 else 1)
+    training = max(summary.cases * (1 - 1 / fold_count(summary) if summary.groups > 1 else 1), 1)
     views = steps * seen / training
     lines = [f"about {steps} steps of {span(seconds)}; each training case is seen {rounded(views)} times over"]
     if budget.minutes is not None and (steps < LEAST_STEPS or views < FEW_VIEWS):

@@ -12,7 +12,9 @@ import numpy as np
 from dlka_med.config.labels import LabelScheme
 from dlka_med.data.case_facts import CaseFacts, ValueFacts
 from dlka_med.data.cases import Dataset
+from dlka_med.data.folds import groups_of
 from dlka_med.data.grey import Moments
+from dlka_med.data.splits import related_to_test
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
 
@@ -140,14 +142,14 @@ def summarise(dataset: Dataset, facts: Sequence[CaseFacts]) -> Summary:
         )
     dims = facts[0].dims
     sizes = tuple(canonical(one.cropped if dims == 3 else one.size, one) for one in facts)
-    tested = {case.group for case in dataset.test if case.group is not None}
-    groups = {(case.group is None, case.group or case.id) for case in dataset.cases if case.group not in tested}
+    tested = related_to_test(dataset, ())
+    free = [members for members in groups_of(dataset) if not tested & set(members)]
     return Summary(
         root=str(dataset.root),
         name=dataset.name,
         dims=dims,
-        cases=len(facts),
-        groups=len(groups),
+        cases=sum(map(len, free)),
+        groups=len(free),
         outputs=outputs,
         labels=len(targets),
         channels=tuple(_channel(index, name, facts) for index, name in enumerate(dataset.channels)),

@@ -1,6 +1,7 @@
 """From files to numbers, against what the files were made of."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -99,3 +100,13 @@ def test_labels_without_a_voxel_are_refused(tmp_path):
         nib.save(nib.Nifti1Image(np.zeros_like(label.dataobj), label.affine), path)
     with pytest.raises(InputError, match="labels of all 4 cases are empty"):
         summary_of(root)
+
+
+def test_cases_of_tested_patients_do_not_train(tmp_path):
+    root = write_set(tmp_path, "tiny volumes")
+    (root / "imagesTs").mkdir()
+    shutil.copy(root / "imagesTr" / "case_0_0000.nii.gz", root / "imagesTs" / "new_0000.nii.gz")
+    groups = ["case,group", "case_0,a", "case_1,a", "case_2,b", "case_3,", "new,a"]
+    (root / "groups.csv").write_text("\n".join(groups))
+    found = summary_of(root)
+    assert (found.cases, found.groups) == (2, 2)
