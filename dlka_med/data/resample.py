@@ -15,6 +15,7 @@ from dlka_med.data.grid import spacing_of
 SPACING_TOLERANCE = 1e-3  # mm
 SHARE_TOLERANCE = 0.01  # of voxels under 0.1 mm, as of microscopes
 ANISOTROPY = 3
+AS_COARSE = 1e-6  # of a spacing: rounded, three times as coarse is not more than that
 HALFWAY = 1e-3  # voxels: positions this close to the middle between two voxels lie on it (affines are float32)
 THIN = 3  # voxels: linear interpolation eats the edges of what is thinner
 ASIDE = 1e-6  # voxels: how far they then move to one side
@@ -90,7 +91,7 @@ def new_shape(shape: Sequence[int], scale: Sequence[float]) -> tuple[int, ...]:
 
 def coarse_axis(spacing: np.ndarray) -> int | None:
     """The one axis that is more than three times coarser than the finest; None if it is not just one."""
-    far = np.flatnonzero(spacing > ANISOTROPY * spacing.min())
+    far = np.flatnonzero(spacing > ANISOTROPY * (1 + AS_COARSE) * spacing.min())
     return int(far[0]) if len(far) == 1 else None
 
 

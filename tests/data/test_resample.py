@@ -233,6 +233,7 @@ def test_coarse_axis():
     assert coarse_axis(np.array([1, 1, 3.1])) == 2
     assert coarse_axis(np.array([4, 1, 1.0])) == 0
     assert coarse_axis(np.array([0.2, 1, 1.0])) is None
+    assert coarse_axis(np.array([0.7, 0.7, 2.1])) is None, "3 * 0.7 is a little less than 2.1"
 
 
 MEMORY = """
