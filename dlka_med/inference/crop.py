@@ -69,7 +69,8 @@ class Crop:
         return digest.hexdigest()[:16]
 
     def __call__(self, prepared: Prepared, case: Case, patch: Sequence[int]) -> Prepared:
-        """The part of a case about its mask: the box of its voxels, and half a window on all sides.
+        """The part of a case about its mask: the box of its voxels, and half a window on all sides; a whole window at
+        least, where the image has it.
 
         Whatever lies outside is background later on. Inside, the network sees what it saw without a crop, but for
         windows that lie elsewhere.
@@ -92,8 +93,10 @@ class Crop:
                 )
             covered = axis.coordinates[start - axis.start : stop - axis.start]
             margin = window // 2
-            low, high = int(np.floor(covered.min())) - margin, int(np.ceil(covered.max())) + margin
-            parts.append(slice(max(low, 0), min(high + 1, size)))
+            # At a border of the image the window is filled from its other side, as it is without a crop.
+            low = max(min(int(np.floor(covered.min())) - margin, size - window), 0)
+            high = max(int(np.ceil(covered.max())) + margin + 1, low + window)
+            parts.append(slice(low, min(high, size)))
         affine = prepared.affine.copy()
         affine[:-1, -1] += affine[:-1, :-1] @ [part.start for part in parts]
         return replace(prepared, image=np.ascontiguousarray(prepared.image[(slice(None), *parts)]), affine=affine)

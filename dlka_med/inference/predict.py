@@ -99,7 +99,8 @@ def predict_images(
             and written meanwhile follow from it; a case that needs more is left out, with what it needs.
         shard: (i, n): of these cases only the i-th, counted from 0, and every n-th after it, for n processes at a time.
         crop: masks or label maps by case, in a folder or, for a single case, one file, on the grids of the images. Only
-            the box of what is not 0 in them, and half a window around it, is predicted; all else is background.
+            the box of what is not 0 in them, and half a window around it, but no less than a window, is predicted; all
+            else is background.
         fast: larger steps of the window, no mirroring, bf16 where that is quicker, a coarser spacing where that costs
             hardly anything, see `fast_predictor`; what this costs is measured on the validation cases of the run at the
             first time, and logged.

@@ -111,6 +111,28 @@ def test_the_affine_moves_with_the_part(tmp_path, dims):
     assert found.sum() == found[expected].size
 
 
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        (((0, 1), (16, 17), (6, 8)), ((0, 8), (9, 17), (4, 10))),
+        (((2, 3), (15, 17), (0, 13)), ((0, 8), (9, 17), (0, 13))),
+        (((4, 5), (12, 13), (12, 13)), ((0, 9), (8, 17), (9, 13))),
+    ],
+)
+def test_at_a_border_the_window_sees_the_image_and_no_padding(tmp_path, places, expected):
+    shape, patch = (20, 17, 13), (8, 8, 4)
+    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    mask = np.zeros(shape, np.uint8)
+    mask[tuple(slice(*ends) for ends in places)] = 1
+    for name, array in (("a", np.zeros(shape, np.uint8)), ("mask", mask)):
+        nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / f"{name}.nii.gz")
+    case = Case("a", (tmp_path / "a.nii.gz",))
+    prepared = Prepared("a", image, None, np.eye(4), shape, np.eye(4))
+    part = Crop.of(tmp_path / "mask.nii.gz", [case])(prepared, case, patch)
+    np.testing.assert_array_equal(part.image[0], image[0][tuple(slice(*ends) for ends in expected)])
+    np.testing.assert_array_equal(part.affine[:3, 3], [start for start, _ in expected])
+
+
 def test_masks_that_cannot_be_are_told(run, tmp_path, capsys):
     for name in "ab":
         write_image(tmp_path / "images" / f"{name}.nii.gz", codes="RAS")
