@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dlka_med.data.prepare import Prepared
+from dlka_med.files import writable_folder
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.probabilities import (
     NUMBERS,
@@ -23,6 +24,7 @@ from dlka_med.inference.writing import geometry_of, write_share_map
 
 PROBABILITIES, UNCERTAINTY, DISAGREEMENT = "probabilities", "uncertainty", "disagreement"
 SHARE_ENDING = {2: ".png", 3: ".nii.gz"}
+ENDINGS = {".npz", *SHARE_ENDING.values()}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ class Extras:
             collected.close()
             raise
         return classes, collected
+
+
+def remove_extras(target: Path, case_id: str) -> None:
+    """Remove what stands beside the label map `target` of a case, which is about to be replaced.
+
+    Raises:
+        WriteError: its folder cannot be written to.
+    """
+    for kind in (PROBABILITIES, UNCERTAINTY, DISAGREEMENT):
+        for ending in ENDINGS:
+            if (path := target.parent / kind / (case_id + ending)).is_file():
+                writable_folder(path.parent)
+                path.unlink(missing_ok=True)
 
 
 class Collected:

@@ -25,7 +25,7 @@ from dlka_med.inference.cases import cases_to_predict, existing_of, targets_of
 from dlka_med.inference.crop import Crop
 from dlka_med.inference.decision import thresholds_of
 from dlka_med.inference.device import find_device
-from dlka_med.inference.extras import Collected, Extras
+from dlka_med.inference.extras import Collected, Extras, remove_extras
 from dlka_med.inference.fast import fast_predictor
 from dlka_med.inference.kept_steps import agreed_postprocessing
 from dlka_med.inference.members import members_of
@@ -90,7 +90,7 @@ def predict_images(
         mirror: test-time mirroring along these axes of the prepared image, or slice; True: along those that training
             mirrored; False: as in the run's config. Axes that training never mirrored get a warning.
         overlap: of neighbouring windows, 0 <= overlap < 1; None: as in the run's config.
-        overwrite: replace label maps that are there already.
+        overwrite: replace label maps that are there already, and all that stands beside them.
         skip_existing: leave out the cases whose label maps are there already, made by this run with these settings.
         one_file_per_case: files that end in _0000, _0001 and so on are cases of their own, not channels of one.
         only: ids of cases; others are left out.
@@ -191,6 +191,8 @@ def predict_images(
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
+        if case.id in existing:
+            remove_extras(targets[case.id], case.id)
         answer.beside.write()
         classes = answer.classes if steps is None else steps(answer.classes, answer.affine)
         write_label_map(targets[case.id], classes, dataset.scheme, case.images[0], answer.reader, dataset.segments)

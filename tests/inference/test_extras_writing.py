@@ -75,6 +75,18 @@ def test_what_waits_to_be_written_holds_nothing_of_the_image(run, tmp_path):
     assert len(list(tmp_path.glob("out/*/scan.nii.gz"))) == 2
 
 
+def test_nothing_of_an_earlier_label_map_stays_beside_a_new_one(run, tmp_path):
+    images, out = tmp_path / "images", tmp_path / "out"
+    for number in range(2):
+        write_image(images / f"scan{number}.nii.gz", number)
+    predict_images(run, images, out, probabilities="uint8", uncertainty=True)
+    predict_images(run, images, out, probabilities="float16", overwrite=True, only=["scan0"])
+    found = sorted(path.relative_to(out).as_posix() for path in out.glob("*/scan*"))
+    assert found == ["probabilities/scan0.npz", "probabilities/scan1.nii.gz", "uncertainty/scan1.nii.gz"]
+    predict_images(run, images, out, overwrite=True)
+    assert not list(out.glob("*/scan*"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("numbers", "uncertainty"), [(None, True), ("uint8", False), ("float16", True)])
 def test_writing_holds_no_more_than_is_told(run, numbers, uncertainty, tmp_path):
