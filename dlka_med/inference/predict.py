@@ -134,12 +134,12 @@ def predict_images(
     could_hold_files(out)
     chosen = {"split": split, "one_file_per_case": one_file_per_case, "only": only, "series": series}
     cases = cases_to_predict(images, members, **chosen)
+    cut = None if crop is None else Crop.of(crop, cases)
     if shard != ALONE:
         cases, among = cases[shard[0] :: shard[1]], len(cases)
         logger.info("shard %d of %d: %d of %d cases", *shard, len(cases), among)
     targets = targets_of(cases, out, form)
     existing = existing_of(targets, refused=not (overwrite or skip_existing))
-    cut = None if crop is None else Crop.of(crop, cases)
     masks = {} if cut is None else {case.id: cut.mark(case.id) for case in cases}
     limit = None if memory is None else memory * GIB
     predictor = _predictor(members, place, mirror, overlap, cuts, calibrated=bool(extras or cuts))

@@ -145,6 +145,8 @@ def test_masks_that_cannot_be_are_told(run, tmp_path, capsys):
     ):
         with pytest.raises(InputError, match=message):
             predict_images(run.path, tmp_path / "images", tmp_path / "out", crop=crop)
+        with pytest.raises(InputError, match=message):
+            predict_images(run.path, tmp_path / "images", tmp_path / "out", crop=crop, shard=(0, 2))
     assert not (tmp_path / "out").exists()
     write_mask(masks / "b.nii.gz", BOX, value=0)
     with pytest.raises(InputError, match=r"1 of 2 cases .*\nb: .*b\.nii\.gz: the mask is empty"):
