@@ -103,12 +103,16 @@ def picked_axis(before: np.ndarray, after: np.ndarray) -> int | None:
 
 def beside_halves(positions: np.ndarray) -> np.ndarray:
     """Positions, in voxels, of which none is in the middle between two voxels: they step aside, down and up in turn."""
-    lower = np.floor(positions)
-    halfway = np.abs(positions - lower - 0.5) < HALFWAY
+    lower, halfway = np.floor(positions), is_halfway(positions)
     aside = lower[halfway] + 0.5 - ASIDE * (-1.0) ** np.arange(halfway.sum())
     settled = positions.astype(np.float64)
     settled[halfway] = aside
     return settled
+
+
+def is_halfway(positions: np.ndarray) -> np.ndarray:
+    """Which positions, in voxels, are in the middle between two voxels."""
+    return np.abs(positions - np.floor(positions) - 0.5) < HALFWAY
 
 
 def nearest_voxels(positions: np.ndarray) -> np.ndarray:

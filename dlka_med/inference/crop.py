@@ -96,6 +96,9 @@ class Crop:
             # At a border of the image the window is filled from its other side, as it is without a crop.
             low = max(min(int(np.floor(covered.min())) - margin, size - window), 0)
             high = max(int(np.ceil(covered.max())) + margin + 1, low + window)
+            before = axis.halfway[axis.halfway < low]
+            if len(before) % 2:
+                low = int(before[-1])  # so that those behind it are still copies of the same side
             parts.append(slice(low, min(high, size)))
         affine = prepared.affine.copy()
         affine[:-1, -1] += affine[:-1, :-1] @ [part.start for part in parts]

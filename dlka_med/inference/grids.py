@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlka_med.data.resample import beside_halves, nearest_voxels, picked_axis
+from dlka_med.data.resample import beside_halves, is_halfway, nearest_voxels, picked_axis
 
 SNAP = 1e-3  # voxels: coordinates this close to whole numbers are whole (affines are stored as float32)
 ROUNDING = 0.25  # voxels: a resampled grid has whole voxels and may end this much before the image
@@ -17,13 +17,15 @@ class Axis:
     """Where the voxels of one native axis lie on its prepared axis.
 
     `start` and `stop` bound the native voxels inside the prepared box; `coordinates` are theirs, in prepared
-    voxels.
+    voxels. `halfway` are the prepared slices that lie in the middle between two native ones and are copies of either,
+    in turn.
     """
 
     native: int
     start: int
     stop: int
     coordinates: np.ndarray
+    halfway: np.ndarray
 
     @property
     def whole(self) -> bool:
@@ -71,9 +73,12 @@ def match_axes(
             coordinates, margin = rounded, 0.5
         (inside,) = np.nonzero((coordinates > -margin) & (coordinates < size - 1 + margin))
         start, stop = (int(inside[0]), int(inside[-1]) + 1) if inside.size else (0, 0)
+        halfway = np.empty(0, int)
         if index == copied and margin > 0.5:
+            halfway = np.flatnonzero(is_halfway((np.arange(size) - offset) / scale))
             coordinates = _through_copies(size, scale, offset, shape[native])
-        axes.append(Axis(int(native), start, stop, beside_halves(coordinates[start:stop].clip(0, size - 1))))
+        coordinates = beside_halves(coordinates[start:stop].clip(0, size - 1))
+        axes.append(Axis(int(native), start, stop, coordinates, halfway))
     return axes
 
 

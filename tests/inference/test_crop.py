@@ -4,14 +4,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from PIL import Image
 from torch import nn
 
 from dlka_med import cli
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared
+from dlka_med.data.resample import resample
 from dlka_med.errors import InputError
 from dlka_med.inference.crop import Crop
+from dlka_med.inference.grids import match_axes
 from dlka_med.inference.predict import predict_images
 from dlka_med.inference.restore import restore
 from dlka_med.run_folder import RunFolder
@@ -131,6 +134,30 @@ def test_at_a_border_the_window_sees_the_image_and_no_padding(tmp_path, places, 
     part = Crop.of(tmp_path / "mask.nii.gz", [case])(prepared, case, patch)
     np.testing.assert_array_equal(part.image[0], image[0][tuple(slice(*ends) for ends in expected)])
     np.testing.assert_array_equal(part.affine[:3, 3], [start for start, _ in expected])
+
+
+@pytest.mark.parametrize("flip", [1, -1])
+@pytest.mark.parametrize("first", range(4, 16))
+def test_thick_slices_of_a_part_go_back_to_where_those_of_the_whole_go(tmp_path, flip, first):
+    """At 3 mm of 5 some slices lie in the middle between two, and are copies of either in turn."""
+    shape, affine = (4, 4, 20), np.diag([0.5, 0.5, 5.0 * flip, 1.0])
+    image = MetaTensor(torch.arange(20.0).expand(1, *shape).clone(), affine=torch.from_numpy(np.diag([0.5, 0.5, 5, 1])))
+    image, _ = resample(image, None, np.array([0.5, 0.5, 3]))
+    numbers = np.arange(20.0)[::flip].astype(int)
+    affine[2, 3] = 0 if flip == 1 else 19 * 5.0
+    mask = np.zeros(shape, np.uint8)
+    mask[..., numbers == first] = 1
+    for name, array in (("a", np.zeros(shape, np.uint8)), ("mask", mask)):
+        nib.save(nib.Nifti1Image(array, affine), tmp_path / f"{name}.nii.gz")
+    case = Case("a", (tmp_path / "a.nii.gz",))
+    prepared = Prepared("a", image.numpy(), None, image.affine.numpy(), shape, affine)
+    part = Crop.of(tmp_path / "mask.nii.gz", [case])(prepared, case, (4, 4, 3))
+    assert part.image.shape[3] < 12
+    places = []
+    for one in (prepared, part):
+        axis = match_axes(one.affine, affine, one.image.shape[1:], shape)[2]
+        places.append(one.affine[2, 3] / 3 + axis.coordinates[np.flatnonzero(numbers == first) - axis.start])
+    np.testing.assert_allclose(places[1], places[0], atol=1e-4)
 
 
 def test_masks_that_cannot_be_are_told(run, tmp_path, capsys):
