@@ -140,7 +140,8 @@ def _image_of(case: Case) -> str | None:
 def _part(case: Case, image: str | None, provenance: Provenance, split: Mapping[str, Sequence[str]]) -> str:
     if provenance.trained(case.id, image):
         return "train"
-    if image in provenance.validated or case.id in split["validation"]:
+    by_name = image is None or len(provenance.validated) < len(split["validation"])
+    if image in provenance.validated or (by_name and case.id in split["validation"]):
         return "validation"
     if case.id in split["test"]:
         return "test"

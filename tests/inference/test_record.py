@@ -113,6 +113,8 @@ def test_what_a_case_was_to_the_run_is_told_by_its_content_then_by_its_name(tmp_
     namesake = Case("a", write(tmp_path / "other.nii", 9).images)
     missing = Case("b", (tmp_path / "missing.nii",))
     assert [origin.part(case) for case in (copy, namesake, missing)] == ["train", "new", "train"]
+    others = [Case("c", namesake.images), Case("c", missing.images)]
+    assert [origin.part(case) for case in others] == ["new", "validation"]
     facts = facts_of([run], predictor())
     assert made_by(facts, origin, copy) == Made(id_of(facts), "train", image=fingerprint(copy))
     assert made_by(facts, origin, missing) == Made(id_of(facts), "train")
