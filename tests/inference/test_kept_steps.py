@@ -188,6 +188,8 @@ def test_that_no_step_helped_is_what_a_run_does_that_never_learned(run, tmp_path
     for runs in ([run.path, other.path], [other.path, run.path]):
         assert predict_images(runs, tmp_path / "images", tmp_path / f"out_{runs[0].name}")
     write(run, SMALL)
+    with pytest.raises(InputError, match=r"postprocessing None there, no components of bright below 5 mm3 now"):
+        predict_images(run.path, tmp_path / "images", tmp_path / "out", skip_existing=True)
     for runs in ([run.path, other.path], [other.path, run.path]):
         with pytest.raises(InputError, match="have learned different steps: predict with --no-postprocess"):
             predict_images(runs, tmp_path / "images", tmp_path / "out2")

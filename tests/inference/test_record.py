@@ -59,6 +59,7 @@ def test_the_id_is_that_of_weights_and_settings_wherever_the_run_lies(tmp_path):
         facts_of([run], predictor(patch_size=(32, 32, 16))),
         facts_of([run], predictor(), crop="masks"),
         facts_of([run], predictor(temperature=1.5)),
+        facts_of([run], predictor(painted=(1,), thresholds=(0.3,))),
     ]
     assert len({id_of(first), *map(id_of, others)}) == len(others) + 1
 
