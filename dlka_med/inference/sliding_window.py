@@ -107,8 +107,11 @@ class SlidingWindow:
         number of windows done and of all windows after each forward pass.
 
         Raises:
-            ValueError: the image has another number of axes than the window.
+            ValueError: the image has another number of axes than the window, or each network scales grey values on its
+                own, by what was measured of a case.
         """
+        if self.intensities is not None:
+            raise ValueError("networks that scale grey values each on its own take prepared cases: use prepared_logits")
         pixels, shape = image.detach().cpu().float().numpy(), image.shape[1:]
         identity = np.eye(len(shape) + 1)
         case = Prepared("image", pixels, None, identity, tuple(shape), identity, empty=tuple(empty))

@@ -142,6 +142,8 @@ def test_each_member_scales_greys_by_its_own_numbers():
     mean = np.mean([chances_of(logits, 1, False) for logits in each], axis=0)
     found = Predictor(networks, intensities=kinds, **options).prepared_logits(raw)
     np.testing.assert_allclose(found.softmax(0), mean, atol=1e-6)
+    with pytest.raises(ValueError, match="take prepared cases: use prepared_logits"):
+        Predictor(networks, intensities=kinds, **options).logits(torch.from_numpy(raw.image))
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": (1, 2)}, {"temperature": (1, 2, 0)}, {"intensities": [()]}])
