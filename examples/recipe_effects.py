@@ -24,7 +24,10 @@ from scipy import stats
 from dlka_med.comparing.runs import trained
 from dlka_med.comparing.weights import validating_once
 from dlka_med.config.loading import load_config
+from dlka_med.data.formats import label_files
 from dlka_med.errors import InputError
+from dlka_med.evaluation.evaluate import evaluate
+from dlka_med.inference.predict import predict_images
 from dlka_med.run_folder import RunFolder
 from dlka_med.shards import claimed, lock_of
 
@@ -65,16 +68,38 @@ def train_all(config: Path, out: Path, settings: Sequence[str], changes: Sequenc
         run = RunFolder(out / f"run_{number}")
         with claimed(lock_of(run.path), wait=False) as free:
             if free:
-                trained(run, chosen, told)
+                made = trained(run, chosen, told)
+                predict_images(
+                    made.path,
+                    chosen.dataset.root,
+                    predictions_of(run),
+                    split="validation",
+                    skip_existing=True,
+                    postprocess=False,
+                )
+
+
+def predictions_of(run: RunFolder) -> Path:
+    """The label maps of all cases that the run held out."""
+    return run.path.with_name(f"{run.path.name}_predictions")
 
 
 def score_of(run: RunFolder) -> tuple[float, int] | None:
-    """The Dice of its one validation, at the end, and its steps; None while it trains."""
-    if not run.metrics_file.is_file():
+    """The mean Dice over all held-out cases, and the steps; None while there is not all of it.
+
+    Not the Dice in `metrics.csv`: of short runs that is over as many cases as their minutes leave time for, which is
+    fewer of a slow network.
+    """
+    predictions = predictions_of(run)
+    if not (run.metrics_file.is_file() and predictions.is_dir()):
+        return None
+    held_out = run.split["validation"]
+    if set(held_out) - label_files(predictions).keys():
         return None
     with run.metrics_file.open(encoding="utf-8", newline="") as file:
-        *_, last = {}, *csv.DictReader(file)
-    return (float(last["dice"]), int(last["step"])) if last.get("dice") else None
+        *_, last = csv.DictReader(file)
+    found = evaluate(predictions, run.config.dataset.root, only=held_out)
+    return found.mean["dice"].mean, int(last["step"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -101,7 +101,8 @@ def _line(row: Mapping[str, float], epochs: int | None, seconds_left: float) -> 
     parts = [f"epoch {row['epoch']}" + (f"/{epochs}" if epochs else ""), f"loss {row['loss']:.4f}"]
     if "dice" in row:
         labels = ", ".join(f"{k.removeprefix('dice ')} {v:.3f}" for k, v in row.items() if k.startswith("dice "))
-        parts.append(f"Dice {row['dice']:.4f} ({labels}), best {row['best_dice']:.4f}")
+        cases = f" over {row['validated_cases']} cases" if "validated_cases" in row else ""
+        parts.append(f"Dice {row['dice']:.4f}{cases} ({labels}), best {row['best_dice']:.4f}")
     parts.append(f"learning rate {row['learning_rate']:.2e}")
     parts.append(f"{row['minutes']:.1f} min, {seconds_left / 60:.1f} min left")
     return "  ".join(parts)

@@ -96,7 +96,7 @@ class Validation(pl.Callback):
         if self.cases:
             self.found = self._measure(trainer, task.shipped_network)
             mean, means = _means(self.found, self.labels)
-            task.row["dice"] = mean
+            task.row |= {"dice": mean, "validated_cases": len(self.found)}
             task.row |= {f"dice {name}": value for name, value in means.items() if value is not None}
             known["validation_dice"] = f"{mean:.6f}"
             self.best, better = max(self.best, mean), mean >= self.best
