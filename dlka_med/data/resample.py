@@ -91,8 +91,13 @@ def new_shape(shape: Sequence[int], scale: Sequence[float]) -> tuple[int, ...]:
 
 def coarse_axis(spacing: np.ndarray) -> int | None:
     """The one axis that is more than three times coarser than the finest; None if it is not just one."""
-    far = np.flatnonzero(spacing > ANISOTROPY * (1 + AS_COARSE) * spacing.min())
+    far = np.flatnonzero(is_coarse(spacing))
     return int(far[0]) if len(far) == 1 else None
+
+
+def is_coarse(spacing: np.ndarray) -> np.ndarray:
+    """Which axes are more than three times coarser than the finest."""
+    return spacing > ANISOTROPY * (1 + AS_COARSE) * spacing.min()
 
 
 def picked_axis(before: np.ndarray, after: np.ndarray) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from dlka_med.config.deepest_map import total_stride
 from dlka_med.config.loading import NETWORKS
-from dlka_med.data.resample import ANISOTROPY, keeps_spacing
+from dlka_med.data.resample import is_coarse, keeps_spacing
 from dlka_med.planning.choice import Choice, shape
 from dlka_med.planning.summary import Structure, Summary
 
@@ -127,7 +127,7 @@ def longest_axis(spacing: Sequence[float], size: Sequence[float]) -> int:
 def coarse_axis(spacing: Sequence[float]) -> int | None:
     """The axis whose voxels are over three times longer than the shortest; None if there is none."""
     longest = int(np.argmax(spacing))
-    return longest if spacing[longest] > ANISOTROPY * min(spacing) else None
+    return longest if is_coarse(np.asarray(spacing))[longest] else None
 
 
 def window_axes(summary: Summary, plane: str | None) -> tuple[int, ...]:

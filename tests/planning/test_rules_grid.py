@@ -9,6 +9,7 @@ from dlka_med.data.resample import keeps_spacing
 from dlka_med.planning.choice import Choice
 from dlka_med.planning.rules_grid import (
     DOWNSAMPLING,
+    coarse_axis,
     coarser_spacing,
     full_spacing,
     network_and_plane,
@@ -247,3 +248,10 @@ def test_a_window_leaves_a_training_its_steps(summary):
     many = summary(structures=(Structure("cell", 20, 0.1, (200.0, 200.0), 40.0, 20.0),))
     assert window_voxels(many, 100_000, second, 1000, 2) == second * 1000 / 2 / 1000
     assert window_voxels(one_thing, 640_000, second, inf, 2) == inf
+
+
+def test_an_axis_three_times_as_long_is_not_coarse():
+    """As preparing has it; 3 * 0.7 is a little less than 2.1."""
+    assert coarse_axis((0.7, 0.7, 2.1)) is None
+    assert coarse_axis((0.7, 2.2, 0.7)) == 1
+    assert coarse_axis((4.0, 5.0, 1.0)) == 1
