@@ -72,6 +72,7 @@ class DiceCELoss(nn.Module):
             ValueError: shapes do not match, fewer than two classes, an index that stands for no class, or no such
                 shares.
         """
+        label = computable(label)
         is_shares = label.is_floating_point() and label.shape[:2] == logits.shape[:2] != (len(logits), 1)
         if is_shares:
             check_shares(label, sum_to_one=self.regions is None)
@@ -180,7 +181,7 @@ class PyramidLoss(nn.Module):
         """
         if isinstance(pyramid, Tensor) or not pyramid:
             raise ValueError("expected a list of logits, full to coarse, as forward_pyramid gives it")
-        weights = self.weights(len(pyramid))
+        weights, label = self.weights(len(pyramid)), computable(label)
         self.one_scale.check_classes(label, pyramid[0])
         if pyramid[0].shape[2:] != label.shape[2:]:
             raise ValueError(
@@ -238,6 +239,11 @@ def block_means(volume: Tensor, strides: Sequence[int]) -> Tensor:
 def whole_steps(size: Sequence[int], coarse: Sequence[int]) -> tuple[int, ...]:
     """The smallest strides s with `coarse = ceil(size / s)`, if there are any."""
     return tuple(-(-n // m) for n, m in zip(size, coarse, strict=True))
+
+
+def computable(label: Tensor) -> Tensor:
+    """The label in a dtype that torch computes with, which it does not with uint16 and wider, as files have them."""
+    return label.long() if label.dtype in (torch.uint16, torch.uint32, torch.uint64) else label
 
 
 def check_label(label: Tensor, logits: Tensor, classes: int) -> None:

@@ -56,11 +56,14 @@ def test_value_and_gradient_follow_the_definition(shape, classes, dice_weight, c
     np.testing.assert_allclose(x.grad.numpy(), gradient_in_numpy(logits, *arguments), atol=1e-8)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint64, torch.int64, torch.float32])
 def test_the_label_may_have_any_dtype(dtype):
     logits, label = make((4, 5), 3)
-    loss = DiceCELoss()(torch.tensor(logits), torch.tensor(label).to(dtype))
-    assert loss.item() == pytest.approx(loss_in_numpy(logits, label, 1, 1, False, True))
+    x, y = torch.tensor(logits), torch.tensor(label).to(dtype)
+    expected = pytest.approx(loss_in_numpy(logits, label, 1, 1, False, True))
+    assert (DiceCELoss()(x, y).item(), PyramidLoss()([x], y).item()) == (expected, expected)
+    ignored = DiceCELoss(ignore_index=2)(x, torch.tensor(label))
+    torch.testing.assert_close(DiceCELoss(ignore_index=2)(x, y), ignored)
 
 
 def test_an_absent_class_costs_its_false_positives_only():

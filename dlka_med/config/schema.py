@@ -61,11 +61,13 @@ class RunConfig(Record):
                 f"preprocessing.spacing has {len(spacing)} axes, but {name} with dataset.slices "
                 f"{self.dataset.slices or 'null'} reads {self.image_dims}D images: give {self.image_dims} numbers"
             )
-        if any(axis >= dims for axis in self.inference.mirror_axes):
-            raise ValueError(
-                f"inference.mirror_axes is {list(self.inference.mirror_axes)}, but {known}: "
-                f"its axes are numbered 0 to {dims - 1}"
-            )
+        mirrored = {
+            "inference.mirror_axes": self.inference.mirror_axes,
+            "training.augmentation.flip_axes": self.training.augmentation.flip_axes or (),
+        }
+        for key, axes in mirrored.items():
+            if any(axis >= dims for axis in axes):
+                raise ValueError(f"{key} is {list(axes)}, but {known}: its axes are numbered 0 to {dims - 1}")
         return self
 
     @model_validator(mode="after")

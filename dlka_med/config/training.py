@@ -1,10 +1,16 @@
 """How a network is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from dlka_med.config.record import FilePath, Probability, Range, Record, Share, Size, ascending, different
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
 
 
 class Loss(Record):
@@ -64,7 +70,7 @@ class Optimizer(Record):
     offset_rate: PositiveFloat = Field(
         0.3, description="factor on the learning rate of what predicts offsets and modulation, which does not decay"
     )
-    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    rates: dict[str, Annotated[PositiveFloat, BeforeValidator(_no_truth)]] = Field(
         {}, description="factors on the learning rate by module of the network, such as {encoder: 0.1}"
     )
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5

@@ -143,6 +143,7 @@ def test_a_wrong_override_is_named(write, override, words):
         (FLAT, "dataset.slices=axail", ["dataset.slices", "did you mean 'axial'"]),
         (FLAT, "preprocessing.spacing=[1, 1, 1]", ["preprocessing.spacing has 3 axes", "reads 2D images"]),
         (FLAT, "inference.mirror_axes=[2]", ["inference.mirror_axes is [2]", "0 to 1"]),
+        (FLAT, "training.augmentation.flip_axes=[0, 2]", ["training.augmentation.flip_axes is [0, 2]", "0 to 1"]),
         (FLAT, "network.depths=[1, 1]", ["network.depths", "-s network.depths"]),
         (FLAT, "network.supervised_scales=5", ["network.supervised_scales", "4"]),
         (FLAT, "network.channels=[4, 8]", ["unknown key 'network.channels'", "encoder"]),
@@ -281,6 +282,7 @@ def test_a_label_value_is_a_whole_number(write, value):
         ("dataset.channels=[1]", "dataset.channels.0"),
         ("name=" + "a" * 201, "name: String should have at most 200 characters"),
         ("dataset.channels=[true]", "channels holds true or false"),
+        ("training.optimizer.rates={encoder: true}", "training.optimizer.rates.encoder: true and false are no numbers"),
     ],
 )
 def test_true_is_no_number_and_a_number_no_name(write, override, words):

@@ -105,7 +105,7 @@ def test_the_axis_from_left_to_right_in_pictures_is_that_of_the_columns():
         ({"dims": 2, "slices": "sagittal"}, (0, 1)),
         ({"dims": 2, "slices": "sagittal", "orientation": None}, ()),
         ({"flip_axes": [0]}, (0,)),
-        ({"flip_axes": [0, 1, 2], "dims": 2}, (0, 1)),
+        ({"flip_axes": [1, 0], "dims": 2}, (0, 1)),
         ({"flip_axes": []}, ()),
         ({"flip_probability": 0}, ()),
         ({"flip_axes": [0, 1], "flip_probability": 0}, ()),
