@@ -228,7 +228,7 @@ def test_random_bytes_in_a_header_are_facts(tmp_path, seed):
     image.set_qform(np.eye(4), 1)
     nib.save(image, path)
     sound = path.read_bytes()
-    for _ in range(80):
+    for _ in range(40):
         content = bytearray(sound)
         for _ in range(draw.randint(1, 4)):
             content[draw.randrange(352)] = draw.choice([0, 1, 127, 255, draw.randrange(256)])

@@ -242,6 +242,7 @@ print(len(list(batches)), flush=True)
 """
 
 
+@pytest.mark.slow
 def test_signals_to_the_group_leave_the_worker_and_the_end_of_a_script_does_not(random_cases, tmp_path):
     (case,) = random_cases(1)
     command = [sys.executable, "-c", SCRIPT, *map(str, (*case.images, case.label, tmp_path / "cache"))]

@@ -102,7 +102,7 @@ def test_labels_may_be_called_as_anybody_likes(tmp_path):
     assert found == {"all": 16, "background": 8, "all (1)": 4, "background (7)": 4}
 
 
-@pytest.mark.parametrize(("slices", "unseen"), [(1, 3), (2, 2), (9, 0)])
+@pytest.mark.parametrize(("slices", "unseen"), [(1, 3), pytest.param(2, 2, marks=pytest.mark.slow), (9, 0)])
 def test_layers_without_a_kernel_in_a_thin_image_are_told_with_the_reason(tmp_path, slices, unseen):
     """The maps of the stages have voxels of 4, 8 and 4 slices; a thin image lies in the middle of the window."""
     run = make_run(

@@ -18,7 +18,11 @@ from dlka_med.layers import DCNv3, DeformConv
         ([DeformConv(2, 1, 4, 3), nn.GELU(), DCNv3(4, 5, pad=2)], [7, 7]),
         ([nn.Conv2d(1, 4, 1), DLKABlock(4, 2, "depthwise", feed_forward="conv_mlp")], [1 + 4 + 18 + 2] * 2),
         ([nn.Conv2d(1, 4, 1), DLKABlock(4, 2, "dcnv3", feed_forward="conv_mlp", kernel_size=3)], [1 + 2 + 18 + 2] * 2),
-        ([nn.Conv2d(1, 4, 1), *(DLKABlock(4, 2, "none") for _ in range(12))], [1 + 12 * (4 + 18 + 4)] * 2),
+        pytest.param(
+            [nn.Conv2d(1, 4, 1), *(DLKABlock(4, 2, "none") for _ in range(12))],
+            [1 + 12 * (4 + 18 + 4)] * 2,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_fields_of_layers(layers, field):

@@ -220,7 +220,7 @@ def test_other_images_are_refused(layer, shape):
         layer(8, pad=0)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("layer", "dims"), [(DCNv3, 2), (DCNv4, 3)])
+@pytest.mark.parametrize(("layer", "dims"), [(DCNv3, 2), pytest.param(DCNv4, 3, marks=pytest.mark.slow)])
 def test_export_keeps_the_spatial_size_free(layer, dims):
     module = build(layer, dims, stride=2, center_feature_scale=True).eval()
     free = {0: torch.export.Dim.DYNAMIC} | {2 + axis: torch.export.Dim.DYNAMIC for axis in range(dims)}
@@ -250,7 +250,7 @@ def test_bfloat16():
     torch.testing.assert_close(y.float(), module.float()(x), rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradients_under_autocast(dims):
     """On CPUs the depthwise gradient of small bfloat16 maps may hold memory that was never written."""
     module, x = build(DCNv3, dims, dw_kernel_size=5).float(), image(dims).float()

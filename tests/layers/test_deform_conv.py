@@ -113,7 +113,7 @@ def test_impossible_arguments_are_refused(arguments, message):
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_export_keeps_the_spatial_size_free(dims):
     layer = build(dims, modulated=True).eval()
     free = {0: torch.export.Dim.DYNAMIC} | {2 + axis: torch.export.Dim.DYNAMIC for axis in range(dims)}

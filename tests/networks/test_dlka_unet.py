@@ -179,7 +179,7 @@ def test_checkpointing_changes_nothing(deformation):
 
 
 @both
-@pytest.mark.parametrize("deformation", ["none", "dense"])
+@pytest.mark.parametrize("deformation", [pytest.param("none", marks=pytest.mark.slow), "dense"])
 def test_export(dims, deformation):
     net, x = network(dims, deformation=deformation).eval(), image(*(7, 12, 8)[:dims], batch=1)
     exported = torch.export.export(net, (x,)).module()

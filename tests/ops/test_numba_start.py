@@ -27,6 +27,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "reason"), [("jit", "NUMBA_DISABLE_JIT"), ("import", "llvmlite")])
 def test_a_numba_that_cannot_start_leaves_it_to_the_reference_with_one_warning(broken, reason):
     environment = os.environ | {"NUMBA_DISABLE_JIT": "1" if broken == "jit" else "0"}

@@ -45,6 +45,7 @@ def test_nothing_is_computed():
     assert estimated_peak(config_of(volumes(), (256, 256, 256)), "cpu") > 60 * 2**30
 
 
+@pytest.mark.slow
 def test_large_windows_are_scaled_up_from_small_ones(monkeypatch):
     config = config_of(volumes(8), (64, 64, 32))
     whole = estimated_peak(config, "cpu")
@@ -92,6 +93,7 @@ def test_estimates_are_within_a_fifth_of_the_peak(name, monkeypatch):
     assert estimated_peak(PLANS[name], "cpu") == pytest.approx(measured.peak, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_window_that_is_predicted_holds_less_than_a_step():
     """At least its image and logits, and of one window whatever the batch; a step keeps the maps of all layers."""
     one, four = (config_of(volumes(8), (32, 32, 32), batch=batch) for batch in (1, 4))

@@ -70,6 +70,7 @@ sys.stdout.write(" ".join(map(str, peaks)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is mapped of files")
 def test_files_that_are_mapped_are_not_held(tmp_path):
     """Else the same step holds 0.3 GiB more just after PyTorch was installed."""

@@ -18,8 +18,9 @@ SMALL = {
     "swin_unetr": "channels: 12, depths: [1, 1, 1, 1], window_size: 2",
     "mednext": "channels: 4, depths: [1, 1, 1], expansions: [2, 2, 2], supervised_scales: 2",
 }
-EVERY = [(name, kind) for name in SMALL for kind in ("volumes", "images", "slices")]
-EVERY += [("timm_unet", kind) for kind in ("images", "slices")]
+EVERY = [(name, kind) for name in SMALL for kind in ("volumes", "images")]
+EVERY += [("unet", "slices"), ("timm_unet", "images")]
+EVERY += [pytest.param(name, "slices", marks=pytest.mark.slow) for name in [*SMALL, "timm_unet"] if name != "unet"]
 
 
 @pytest.fixture
