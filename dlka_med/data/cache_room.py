@@ -24,6 +24,7 @@ class Lease:
     def __init__(self, root: Path, entries: Iterable[Path]):
         file = _leases(root) / f"{uuid.uuid4().hex}.json"
         with exclusive(root):
+            _used(root)  # Else the leases of dead processes pile up where the limit is never met.
             with whole_file(file) as temporary:
                 temporary.write_text(json.dumps([str(entry.relative_to(root)) for entry in entries]), encoding="utf-8")
             self._lock = FileLock(file.with_suffix(".lock"))

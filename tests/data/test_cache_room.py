@@ -73,6 +73,14 @@ def test_a_lease_ends_with_its_object(root):
     assert left(root) == []
 
 
+def test_a_new_lease_tidies_up_what_dead_ones_left(root):
+    for _ in range(3):
+        lease = Lease(root, [root / "prepared-x" / "a"])
+        kept = sorted(file.suffix for file in (root / ".in-use").iterdir())
+        assert kept == [".json", ".lock", ".lock"]  # one lease, and that of the folder
+        del lease
+
+
 def refused(path):
     raise PermissionError(13, "Permission denied", str(path))
 
