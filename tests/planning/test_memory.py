@@ -87,7 +87,10 @@ def test_free_memory_is_some(device):
 @pytest.mark.parametrize("name", PLANS)
 def test_estimates_are_within_a_fifth_of_the_peak(name, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # Threads hold buffers of their own.
-    probe(PLANS[name], "cpu")  # Numba may compile in it, which takes memory that later steps do not.
+    small = {"patch_size": tuple(min(n, 32) for n in PLANS[name].training.patch_size)}
+    training = PLANS[name].training.model_copy(update=small)
+    # Numba may compile in it, which takes memory that later steps do not.
+    probe(PLANS[name].model_copy(update={"training": training}), "cpu")
     measured = probe(PLANS[name], "cpu")
     assert measured.failed is None
     assert estimated_peak(PLANS[name], "cpu") == pytest.approx(measured.peak, rel=0.2)
