@@ -3,6 +3,7 @@
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -73,7 +74,8 @@ class ProbabilityRows:
             yield np.moveaxis(volume, 0, self._way.axis)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which was told when it was written to
+            self._file.close()
 
 
 def probability_ending(prepared: Prepared, numbers: Numbers) -> str:
