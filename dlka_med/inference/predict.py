@@ -159,6 +159,7 @@ def predict_images(
     _write_names(out / "labels.json", dataset, replace=overwrite)
     if not cases:
         return []
+    earlier = {*existing, *record.made}
     record.begin(id_of(facts), facts, [case.id for case in cases])
     writing = max(bytes_to_write(targets[case.id], dataset.scheme) for case in cases)
     if steps is not None:
@@ -191,7 +192,7 @@ def predict_images(
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
-        if case.id in existing:
+        if case.id in earlier:
             remove_extras(targets[case.id], case.id)
         answer.beside.write()
         classes = answer.classes if steps is None else steps(answer.classes, answer.affine)
