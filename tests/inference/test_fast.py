@@ -126,6 +126,8 @@ def test_bf16_is_taken_where_the_device_has_it_and_is_quicker_by_it(run, monkeyp
     for _ in range(2):
         assert (fast_predictor(run, usual(run)).dtype == torch.bfloat16) is quicker
         monkeypatch.setattr(module, "measure_window", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(module, "_has_bf16", lambda device: False)
+    assert fast_predictor(run, usual(run)).dtype == torch.float32, "on another machine"
 
 
 @pytest.mark.parametrize(
