@@ -64,3 +64,4 @@ def test_how_greys_are_scaled_is_each_members_own(tmp_path):
     kinds = [{"kind": "ct", "lower": 0, "upper": 9, "mean": number, "std": 1} for number in (3, 4)]
     runs = [make_run(tmp_path / str(kind["mean"]), intensity=[kind]).path for kind in kinds]
     assert len(members_of(runs)) == 2
+    assert len(members_of([*runs, make_run(tmp_path / "auto", intensity="auto").path])) == 3
