@@ -109,7 +109,8 @@ def test_the_command_line_refuses_with_a_number(tmp_path, monkeypatch, capsys, v
     assert main([verb, str(run.path), "--memory", "0.01"]) == 2
     said = capsys.readouterr().err
     assert re.search(r"error: case scan0: it needs about [\d.]+ GiB of memory, but may take 0\.01: give --memory", said)
-    assert not list(run.path.glob("*.json.*"))
+    assert not run.calibration_file.exists()
+    assert not run.postprocessing_file.exists()
     assert main([verb, str(run.path), "--memory", "64"]) == 0
 
 
