@@ -92,6 +92,7 @@ def test_half_a_file_is_named(run, text):
         ),
         ({"step": [], "label": None}, r"steps\[1\]\.step is \[\]"),
         ({"step": "largest", "label": "brigth"}, r"steps\[1\]\.label is 'brigth', expected one of bright, dark"),
+        ({"step": "largest"}, r"steps\[1\] has no label: name one, or null for all foreground"),
         ({"step": "holes", "label": None}, r"steps\[1\]\.label is None"),
         ({"step": "minimum", "label": "dark"}, r"steps\[1\]\.mm3 is None, expected a positive number"),
         (SMALL | {"mm3": -1}, r"steps\[1\]\.mm3 is -1"),
