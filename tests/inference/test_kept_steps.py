@@ -154,7 +154,8 @@ def test_a_predictor_of_runs_is_refused_as_predict_refuses_it(run, tmp_path):
 @pytest.mark.slow
 def test_what_the_steps_hold_is_known_before(run, tmp_path, monkeypatch):
     """Against what they do hold, of a map that one label fills."""
-    write(run, {"step": "largest", "label": "bright"}, {"step": "holes", "label": "bright"}, {"step": "largest"})
+    kinds = ("largest", "bright"), ("holes", "bright"), ("largest", None)
+    write(run, *({"step": kind, "label": label} for kind, label in kinds))
     steps, classes = postprocessing_of(run), np.ones((256, 256, 256), np.uint8)
     classes[3:-3, 3:-3, 3:-3:2] = 0
     held = machine.held_memory() - classes.size
