@@ -94,7 +94,7 @@ def remove_unfinished(folder: str | Path) -> None:
 
 
 def _end(name: str) -> str:
-    return name.encode()[-KEPT:].decode(errors="ignore")
+    return os.fsencode(name)[-KEPT:].decode(errors="ignore")
 
 
 def refuse_existing(path: str | Path) -> None:

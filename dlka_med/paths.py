@@ -32,6 +32,8 @@ def shown(path: object) -> str:
 def could_hold_files(folder: str | Path) -> Path:
     """The path, or `InputError` if it cannot be a folder to write into; nothing is made."""
     folder = Path(folder)
+    if str(folder).encode("utf-8", "replace").decode("utf-8") != str(folder):
+        raise InputError(f"cannot write to the folder {shown(folder)}: its name is not valid UTF-8, name another one")
     try:
         os.stat(folder)
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """Several processes share folds or cases: whose are which, and who is at work in a folder."""
 
+import errno
 import logging
 import os
 from collections.abc import Iterator, MutableMapping
@@ -17,6 +18,8 @@ Shard = tuple[int, int]
 log = logging.getLogger("dlka_med")
 
 ALONE: Shard = (0, 1)
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems say that cannot lock files. A file in place of a lock would outlast a process that is killed."""
 LAUNCHERS = (  # torchrun, srun: rank, processes, rank on this machine
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
@@ -63,7 +66,7 @@ def claimed(file: Path, *, wait: bool, silently: bool = False) -> Iterator[bool]
     Raises:
         InputError: the file system knows no locks.
     """
-    lock = FileLock(writable_folder(file.parent) / file.name)
+    lock = FileLock(writable_folder(file.parent) / file.name, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -73,7 +76,9 @@ def claimed(file: Path, *, wait: bool, silently: bool = False) -> Iterator[bool]
         if not silently:
             log.info("waiting for another process that is at work in %s", file.parent.parent)
         lock.acquire()
-    except NotImplementedError as error:
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
         raise InputError(
             f"the file system of {file.parent} cannot lock files, which keeps two processes from spoiling each "
             "other's work: name a folder on another one"

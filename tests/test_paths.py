@@ -53,7 +53,7 @@ def test_what_cannot_hold_files_is_refused(tmp_path, monkeypatch):
         could_hold_files(tmp_path / "new")
 
 
-@pytest.mark.parametrize("folder", ["a" * 5000, "a" * 256 + "/b", "a\0b"])
+@pytest.mark.parametrize("folder", ["a" * 5000, "a" * 256 + "/b", "a\0b", "M\udcfcller/run"], ids=ascii)
 def test_a_folder_that_cannot_be_is_told_in_few_words(folder):
     with pytest.raises(InputError, match="cannot write to the folder") as told:
         could_hold_files(folder)

@@ -154,7 +154,7 @@ def test_weights_of_another_network_name_the_first_differences(run, tmp_path):
     run.save_weights(build_run_network(other.config).state_dict())
     with pytest.raises(InputError, match=r"another network.*tensors differ, the first: .*\(8,.*\(12,") as error:
         run.load_network()
-    assert str(error.value).count(" in the file") == 3 or "8" in str(error.value)
+    assert str(error.value).count(" in the file") == 3
 
     run.save_weights({**build_run_network(run.config).state_dict(), "extra.weight": torch.zeros(2)})
     with pytest.raises(InputError, match=r"1 tensors differ.*extra.weight: \(2,\) in the file, absent in"):

@@ -1,5 +1,7 @@
 """Processes that share folds: what their launcher says, and who holds what."""
 
+import errno
+import os
 import threading
 import time
 
@@ -65,6 +67,19 @@ def test_a_lock_is_held_by_one(tmp_path):
             assert other
     with claimed(tmp_path / "locks" / "a.lock", wait=True) as again:
         assert again
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EIO])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, code):
+    """A file that stands for a lock would keep others out for ever where its process was killed on another machine."""
+
+    def lacking(_file, _operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", lacking)
+    told = "Input/output" if code == errno.EIO else f"the file system of {tmp_path} cannot lock files, which keeps two"
+    with pytest.raises(OSError if code == errno.EIO else InputError, match=told), claimed(tmp_path / "a", wait=False):
+        pass
 
 
 def test_a_mistake_is_raised_when_the_others_have_ended(tmp_path):

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dlka_med.calibrating.result import Calibration
-from dlka_med.calibrating.sampling import DRAWING, VECTORS, Sample, draw
+from dlka_med.calibrating.sampling import BESIDE, DRAWING, VECTORS, Sample, draw
 from dlka_med.calibrating.temperature import cross_fitted, deal_patients, fit_temperature, refuse_few, warn_of_bounds
 from dlka_med.data.cases import Case
 from dlka_med.data.prepare import Prepared
@@ -51,7 +51,7 @@ def calibrate(
         return draw(predictor.prepared_logits(prepared, show), prepared, scheme, patient_of(case), vectors)
 
     weights = {one.run.path.resolve().name: digest_of_weights(one.run) for one in runs}
-    learning = Learning(logits=True, after=DRAWING, kept=2 * vectors)
+    learning = Learning(logits=True, after=DRAWING, kept=2 * vectors, beside=2 * vectors * BESIDE)
     samples = [sample for found in out_of_fold(runs, place, sampled, learning, memory) for sample in found]
     parts = deal_patients(samples)
     temperature = fit_temperature(samples)

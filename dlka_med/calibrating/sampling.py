@@ -17,6 +17,7 @@ from dlka_med.metrics import Reliability, near_foreground
 from dlka_med.metrics.calibration import LEAST
 
 VECTORS = 20_000  # of logits, that are kept of a case near the foreground, and as many far from it
+BESIDE = 12  # bytes that are kept with each: its share and its labels
 DRAWING = 16  # bytes per voxel of the case while some are drawn: its masks, and the places of all that may be
 
 

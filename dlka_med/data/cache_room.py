@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from dlka_med.errors import InputError
 from dlka_med.files import whole_file
+from dlka_med.shards import NO_LOCKS
 
 ENTRIES = "prepared-*/*/facts.json"
 
@@ -27,7 +28,7 @@ class Lease:
             _used(root)  # Else the leases of dead processes pile up where the limit is never met.
             with whole_file(file) as temporary:
                 temporary.write_text(json.dumps([str(entry.relative_to(root)) for entry in entries]), encoding="utf-8")
-            self._lock = FileLock(file.with_suffix(".lock"))
+            self._lock = FileLock(file.with_suffix(".lock"), fallback_to_soft=False)
             self._lock.acquire()
 
 
@@ -55,7 +56,7 @@ def _used(root: Path) -> set[str]:
     """Entries that living processes use; what dead ones left is tidied up."""
     used: set[str] = set()
     for file in _leases(root).glob("*.json"):
-        lock = FileLock(file.with_suffix(".lock"))
+        lock = FileLock(file.with_suffix(".lock"), fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -88,12 +89,14 @@ def exclusive(root: Path) -> Iterator[None]:
     """
     try:
         _leases(root).mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".in-use" / "all.lock"):
+        with FileLock(root / ".in-use" / "all.lock", fallback_to_soft=False):
             yield
-    except NotImplementedError as error:
-        raise InputError(f"the file system of {root} cannot lock files: set dataset.cache to another folder") from error
     except PermissionError as error:
         raise InputError(
             f"{error.filename or root} is another user's and cannot be written to: change its rights, or set "
             "dataset.cache to another folder"
         ) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise InputError(f"the file system of {root} cannot lock files: set dataset.cache to another folder") from error

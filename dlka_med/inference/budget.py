@@ -91,11 +91,13 @@ class Learning:
         logits: whether all logits of the prepared grid are held.
         after: bytes per voxel of the files, at the peak of what is done when all windows have passed.
         kept: numbers, float32, that stay of every case for each output of the network.
+        beside: bytes that stay of every case besides, whatever the outputs.
     """
 
     logits: bool = False
     after: float = MAP
     kept: int = 0
+    beside: int = 0
 
 
 @dataclass(frozen=True)
@@ -326,7 +328,8 @@ class Budget:
         return held + resampled.deciding(outputs)
 
     def _at_peak(self, held: float) -> float:
-        kept = 4 * self._learning.kept * self.window.outputs * self.learned if self._learning else 0
+        learning = self._learning or Learning()
+        kept = (4 * learning.kept * self.window.outputs + learning.beside) * self.learned
         return MARGIN * (self.window.process + kept + held) + FALLOW
 
     def _refuse(self, needed: float, room: float, hint: str = "") -> None:

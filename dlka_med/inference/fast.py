@@ -227,6 +227,8 @@ def _known(run: RunFolder, asked: Mapping[str, Any]) -> dict[str, Any] | None:
         same = all(content[key] == value for key, value in asked.items())
         quick = content["fast"]
         usable = quick["precision"] in PRECISIONS and quick["coarser"] in (1, *COARSER)
+        if quick["precision"] != content["usual"]["precision"]:
+            usable &= _has_bf16(torch.device(asked["device"]))  # another machine may have measured it
         return content if same and usable and _told(content) else None
     except (InputError, ValueError, KeyError, TypeError):
         return None

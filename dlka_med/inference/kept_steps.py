@@ -121,6 +121,8 @@ def _read(content: Any, key: str, scheme: LabelScheme, unit: str) -> Step:
     kind, label = content.get("step"), content.get("label")
     if kind not in get_args(Kind):
         raise ValueError(f"{key}.step is {kind!r}, expected one of {', '.join(get_args(Kind))}")
+    if "label" not in content:
+        raise ValueError(f"{key} has no label: name one, or null for all foreground as one")
     if label not in (scheme.names if kind == "holes" else (None, *scheme.names)):
         raise ValueError(f"{key}.label is {label!r}, expected one of {', '.join(scheme.names)}")
     if strange := set(content) - set(step_to_json(Step(kind, label), unit)):

@@ -70,9 +70,10 @@ def _shared(config: RunConfig) -> Iterator[tuple[str, Any]]:
     yield "dataset.slices", dataset.slices
     for key, value in preprocessing.model_dump(exclude={"intensity"}).items():
         yield f"preprocessing.{key}", value
-    if preprocessing.intensity != "auto":  # each member scales greys by its own numbers, but robust ones clip before
-        kinds = [entry.kind for entry in preprocessing.intensity]
-        yield "preprocessing.intensity", [kind if kind.startswith("robust") else "not robust" for kind in kinds]
+    # Each member scales greys by its own numbers, but robust ones clip before.
+    auto = preprocessing.intensity == "auto"
+    kinds = ["auto"] * len(dataset.channels or ()) if auto else [entry.kind for entry in preprocessing.intensity]
+    yield "preprocessing.intensity", [kind if kind.startswith("robust") else "not robust" for kind in kinds]
     yield "training.patch_size", list(config.training.patch_size)
     yield "training.precision", config.training.precision
     yield "inference.overlap", config.inference.overlap

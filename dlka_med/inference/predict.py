@@ -34,6 +34,7 @@ from dlka_med.inference.pipeline import overlapped
 from dlka_med.inference.predictor import Predictor
 from dlka_med.inference.probabilities import Numbers
 from dlka_med.inference.record import Origin, facts_of, id_of, made_by, refuse_others
+from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.inference.writing import bytes_to_write, write_label_map
 from dlka_med.machine import peak_memory
 from dlka_med.paths import could_hold_files
@@ -143,12 +144,14 @@ def predict_images(
     masks = {} if cut is None else {case.id: cut.mark(case.id) for case in cases}
     limit = None if memory is None else memory * GIB
     predictor = _predictor(members, place, mirror, overlap, cuts, calibrated=bool(extras or cuts))
+    weights = [digest_of_weights(member) for member in members]  # before a training beside this replaces them
     if fast and cases:
         predictor = fast_predictor(folder, predictor, limit)
     steps = agreed_postprocessing(members, [case.id for case in cases]) if postprocess else None
     settings: dict[str, Any] = {"crop": None if cut is None else "about masks", "postprocessing": steps and str(steps)}
     if predictor.config.preprocessing.spacing != folder.config.preprocessing.spacing:
         settings["spacing"] = list(predictor.config.preprocessing.spacing)
+    settings["weights"] = weights
     facts = facts_of(members, predictor, **settings, probabilities=probabilities, uncertainty=uncertainty)
     origin = Origin(members)
     if skip_existing:
@@ -159,6 +162,7 @@ def predict_images(
     _write_names(out / "labels.json", dataset, replace=overwrite)
     if not cases:
         return []
+    earlier = {*existing, *record.made}
     record.begin(id_of(facts), facts, [case.id for case in cases])
     writing = max(bytes_to_write(targets[case.id], dataset.scheme) for case in cases)
     if steps is not None:
@@ -191,7 +195,7 @@ def predict_images(
                 show(done, len(cases))
 
     def write(case: Case, answer: Answer) -> None:
-        if case.id in existing:
+        if case.id in earlier:
             remove_extras(targets[case.id], case.id)
         answer.beside.write()
         classes = answer.classes if steps is None else steps(answer.classes, answer.affine)

@@ -3,6 +3,7 @@
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Literal
@@ -73,7 +74,8 @@ class ProbabilityRows:
             yield np.moveaxis(volume, 0, self._way.axis)
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a full disk, which was told when it was written to
+            self._file.close()
 
 
 def probability_ending(prepared: Prepared, numbers: Numbers) -> str:
@@ -86,8 +88,8 @@ def write_probabilities(
 ) -> None:
     """Write what was collected, on the grid of the image, whole or not at all.
 
-    As NIfTI (x, y, z, K) it is uint8 with a slope of 1/255, so that readers give numbers from 0 to 1. As `.npz` it has
-    `probabilities` (K, *S), with 255 for 1 where they are uint8, `names` (K) and `affine`.
+    As NIfTI (x, y, z, K), of a single region (x, y, z), it is uint8 with a slope of 1/255, so that readers give numbers
+    from 0 to 1. As `.npz` it has `probabilities` (K, *S), of uint8 with 255 for 1, `names` (K) and `affine`.
 
     Args:
         path: ends as `probability_ending` says.

@@ -23,7 +23,7 @@ def facts_of(runs: Sequence[RunFolder], predictor: Predictor, **settings: Any) -
     Args:
         runs: whose networks predict together.
         predictor: with the temperatures 1 where nothing depends on them.
-        settings: further ones.
+        settings: further ones, or those that are to stand in place of what the runs say now.
     """
     config, decision = runs[0].config, predictor.decision
     described = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dlka_med.calibrating.sampling import draw
+from dlka_med.calibrating.sampling import BESIDE, draw
 from dlka_med.config.labels import IGNORED, LabelScheme
 from dlka_med.data.prepare import Prepared
 from dlka_med.inference.pieces import WayBack
@@ -85,6 +85,16 @@ def test_a_sample_is_bounded_and_stands_for_all():
     np.testing.assert_array_equal(few[0].logits, again[0].logits)
     other = draw(logits, replace(prepared, case_id="b"), CLASSES, ANN, vectors=800)
     assert not np.array_equal(few[0].logits, other[0].logits)
+
+
+@pytest.mark.parametrize("grid", NATIVE)
+@pytest.mark.parametrize("scheme", [CLASSES, REGIONS], ids=["classes", "regions"])
+def test_a_sample_holds_what_is_told(grid, scheme):
+    """Calibrating counts it for every case."""
+    samples = draw(*case(grid, scheme), scheme, ANN, vectors=200)
+    held = sum(array.nbytes for one in samples for array in (one.logits, one.shares, one.labels))
+    told = 2 * 200 * (4 * scheme.outputs + BESIDE)
+    assert 0.8 * told < held <= told
 
 
 def test_samples_of_many_cases_agree_with_all_voxels():

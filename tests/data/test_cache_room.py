@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -81,8 +82,17 @@ def test_a_new_lease_tidies_up_what_dead_ones_left(root):
         del lease
 
 
-def refused(path):
+def refused(path, **_options):
     raise PermissionError(13, "Permission denied", str(path))
+
+
+def test_a_file_system_without_locks_is_told(root, monkeypatch):
+    def lacking(_file, _operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", lacking)
+    with pytest.raises(InputError, match=r"cannot lock files: set dataset\.cache to another folder"):
+        Lease(root, [])
 
 
 def test_the_locks_of_another_user(root, monkeypatch):

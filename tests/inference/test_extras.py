@@ -243,11 +243,15 @@ def test_an_outdated_temperature_matters_where_probabilities_do(runs, scan, tmp_
 def test_nothing_is_left_of_a_case_that_fails(runs, scan, tmp_path, monkeypatch):
     (path,) = runs("classes")
 
-    class Full(io.BytesIO):
+    class Full(io.RawIOBase):
+        readable = writable = seekable = lambda self: True
+        seek = tell = lambda self, *_: 0
+
         def write(self, _content):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda **_: Full())
+    # What waits in the buffer is tried again when the file is closed.
+    monkeypatch.setattr(module.tempfile, "TemporaryFile", lambda **_: io.BufferedRandom(Full()))
     with pytest.raises(WriteError, match=r"out/probabilities \(No space left on device\): make room"):
         predict_images(path, scan, tmp_path / "out", probabilities="uint8")
     left = {p.name for p in (tmp_path / "out").rglob("*") if p.is_file() and p.suffix != ".lock"}

@@ -83,6 +83,7 @@ def test_nothing_of_an_earlier_label_map_stays_beside_a_new_one(run, tmp_path):
     predict_images(run, images, out, probabilities="float16", overwrite=True, only=["scan0"])
     found = sorted(path.relative_to(out).as_posix() for path in out.glob("*/scan*"))
     assert found == ["probabilities/scan0.npz", "probabilities/scan1.nii.gz", "uncertainty/scan1.nii.gz"]
+    (out / "scan1.nii.gz").unlink()  # where another run will be at work
     predict_images(run, images, out, overwrite=True)
     assert not list(out.glob("*/scan*"))
 

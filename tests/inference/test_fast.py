@@ -13,9 +13,11 @@ import torch
 from dlka_med.errors import InputError
 from dlka_med.evaluation.evaluate import evaluate
 from dlka_med.inference import fast as module
+from dlka_med.inference import predict as predicting
 from dlka_med.inference.fast import fast_predictor
 from dlka_med.inference.predict import predict_images
 from dlka_med.inference.predictor import Predictor
+from dlka_med.inference.temperature import digest_of_weights
 from dlka_med.prediction_folder import PredictionFolder
 from dlka_med.run_folder import RunFolder
 
@@ -126,6 +128,8 @@ def test_bf16_is_taken_where_the_device_has_it_and_is_quicker_by_it(run, monkeyp
     for _ in range(2):
         assert (fast_predictor(run, usual(run)).dtype == torch.bfloat16) is quicker
         monkeypatch.setattr(module, "measure_window", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(module, "_has_bf16", lambda device: False)
+    assert fast_predictor(run, usual(run)).dtype == torch.float32, "on another machine"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +153,18 @@ def test_without_the_cases_the_cost_is_not_known(run, tmp_path, caplog, change, 
     told = [message for message in caplog.messages if "what it costs in Dice is not known, since" in message]
     assert len(told) == 1
     assert re.search(reason, told[0])
+
+
+def test_the_weights_that_predicted_are_remembered_where_a_training_replaces_them_meanwhile(run, monkeypatch):
+    def measured(_run, predictor, _limit):
+        run.weights_file.write_bytes(b"better ones")
+        return predictor
+
+    monkeypatch.setattr(predicting, "fast_predictor", measured)
+    before = digest_of_weights(run)
+    predict_images(run.path, "data", "out", fast=True, only=["scan0"])
+    (facts,) = PredictionFolder(run.path.parent / "out").runs.values()
+    assert facts["weights"] == [before] != [digest_of_weights(run)]
 
 
 def test_options_that_contradict_it_are_refused(run):

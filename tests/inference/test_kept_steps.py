@@ -92,6 +92,7 @@ def test_half_a_file_is_named(run, text):
         ),
         ({"step": [], "label": None}, r"steps\[1\]\.step is \[\]"),
         ({"step": "largest", "label": "brigth"}, r"steps\[1\]\.label is 'brigth', expected one of bright, dark"),
+        ({"step": "largest"}, r"steps\[1\] has no label: name one, or null for all foreground"),
         ({"step": "holes", "label": None}, r"steps\[1\]\.label is None"),
         ({"step": "minimum", "label": "dark"}, r"steps\[1\]\.mm3 is None, expected a positive number"),
         (SMALL | {"mm3": -1}, r"steps\[1\]\.mm3 is -1"),
@@ -153,7 +154,8 @@ def test_a_predictor_of_runs_is_refused_as_predict_refuses_it(run, tmp_path):
 @pytest.mark.slow
 def test_what_the_steps_hold_is_known_before(run, tmp_path, monkeypatch):
     """Against what they do hold, of a map that one label fills."""
-    write(run, {"step": "largest", "label": "bright"}, {"step": "holes", "label": "bright"}, {"step": "largest"})
+    kinds = ("largest", "bright"), ("holes", "bright"), ("largest", None)
+    write(run, *({"step": kind, "label": label} for kind, label in kinds))
     steps, classes = postprocessing_of(run), np.ones((256, 256, 256), np.uint8)
     classes[3:-3, 3:-3, 3:-3:2] = 0
     held = machine.held_memory() - classes.size

@@ -1,6 +1,7 @@
 """Which runs predict together, and what they must share."""
 
 import json
+import re
 
 import pytest
 
@@ -60,7 +61,26 @@ def test_what_differs_is_named(tmp_path, changes, key):
         members_of(runs)
 
 
+@pytest.mark.parametrize(
+    ("key", "ours", "theirs"),
+    [
+        ("training.patch_size", "[6, 6, 6]", "[6, 6, 7]"),
+        ("training.precision", "fp32", "bf16"),
+        ("inference.overlap", "0.5", "0.25"),
+        ("inference.mirror_axes", "[]", "[1]"),
+    ],
+)
+def test_windows_that_differ_are_named(tmp_path, key, ours, theirs):
+    runs = [make_run(tmp_path / name) for name in "ab"]
+    name, text = key.rpartition(".")[2], runs[1].config_file.read_text()
+    runs[1].config_file.write_text(text.replace(f"  {name}: {ours}", f"  {name}: {theirs}"))
+    told = rf"{re.escape(key)} is {re.escape(ours)} in the one and {re.escape(theirs)} in the other"
+    with pytest.raises(InputError, match=told):
+        members_of([run.path for run in runs])
+
+
 def test_how_greys_are_scaled_is_each_members_own(tmp_path):
     kinds = [{"kind": "ct", "lower": 0, "upper": 9, "mean": number, "std": 1} for number in (3, 4)]
     runs = [make_run(tmp_path / str(kind["mean"]), intensity=[kind]).path for kind in kinds]
     assert len(members_of(runs)) == 2
+    assert len(members_of([*runs, make_run(tmp_path / "auto", intensity="auto").path])) == 3

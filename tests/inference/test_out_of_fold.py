@@ -94,7 +94,7 @@ def test_what_is_held_of_a_case_is_counted(runs):
 @pytest.mark.usefixtures("told")
 def test_what_stays_of_every_case_adds_up(runs):
     """Of a fifth of a GiB for each case: the sixth needs one GiB more than the first, and the fifth is the largest."""
-    learning = Learning(kept=GIB // (5 * 4 * WINDOW.outputs))
+    learning = Learning(kept=GIB // (10 * 4 * WINDOW.outputs), beside=GIB // 10)
     large = peak(runs[1].run, runs[1].cases[1], learning)
     before = (large + MARGIN * 0.8 * GIB) / GIB
     with pytest.raises(InputError, match=r"^case scan4: it needs"):
@@ -109,7 +109,8 @@ def test_the_command_line_refuses_with_a_number(tmp_path, monkeypatch, capsys, v
     assert main([verb, str(run.path), "--memory", "0.01"]) == 2
     said = capsys.readouterr().err
     assert re.search(r"error: case scan0: it needs about [\d.]+ GiB of memory, but may take 0\.01: give --memory", said)
-    assert not list(run.path.glob("*.json.*"))
+    assert not run.calibration_file.exists()
+    assert not run.postprocessing_file.exists()
     assert main([verb, str(run.path), "--memory", "64"]) == 0
 
 
