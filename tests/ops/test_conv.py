@@ -129,6 +129,8 @@ def test_what_of_a_kernel_cannot_meet_two_voxels_is_not_multiplied(size, dilatio
         (1, (16, 17), 4, {"stride": 4}),
         (1, (16, 17), 3, {"padding": 1, "groups": 4, "stride": 2}),
         (1, (16, 17), 3, {"padding": 0, "groups": 4}),
+        (1, (8, 9, 7), 2, {"padding": 1, "dilation": 2, "groups": 4}),
+        (2, (3, 4), 4, {"padding": 3, "dilation": 2, "groups": 4}),
     ],
 )
 def test_what_torch_does_itself(batch, size, kernel, arguments, taken):
