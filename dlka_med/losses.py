@@ -66,7 +66,8 @@ class DiceCELoss(nn.Module):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Logits (B, K, *S) and class indices (B, 1, *S) of any dtype, or shares (B, K, *S) -> scalar.
 
-        The shares of a voxel say how much of it each class (K > 1) or region fills, 0 to 1; those of classes sum to 1.
+        The shares of a voxel say how much of it each class or region fills, 0 to 1; those of classes sum to 1. One
+        channel of labels is always taken for class indices, also where there is but one region.
 
         Raises:
             ValueError: shapes do not match, fewer than two classes, an index that stands for no class, or no such

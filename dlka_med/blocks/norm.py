@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dlka_med.blocks.dims import check_choice, check_spatial_dims
 from dlka_med.ops.layout import channels_last
-from dlka_med.ops.tracing import why_not_traced
+from dlka_med.ops.tracing import applied, why_not_traced
 
 Norm = Literal["batch", "instance"]
 LONGEST_ROW, CACHED = 64, 2**17
@@ -50,7 +50,7 @@ class InstanceNorm(nn.Module):
             return x.clone()
         if torch.compiler.is_compiling() or why_not_traced("this way", (x,)) is not None:
             return _normalised(x, self.eps)[0].to(x.dtype)
-        return _InstanceNorm.apply(channels_last(x), self.eps)
+        return applied(_InstanceNorm, channels_last(x), self.eps)
 
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -180,7 +180,7 @@ def without_offsets(module: nn.Module, names: Iterable[str] | None = None) -> It
         yield
     finally:
         with torch.no_grad():
-            for rows, values in kept:
+            for rows, values in reversed(kept):
                 rows.copy_(values)
 
 

@@ -85,9 +85,10 @@ def _onednn_applies(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 
 def _keeps_size(weight: Tensor, padding: Sequence[int], dilation: Sequence[int]) -> bool:
-    """Whether the output is as large as the input, with one dilation for all axes."""
-    sizes = [step * (size - 1) for size, step in zip(weight.shape[2:], dilation, strict=True)]
-    return len(set(dilation)) == 1 and [2 * pad for pad in padding] == sizes
+    """Whether the output is as large as the input, the kernel has a middle, and all axes have one dilation."""
+    sizes, odd = weight.shape[2:], all(size % 2 for size in weight.shape[2:])
+    reach = [step * (size - 1) for size, step in zip(sizes, dilation, strict=True)]
+    return odd and len(set(dilation)) == 1 and [2 * pad for pad in padding] == reach
 
 
 def _is_single_image(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:

@@ -14,14 +14,15 @@ from torch.nn import functional as F
 
 from dlka_med.ops.layout import CHANNELS_LAST, channels_last
 from dlka_med.ops.precision import autocast_off
+from dlka_med.ops.tracing import applied
 
 CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int], groups: int) -> Tensor:
     """`(B, C, *S)` to `(B, O, *S')`, channels-last; `groups` is 1 (and `B` too) or `C`."""
-    way = in_graph if torch.compiler.is_compiling() else Convolution.apply
-    return way(x, weight, bias, list(padding), groups)
+    arguments = (x, weight, bias, list(padding), groups)
+    return in_graph(*arguments) if torch.compiler.is_compiling() else applied(Convolution, *arguments)
 
 
 class Convolution(torch.autograd.Function):

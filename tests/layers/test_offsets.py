@@ -136,6 +136,16 @@ def test_offsets_switched_off_for_a_while(build):
         assert torch.equal(tensor, kept[name])
 
 
+def test_offsets_of_a_predictor_that_two_layers_share_come_back():
+    module = nn.Sequential(LAYERS["DeformConv"](2), LAYERS["DeformConv"](2))
+    module[1].offset_conv = module[0].offset_conv
+    kept = nn.init.normal_(module[0].offset_conv.weight).clone()
+    for names in (None, ["0", "0"]):
+        with without_offsets(module, names):
+            assert not read_offsets(module, torch.randn(1, 4, 6, 5))["1"].any()
+        assert torch.equal(module[1].offset_conv.weight, kept)
+
+
 @pytest.mark.parametrize(
     ("build", "names"),
     [

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from safetensors.torch import load, save
 from torch import nn
 
@@ -92,6 +93,17 @@ def test_every_parameter_gets_a_gradient(dims, arguments):
     net = network(dims, **arguments)
     sum(y.square().mean() for y in net.forward_pyramid(image(*(16, 12, 16)[:dims]))).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", ["stem", "light"])
+@both
+def test_images_as_monai_loads_them(dims, kind):
+    net, x = network(dims, norm="instance", full_resolution=kind, dropout=0.0), image(*(8, 12, 8)[:dims])
+    gradients = []
+    for given in (MetaTensor(x), x):
+        loss = sum(y.square().mean() for y in net.forward_pyramid(given))
+        gradients.append([g.as_subclass(torch.Tensor) for g in torch.autograd.grad(loss, list(net.parameters()))])
+    torch.testing.assert_close(*gradients)
 
 
 def test_each_stage_has_its_own_gate_in_encoder_and_decoder():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch.nn import functional as F
 
 from dlka_med.ops import conv as module
@@ -129,6 +130,8 @@ def test_what_of_a_kernel_cannot_meet_two_voxels_is_not_multiplied(size, dilatio
         (1, (16, 17), 4, {"stride": 4}),
         (1, (16, 17), 3, {"padding": 1, "groups": 4, "stride": 2}),
         (1, (16, 17), 3, {"padding": 0, "groups": 4}),
+        (1, (8, 9, 7), 2, {"padding": 1, "dilation": 2, "groups": 4}),
+        (2, (3, 4), 4, {"padding": 3, "dilation": 2, "groups": 4}),
     ],
 )
 def test_what_torch_does_itself(batch, size, kernel, arguments, taken):
@@ -233,6 +236,19 @@ def test_transforms_and_graphs_see_the_convolution_of_torch():
     exported = torch.export.export(Module(), (x[0],))
     assert "aten.conv2d.default" in exported.graph_module.code or "convolution" in exported.graph_module.code
     torch.testing.assert_close(exported.module()(x[0]), expected[0])
+
+
+@pytest.mark.parametrize(("groups", "size"), [(4, (7, 6, 9)), (1, (9, 8, 7)), (1, (19, 17))])
+def test_results_of_subclasses_may_be_changed_in_place(groups, size, taken):
+    dims = len(size)
+    x, weight = torch.randn(1, 4, *size), torch.randn(4, 4 // groups, *[3] * dims, requires_grad=True)
+    results = []
+    for image in (MetaTensor(x), x):
+        y = conv(image, weight, **settings(dims, padding=1, groups=groups))
+        results.append((y, *torch.autograd.grad(y.clamp_(min=0).sum(), weight)))
+    assert isinstance(results[0][0], MetaTensor)
+    assert taken == [f"convolve {dims}d"] * 2
+    torch.testing.assert_close(*([t.as_subclass(torch.Tensor) for t in each] for each in results))
 
 
 @pytest.mark.parametrize(("x", "weight"), [((1, 3, 20, 20), (4, 2, 3, 3)), ((1, 2, 2, 200), (4, 2, 5, 5))])
