@@ -1,6 +1,6 @@
 """Dice + cross-entropy, on one scale or over all supervised scales of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
 import monai.losses
@@ -59,6 +59,7 @@ class DiceCELoss(nn.Module):
         self.dice_weight, self.cross_entropy_weight = dice_weight, cross_entropy_weight
         self.regions = None if regions is None else [tuple(region) for region in regions]
         self.ignore_index = ignore_index
+        self.indices = {index for region in self.regions or () for index in region} | {ignore_index} - {None}
         settings = {"include_background": include_background or regions is not None, "batch": batch}
         self.dice = monai.losses.DiceLoss(**settings)
         self.dice_of_shares = monai.losses.DiceLoss(soft_label=True, **settings)
@@ -73,7 +74,7 @@ class DiceCELoss(nn.Module):
             ValueError: shapes do not match, fewer than two classes, an index that stands for no class, or no such
                 shares.
         """
-        label = computable(label)
+        label = computable(label, self.indices)
         is_shares = label.is_floating_point() and label.shape[:2] == logits.shape[:2] != (len(logits), 1)
         if is_shares:
             check_shares(label, sum_to_one=self.regions is None)
@@ -182,7 +183,7 @@ class PyramidLoss(nn.Module):
         """
         if isinstance(pyramid, Tensor) or not pyramid:
             raise ValueError("expected a list of logits, full to coarse, as forward_pyramid gives it")
-        weights, label = self.weights(len(pyramid)), computable(label)
+        weights, label = self.weights(len(pyramid)), computable(label, self.one_scale.indices)
         self.one_scale.check_classes(label, pyramid[0])
         if pyramid[0].shape[2:] != label.shape[2:]:
             raise ValueError(
@@ -242,9 +243,16 @@ def whole_steps(size: Sequence[int], coarse: Sequence[int]) -> tuple[int, ...]:
     return tuple(-(-n // m) for n, m in zip(size, coarse, strict=True))
 
 
-def computable(label: Tensor) -> Tensor:
-    """The label in a dtype that torch computes with, which it does not with uint16 and wider, as files have them."""
-    return label.long() if label.dtype in (torch.uint16, torch.uint32, torch.uint64) else label
+def computable(label: Tensor, indices: Collection[int] = ()) -> Tensor:
+    """The label in a dtype that torch computes with and that can hold these indices.
+
+    It computes little with uint16 and wider, and compares uint8 with -1 or 300 as if these were 255 and 44.
+    """
+    if label.is_floating_point() or label.dtype == torch.bool:
+        return label
+    known = torch.iinfo(label.dtype)
+    is_narrow = any(not known.min <= index <= known.max for index in indices)
+    return label.long() if is_narrow or label.dtype in (torch.uint16, torch.uint32, torch.uint64) else label
 
 
 def check_label(label: Tensor, logits: Tensor, classes: int) -> None:

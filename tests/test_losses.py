@@ -66,6 +66,19 @@ def test_the_label_may_have_any_dtype(dtype):
     torch.testing.assert_close(DiceCELoss(ignore_index=2)(x, y), ignored)
 
 
+@pytest.mark.parametrize("regions", [None, [(1, 2), (300,)]])
+def test_an_index_beyond_the_dtype_of_the_label_is_that_of_no_voxel(regions):
+    logits, label = make((4, 5), 2)
+    x, y = torch.tensor(logits), torch.tensor(label)
+    y[0, 0, 0] = 44 if regions else 1
+    wide = y.long()
+    for ignore_index in (-1, 256):
+        loss = DiceCELoss(regions=regions, ignore_index=ignore_index)
+        assert loss(x, y.to(torch.uint8)).item() == loss(x, wide).item()
+        pyramid = PyramidLoss(regions=regions, ignore_index=ignore_index)
+        assert pyramid([x], y.to(torch.uint8)).item() == pyramid([x], wide).item()
+
+
 def test_an_absent_class_costs_its_false_positives_only():
     logits, label = make((6, 7), 3)
     label[label == 2] = 0
