@@ -1,9 +1,11 @@
 """Pictures as files: PNG, SVG or PDF, with the text that was meant."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from matplotlib import font_manager, rc_context
 from matplotlib.artist import Artist
@@ -17,6 +19,7 @@ FORMATS = (".png", ".svg", ".pdf")
 TEXT = {"svg.fonttype": "none", "svg.hashsalt": "dlka_med", "pdf.fonttype": 42}
 MISSING = r"Glyph \d+ .* missing from font|Matplotlib currently does not support"
 BOXES = "Last Resort"  # comes with matplotlib and has a box for every character, which tells less than its code
+ROOM = 0.7  # inches of a figure that a legend below its plots may take without making it higher
 UNDATED = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
 
 
@@ -29,6 +32,18 @@ def named(artists: Iterable[Artist]) -> tuple[list[Artist], list[str]]:
     """What a legend is made of; by itself it leaves out names that begin with an underscore."""
     artists = list(artists)
     return artists, [str(artist.get_label()) for artist in artists]
+
+
+def legend_below(figure: Figure, artists: Sequence[Artist], names: Sequence[str], columns: int, **style: Any) -> None:
+    """A legend below all plots, in at most so many columns as fit side by side; of many names the figure grows."""
+    for count in range(min(columns, len(names)), 0, -1):
+        legend = figure.legend(artists, names, loc="outside lower center", ncols=count, frameon=False, **style)
+        with _unwarned():
+            box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or count == 1:
+            figure.set_figheight(figure.get_figheight() + max(0, box.height / figure.dpi - ROOM))
+            return
+        legend.remove()
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 130) -> None:
@@ -44,9 +59,16 @@ def save(figure: Figure, path: str | Path, dpi: int = 130) -> None:
     kind = ending[1:] if ending in FORMATS else "png"
     if kind != "svg":
         _make_readable(figure)
-    with whole_file(path) as temporary, rc_context(TEXT), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", MISSING, UserWarning)
+    with whole_file(path) as temporary, rc_context(TEXT), _unwarned():
         figure.savefig(temporary, dpi=dpi, format=kind, metadata=UNDATED[kind])
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Nothing is said of characters that the usual font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MISSING, UserWarning)
+        yield
 
 
 def _make_readable(figure: Figure) -> None:

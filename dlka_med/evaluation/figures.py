@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dlka_med.errors import InputError
-from dlka_med.evaluation.drawing import named, plain, save
+from dlka_med.evaluation.drawing import legend_below, named, plain, save
 from dlka_med.evaluation.marks import draw_marks
 from dlka_med.metrics import bounding_box, check_spacing
 from dlka_med.text_files import read_text
@@ -27,6 +27,7 @@ DASHES = ("solid", "dashed", "dotted")
 DARK, PALE, INK, GREY = "#16181d", "#e8e8ea", "#22262e", "#8b919c"
 PLANES = ("sagittal", "coronal", "axial")
 NARROW = 6.0  # inches
+BESIDE = 20  # names that have room beside a curve
 
 
 UNKNOWN = -1
@@ -63,7 +64,8 @@ def plot_curve(
         rows: one mapping per epoch, or a `metrics.csv` of such; the keys epoch, loss, dice, `dice <label>`
             and learning_rate are drawn, as far as they are there and finite.
         path: the picture: PNG, SVG or PDF, as its name ends.
-        size: width and height in inches; where it is narrow the legend stands below.
+        size: width and height in inches; where it is narrow, or names are many, the legend stands below and adds to
+            the height.
 
     Raises:
         InputError: the CSV is missing, or the picture cannot be written.
@@ -81,8 +83,8 @@ def plot_curve(
     middle.set_ylabel("validation Dice")
     middle.set_ylim(bottom=0, top=1)
     _mark_best(middle, rows)
-    if middle.lines and size[0] < NARROW:
-        figure.legend(*named(middle.lines), loc="outside lower center", fontsize=8, frameon=False, ncols=3)
+    if middle.lines and (size[0] < NARROW or len(middle.lines) > BESIDE):
+        legend_below(figure, *named(middle.lines), 3 if size[0] < NARROW else 6, fontsize=8)
     elif middle.lines:
         place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "ncols": 1 + (len(middle.lines) - 1) // 10}
         middle.legend(*named(middle.lines), **place, fontsize=8, frameon=False)
@@ -252,7 +254,8 @@ def window_of(picture: NDArray) -> tuple[float, float]:
 def scaled(picture: NDArray, window: tuple[float, float]) -> NDArray[np.float32]:
     """Greys from 0 to 1; what is not finite is black."""
     low, high = window
-    return np.clip((np.nan_to_num(picture.astype(np.float32), nan=low) - low) / max(high - low, 1e-8), 0, 1)
+    known = np.nan_to_num(picture.astype(np.float32), nan=low, posinf=low, neginf=low)
+    return np.clip((known - low) / max(high - low, 1e-8), 0, 1)
 
 
 def _rows(panel: Panel) -> tuple[tuple[str, NDArray | None], ...]:
@@ -327,12 +330,5 @@ def _rgb(color: str) -> tuple[float, ...]:
 def _legend(figure: Figure, labels: Mapping[str, int]) -> None:
     names = [plain(name) for name, value in labels.items() if value != 0]
     if names:
-        figure.legend(
-            [Line2D([], [], color=color, linestyle=dash, linewidth=2.5) for color, dash in _styles(len(names))],
-            names,
-            loc="outside lower center",
-            ncols=min(len(names), 7),
-            frameon=False,
-            labelcolor=PALE,
-            fontsize=10,
-        )
+        lines = [Line2D([], [], color=color, linestyle=dash, linewidth=2.5) for color, dash in _styles(len(names))]
+        legend_below(figure, lines, names, 7, labelcolor=PALE, fontsize=10)

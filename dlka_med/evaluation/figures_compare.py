@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox, BboxBase
 
-from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.drawing import legend_below, plain, save
 from dlka_med.evaluation.figures import GREY, INK, NARROW, ON_WHITE
 from dlka_med.evaluation.figures_scores import MARKERS
 from dlka_med.statistics import LEVEL, Interval
@@ -72,9 +72,7 @@ def plot_comparison(points: Sequence[Point], path: str | Path, size: tuple[float
     _title(axes, points)
     if not _name_points(figure, axes, by_time):
         names, columns = [plain(point.name) for point in points], 2 if size[0] < NARROW else 3
-        figure.legend(
-            dots, names, loc="outside lower center", ncols=columns, fontsize=9, frameon=False, handletextpad=0.2
-        )
+        legend_below(figure, dots, names, columns, fontsize=9, handletextpad=0.2)
     save(figure, path)
 
 

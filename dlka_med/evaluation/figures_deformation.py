@@ -1,6 +1,6 @@
 """Pictures of where the kernel points of deformable layers went, and of what a network looks at."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import StepPatch
 from numpy.typing import NDArray
 
-from dlka_med.evaluation.drawing import named, plain, save
+from dlka_med.evaluation.drawing import legend_below, plain, save
 from dlka_med.evaluation.figures import DARK, INK, ON_DARK, ON_WHITE, PALE, PLANES
 from dlka_med.evaluation.marks import draw_letters
 
@@ -116,6 +117,7 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
         InputError: the PNG cannot be written.
     """
     figure = Figure(figsize=(8.5, 2.1 * len(lengths) + 0.6), layout="constrained", facecolor="white")
+    shown: dict[str, StepPatch] = {}
     for axes, (layer, labels) in zip(
         figure.subplots(len(lengths), 1, squeeze=False)[:, 0], lengths.items(), strict=True
     ):
@@ -127,21 +129,21 @@ def plot_lengths(lengths: Mapping[str, Mapping[str, NDArray]], unit: str, path: 
                 continue
             shares = np.histogram(found, edges)[0] / len(found)
             if index == 0:
-                axes.stairs(shares, edges, fill=True, color="#dfe2e8", label=plain(label))
+                shown[label] = axes.stairs(shares, edges, fill=True, color="#dfe2e8")
             else:
                 color = ON_WHITE[(index - 1) % len(ON_WHITE)]
-                axes.stairs(shares, edges, color=color, linewidth=1.5, label=plain(label))
+                shown[label] = axes.stairs(shares, edges, color=color, linewidth=1.5)
         axes.set_title(plain(layer), color=INK, fontsize=10, loc="left")
         axes.set_ylabel("share of points")
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(x=0)
-        if len(everything):
-            axes.legend(*named(axes.patches), fontsize=8, frameon=False)
-        else:
+        if not len(everything):
             axes.set(xticks=[], yticks=[])
             told = "no kernel of this layer stands in the image"
             axes.text(0.5, 0.5, told, ha="center", va="center", color=INK, transform=axes.transAxes)
     axes.set_xlabel(f"displacement of a kernel point, {unit}")
+    if shown:
+        legend_below(figure, [*shown.values()], [plain(label) for label in shown], 7, fontsize=8)
     save(figure, path, DPI)
 
 
@@ -171,7 +173,8 @@ def plot_fields(ground: Ground, fields: Sequence[Field], path: str | Path) -> No
             _frame(axes, ground, axis, box)
             _cross(axes, ground, field.place, axis)
             _circle(axes, ground, field.place, axis, radius)
-            axes.set_title(f"{name}: 95 % within {radius:.1f} {ground.unit}", color=PALE, fontsize=9)
+            told = f"95 % within {radius:.1f} {ground.unit}" if np.isfinite(radius) else "no gradient"
+            axes.set_title(f"{name}: {told}", color=PALE, fontsize=9)
         line[0].set_title(f"logit at {_where(field.place)}", color=PALE, fontsize=9)
     figure.suptitle(
         "What a logit depends on: gradient by the image, three decades of a log scale", color=PALE, fontsize=12
@@ -219,10 +222,9 @@ def _image(axes: Axes, ground: Ground, axis: int | None, place: Sequence[int], b
     right, up = _plane_axes(len(ground.spacing), axis)
     labels = labels if axis is None else labels.T
     x, y = ((np.arange(n) + 0.5) * ground.spacing[a] for n, a in zip(labels.shape[::-1], (right, up), strict=True))
-    for index, value in enumerate(ground.names):
-        mask = labels == value
+    for _, color, values in _outlined(ground):
+        mask = np.isin(labels, values)
         if mask.any() and min(mask.shape) > 1:
-            color = ON_DARK[(index + 1) % len(ON_DARK)]
             axes.contour(x, y, mask.astype(float), levels=[0.5], colors=[color], linewidths=1.1)
     _frame(axes, ground, axis, box)
     if ground.codes:
@@ -230,6 +232,12 @@ def _image(axes: Axes, ground: Ground, axis: int | None, place: Sequence[int], b
         across, down = ((OPPOSITE[end], end) for end in ends)
         left, top, bottom = across[0], down[axis is not None], down[axis is None]
         draw_letters(axes, {"left": left, "right": across[1], "top": top, "bottom": bottom}, PALE, DARK)
+
+
+def _outlined(ground: Ground) -> Iterator[tuple[str, str, list[int]]]:
+    """Names with their colours and class indices, which those of one region share."""
+    for index, name in enumerate(dict.fromkeys(ground.names.values()), 1):
+        yield name, ON_DARK[index % len(ON_DARK)], [value for value, other in ground.names.items() if other == name]
 
 
 def _frame(axes: Axes, ground: Ground, axis: int | None, box: Sequence[tuple[float, float]]) -> None:
@@ -320,21 +328,15 @@ def _points_legend(figure: Figure, ground: Ground, groups: int) -> None:
         face = color if filled else "none"
         return Line2D([], [], linestyle="none", marker="o", markersize=5, markerfacecolor=face, markeredgecolor=color)
 
-    entries = {"kernel point at rest": dot(START, filled=False)}
+    entries = [(dot(START, filled=False), "kernel point at rest")]
     for group in range(min(groups, len(MOVED))):
-        entries["where it reads" if groups == 1 else f"where group {group + 1} reads"] = dot(MOVED[group])
+        entries.append((dot(MOVED[group]), "where it reads" if groups == 1 else f"where group {group + 1} reads"))
     if len(ground.spacing) == 3:
-        entries["faint: off the slice"] = Line2D([], [], linestyle="none", marker="o", color=MOVED[0], alpha=FAINT)
-    entries["place"] = Line2D([], [], linestyle="none", marker="+", color="#ff3b3b", markersize=9)
-    for index, (value, name) in enumerate(ground.names.items()):
-        if (ground.labels == value).any():
-            entries[plain(name)] = Line2D([], [], color=ON_DARK[(index + 1) % len(ON_DARK)], linewidth=2)
-    figure.legend(
-        entries.values(),
-        entries,
-        loc="outside lower center",
-        ncols=min(len(entries), 7 if len(ground.spacing) == 3 else 3),
-        frameon=False,
-        labelcolor=PALE,
-        fontsize=9,
-    )
+        faint = Line2D([], [], linestyle="none", marker="o", color=MOVED[0], alpha=FAINT)
+        entries.append((faint, "faint: off the slice"))
+    entries.append((Line2D([], [], linestyle="none", marker="+", color="#ff3b3b", markersize=9), "place"))
+    for name, color, values in _outlined(ground):
+        if np.isin(ground.labels, values).any():
+            entries.append((Line2D([], [], color=color, linewidth=2), plain(name)))
+    columns = 7 if len(ground.spacing) == 3 else 3
+    legend_below(figure, *map(list, zip(*entries, strict=True)), columns, labelcolor=PALE, fontsize=9)

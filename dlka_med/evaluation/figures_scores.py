@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from dlka_med.evaluation.drawing import named, plain, save
+from dlka_med.evaluation.drawing import legend_below, named, plain, save
 from dlka_med.evaluation.figures import DASHES, GREY, INK, ON_WHITE, series
 from dlka_med.statistics import Interval
 
@@ -77,7 +77,7 @@ def plot_volumes(volumes: Mapping[str, tuple[NDArray, NDArray]], unit: str, path
         shown.append(last)
     axes.set_xlabel(f"mean of reference and prediction ({unit})")
     axes.set_ylabel(f"prediction - reference ({unit})")
-    figure.legend(*named(shown), loc="outside lower center", fontsize=8, frameon=False, ncols=3)
+    legend_below(figure, *named(shown), 3, fontsize=8)
     _finish(figure, path)
 
 
@@ -133,7 +133,7 @@ def plot_courses(courses: Mapping[str, Sequence[Mapping[str, object]]], path: st
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.align_ylabels()
-    figure.legend(loc="outside lower center", fontsize=8, frameon=False, ncols=2)
+    legend_below(figure, *named(upper.lines), 2, fontsize=8)
     _finish(figure, path)
 
 
@@ -163,7 +163,7 @@ def _box(axes: Axes, row: float, values: NDArray[np.floating]) -> None:
 
 
 def _name_rows(axes: Axes, names: Sequence[str]) -> None:
-    shown = [name if len(name) <= 24 else f"{name[:22]}..." for name in names]
+    shown = [name if len(name) <= 24 else f"{name[:11]}...{name[-10:]}" for name in names]
     axes.set_yticks(range(len(names)), [plain(name) for name in shown])
     axes.set_ylim(max(len(names), 1) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))

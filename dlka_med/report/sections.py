@@ -74,6 +74,7 @@ def scores_of(subject: Subject, judged: Judged, against: str | Path | None, work
         "interval_note": TOO_FEW if dice.interval is None else f"{LEVEL:.0%} intervals of the mean over patients",
         "labels": per_label(result),
         "boxes": [plot for name in HEADLINES if (plot := figures.boxes(result, name)) is not None],
+        "extent": "Volumes" if result.unit == "mm" else "Areas",
         "volumes": figures.volumes(*figures.volumes_of(result)),
         "agreement": agreement(*figures.volumes_of(result)),
         "confusion": _confusion(subject, judged),
@@ -139,11 +140,11 @@ def _files(judged: Judged) -> dict[str, tuple[Path, Path]]:
 
 
 def _viewers(subject: Subject, judged: Judged, uncertain: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Two of the worst cases, the median and the best, with their slices."""
+    """Two of the worst cases, the median and the best, with their slices; of two cases worst and best."""
     order, maps = ranked(judged.result), find_label_maps(judged.predicted.folder)
     labels = values_by_name(subject.config.dataset.scheme)
     shown = {}
-    for place, word in ((0, "Worst"), (1, "Second worst"), (len(order) // 2, "Median"), (len(order) - 1, "Best")):
+    for place, word in ((0, "Worst"), (len(order) - 1, "Best"), (1, "Second worst"), (len(order) // 2, "Median")):
         if 0 <= place < len(order):
             shown.setdefault(place, word)
     found = []
@@ -256,8 +257,9 @@ def settings_of(subject: Subject) -> list[tuple[str, list[tuple[str, str, str]]]
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for key, value in _flat(first.run.config.model_dump(mode="json")):
         section, _, name = key.rpartition(".")
-        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False).removesuffix("...\n")
-        sections.setdefault(section or "run", []).append((name, text.strip(), comments.get(key, "")))
+        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
+        told = text.removesuffix("...\n").strip()
+        sections.setdefault(section or "run", []).append((name, told, comments.get(key, "")))
     return list(sections.items())
 
 

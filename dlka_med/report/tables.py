@@ -67,7 +67,7 @@ def per_case(result: Evaluation, roles: Mapping[str, str]) -> Table:
     rows = []
     dice, hd95 = (_by_case(result, name) for name in ("dice", "hd95"))
     for case in [*order, *(case for case in scores if case not in order)]:
-        patient = result.patient_of[case].removeprefix("group ").removeprefix("case ")
+        patient = result.patient_of[case].partition(" ")[2]
         row = [case, *([patient] if grouped else []), roles.get(case, "new"), number(dice[case], 3)]
         row += [number(scores[case][label].values["dice"], 3) for label in labels] if len(labels) > 1 else []
         rows.append([*row, number(hd95[case], 2)])

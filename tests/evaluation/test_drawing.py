@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from dlka_med.evaluation import drawing
-from dlka_med.evaluation.drawing import plain, save
+from dlka_med.evaluation.drawing import legend_below, plain, save
 
 UNKNOWN = "\U0010abcd"  # for private use: in no font
 
@@ -80,3 +80,23 @@ def test_characters_of_another_font_are_drawn_in_it(tmp_path, monkeypatch):
     directly.text(0.1, 0.5, "a\u2312", family=["DejaVu Sans", "DejaVu Sans Mono"])
     save(directly, tmp_path / "y.png")
     assert np.array_equal(imread(tmp_path / "x.png"), imread(tmp_path / "y.png"))
+
+
+@pytest.mark.parametrize("count", [3, 30, 120])
+@pytest.mark.parametrize("name", ["ab", "superior_frontal_gyrus", UNKNOWN])
+def test_a_legend_of_any_length_lies_in_the_picture_below_its_plots(count, name):
+    """And with few names the picture is as high as it was asked to be; nothing is warned of."""
+    drawn = Figure(figsize=(4.2, 3.4), layout="constrained")
+    axes = drawn.subplots()
+    lines = [axes.plot([0, 1], [0, at])[0] for at in range(count)]
+    legend_below(drawn, lines, [f"{name}_{at}" for at in range(count)], 3, fontsize=8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", drawing.MISSING)
+        drawn.draw_without_rendering()
+        (legend,) = drawn.legends
+        box = legend.get_window_extent()
+    assert len(legend.get_texts()) == count
+    assert drawn.bbox.x0 <= box.x0 < box.x1 <= drawn.bbox.x1
+    assert drawn.bbox.y0 <= box.y0 < box.y1 <= axes.get_tightbbox().y0
+    assert axes.bbox.height > 1.7 * drawn.dpi
+    assert (drawn.get_figheight() == 3.4) == (count == 3)

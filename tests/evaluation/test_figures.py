@@ -7,7 +7,7 @@ from matplotlib import pyplot
 from matplotlib.image import imread
 
 from dlka_med.errors import InputError
-from dlka_med.evaluation.figures import Panel, contact_sheet, overlay, plot_curve, series
+from dlka_med.evaluation.figures import Panel, contact_sheet, overlay, plot_curve, scaled, series, window_of
 
 LABELS = {"background": 0, "front": 1, "back": 2}
 ORANGE, BLUE = (0xE6, 0x9F, 0x00), (0x56, 0xB4, 0xE9)
@@ -142,6 +142,12 @@ def test_a_curve_survives_gaps_and_nan_and_comes_from_csv_alike(tmp_path):
 def test_series_keeps_what_is_finite():
     table = [{"epoch": 2, "a": "0.5"}, {"epoch": 3, "a": ""}, {"epoch": 4}, {"a": math.nan}, {"a": 1}]
     assert series(table, "a") == ([2, 5], [0.5, 1])
+
+
+def test_greys_that_are_not_finite_are_black():
+    picture = np.array([np.nan, np.inf, -np.inf, 1.0, 3.0])
+    assert window_of(picture) == pytest.approx((1.01, 2.99))
+    assert scaled(picture, (1.0, 3.0)).tolist() == [0, 0, 0, 0, 1]
 
 
 def test_no_figure_stays_open(tmp_path):

@@ -92,4 +92,4 @@ def test_courses_have_a_line_each(tmp_path, drawn):
 
 def test_long_names_are_cut(tmp_path):
     plot_boxes({NAMES[1]: np.arange(3.0)}, "Dice", tmp_path / "x.svg")
-    assert re.search(r">a name that is much lo\.\.\.<", (tmp_path / "x.svg").read_text())
+    assert re.search(r">a name that\.\.\.s room for<", (tmp_path / "x.svg").read_text())

@@ -72,7 +72,10 @@ def test_the_page_tells_what_evaluate_tells(page, dims, dataset):
     assert "of 11 patients" in page.text
     assert "Against others" in page.text
     assert "12 held out" in page.text
-    assert ("Volumes" if dims == 3 else "Areas") + " against the reference" in page.text
+    named, other = ("Volumes", "Areas") if dims == 3 else ("Areas", "Volumes")
+    assert page.text.count(named) == 2  # the section and the way to it
+    assert f"{named} against the reference" in page.text
+    assert other not in page.text
 
 
 def test_worst_median_and_best_are_shown(page, dataset):
