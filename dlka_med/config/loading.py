@@ -122,7 +122,7 @@ def _lines(record: BaseModel, reasons: Mapping[str, str], sections: tuple[str, .
             lines += [f"{gap}{'  ' * depth}{name}:\n", *_lines(value, reasons, (*sections, name))]
             continue
         plain = record.model_dump(mode="json", include={name})[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False)
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
         said = one_line(reasons.get(".".join((*sections, name)), field.description) or "")
         comment = f"  # {said}" if said else ""
         text = text.removesuffix("...\n").strip()

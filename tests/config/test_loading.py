@@ -213,6 +213,9 @@ def test_whatever_names_and_reasons_hold_is_read_back(write, tmp_path):
         head = f"# {one_line(reason)}\n"
         save_config(odd, tmp_path / "saved.yaml", {"name": reason, "dataset.labels": reason}, head)
         assert load_config(tmp_path / "saved.yaml") == odd
+    lesion = config.dataset.model_copy(update={"labels": {"background": 0, "L\u00e4sion": 1}})
+    save_config(config.model_copy(update={"dataset": lesion}), tmp_path / "saved.yaml")
+    assert "labels: {background: 0, L\u00e4sion: 1}" in (tmp_path / "saved.yaml").read_text(encoding="utf-8")
 
 
 def test_a_comment_is_one_line():
