@@ -1,6 +1,7 @@
 """YAML to checked records and back, with errors that name the file, the line and the nearest known key."""
 
 import difflib
+import json
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -122,7 +123,9 @@ def _lines(record: BaseModel, reasons: Mapping[str, str], sections: tuple[str, .
             lines += [f"{gap}{'  ' * depth}{name}:\n", *_lines(value, reasons, (*sections, name))]
             continue
         plain = record.model_dump(mode="json", include={name})[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
+        # PyYAML writes some line breaks and marks of Unicode as they are, and reads them otherwise.
+        letters = json.dumps(plain, ensure_ascii=False).isprintable()
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=letters)
         said = one_line(reasons.get(".".join((*sections, name)), field.description) or "")
         comment = f"  # {said}" if said else ""
         text = text.removesuffix("...\n").strip()
