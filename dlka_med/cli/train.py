@@ -48,18 +48,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from dlka_med.config.loading import load_config
     from dlka_med.folds_folder import FoldsFolder
-    from dlka_med.run_folder import RunFolder
+    from dlka_med.run_folder import RunFolder, is_run
 
-    path, out, many = existing(options.config, "the YAML file of a config"), options.out, options.folds is not None
+    out, many, extend = options.out, options.folds is not None, options.extend is not None
+    resume = options.resume or extend
+    expected = "the run folder to go on with" if resume and not many else "the YAML file of a config"
+    path = existing(options.config, expected)
     if options.shard is not None and not many:
         raise InputError("--shard shares out folds: add --folds all")
-    extend = options.extend is not None
-    resume = options.resume or extend
     if extend and (many or not path.is_dir()):
         raise InputError("--extend goes on with one run: name its folder, and leave out --folds")
     if path.is_dir():
         if many or not resume:
             raise InputError(f"{path} is a folder: name a YAML file, or add --resume to go on with the run in it")
+        if FoldsFolder(path).folds_file.is_file() and not is_run(path):
+            raise InputError(
+                f"{path} holds the runs of several folds: the command with --folds that made it goes on with all, or "
+                f"name one of its runs, such as {path / 'fold_0'}"
+            )
         out = out or path
     config = load_config(path, options.overrides)
     if extend:

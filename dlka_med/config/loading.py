@@ -172,6 +172,8 @@ def _explain(path: Path, tree: yaml.Node, overridden: list[Location], error: Any
         found = error["ctx"]["tag"]
         return f"{where}: {name}: expected {' or '.join(NETWORKS)}, got {found!r}{_nearest(str(found), list(NETWORKS))}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "tuple_type":
+        message = "expected a list in brackets, such as [a, b]"
     found = "" if isinstance(error["input"], dict) else f" (found {shown(repr(error['input']))})"
     if isinstance(error["input"], str) and "expected" in error.get("ctx", {}):
         found += _nearest(error["input"], error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))

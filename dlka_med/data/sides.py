@@ -98,7 +98,7 @@ def mirror_axes(config: RunConfig, wanted: bool | Sequence[int]) -> tuple[int, .
     trained = flip_axes(config)
     if wanted is True:
         if not trained:
-            log.warning("training mirrored no axis, so prediction mirrors none: name axes to do it nevertheless")
+            log.warning("training mirrored no axis, so prediction mirrors none: name axes (--mirror-axes 0) to do it")
         return trained
     axes = tuple(wanted) if wanted else config.inference.mirror_axes
     if strange := [axis for axis in axes if axis not in trained]:

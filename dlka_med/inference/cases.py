@@ -51,8 +51,8 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
         form: as in `label_map_ending`.
 
     Raises:
-        InputError: it would replace an image, lie in a series, or be the second label map of its case, in another
-            format than the first; or as in `label_map_ending`.
+        InputError: it would replace an image, lie among the images, in a dataset or in a series, or be the second label
+            map of its case, in another format than the first; or as in `label_map_ending`.
     """
     targets = {case.id: out / f"{case.id}{label_map_ending(case.images[0], form)}" for case in cases}
     inputs = {_real(image) for case in cases for image in case.images}
@@ -61,6 +61,11 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
             raise InputError(
                 f"the prediction {target} would replace an image or lie in a series: name another folder for the output"
             )
+    if _real(out) in {image.parent for image in inputs} or (out / "dataset.json").is_file():
+        raise InputError(
+            f"{out} holds images or a dataset, among which label maps would be taken for images: name another folder "
+            "for the output"
+        )
     for case, target in targets.items():
         for known, ending in OUTPUTS.items():
             other = out / f"{case}{ending}"

@@ -110,6 +110,6 @@ def inference(dims: int, summary: Summary, batch: int) -> Choices:
     settings = {
         "overlap": (0.25, "windows of 2D images see enough by themselves") if small else (0.5, "as nnU-Net"),
         "batch_size": (batch, "windows at once"),
-        "mirror_axes": ([], "mirroring costs a pass each; dlka predict --mirror does it"),
+        "mirror_axes": ([], "a pass each; dlka predict --mirror does it along axes that training mirrored"),
     }
     return {f"inference.{key}": Choice(*pair) for key, pair in settings.items()}

@@ -320,3 +320,14 @@ def test_options_of_a_comparison_that_do_not_fit(places, words, told):
     options = parser.parse_args(["compare", "--out", "new", *words])
     with pytest.raises(InputError, match=told):
         options.function(options)
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--extend", "2"]])
+def test_going_on_with_what_is_no_run(places, option):
+    (places / "several").mkdir(exist_ok=True)
+    (places / "several" / "folds.json").write_text("[]")
+    for name, told in (("several", "the command with --folds .* several/fold_0"), ("rnu", "give the run folder.*run?")):
+        parser, _ = build_parser()
+        options = parser.parse_args(["train", name, *option])
+        with pytest.raises(InputError, match=told):
+            options.function(options)

@@ -117,6 +117,8 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("training.loss.scale_weights=[1, 1, 1]", ["training.loss.scale_weights has 3", "supervised_scales is 2"]),
         ("inference.mirror_axes=[0, 0]", ["inference.mirror_axes", "0 is named twice"]),
         ("preprocessing.orientation=RLA", ["preprocessing.orientation", "one letter of each", "'RLA'"]),
+        ("preprocessing.orientation=RAX", ["preprocessing.orientation", "one letter of each"]),
+        ("preprocessing.orientation=RASS", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.orientation=RAA", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.intensity=[{kind: ct, lower: 5, upper: -5}]", ["preprocessing.intensity", "less than upper"]),
         ("training.augmentation.scale_range=[1.4, 0.7]", ["training.augmentation.scale_range", "[0.7, 1.4]"]),

@@ -91,7 +91,7 @@ def test_one_stride_is_that_of_all_axes(load, dims):
         ("unet", "network.strides=[2, 2]", "strides need one entry fewer than channels, got 2 strides and 4 channels"),
         ("unet", "network.strides=[2, [2, 2], 2]", "network.spatial_dims is 3: give 3 numbers per stage, got [2, 2]"),
         ("unet", "network.strides=[2, x, 2]", "network.strides.1"),
-        ("unet", "network.strides=2", "network.strides: Input should be a valid tuple"),
+        ("unet", "network.strides=2", "network.strides: expected a list in brackets, such as [a, b]"),
         ("unet", "network.kernel_size=4", "network.kernel_size: expected an odd number, such as 5 (found 4)"),
         ("unet", "network.channels=[4]", "network.channels"),
         ("unet", "network.supervised_scales=2", "unknown key 'network.supervised_scales'"),

@@ -30,7 +30,11 @@ from dlka_med.errors import InputError
             "preprocessing.intensity=[{kind: zscor}]",
             "preprocessing.intensity.0.kind: .*did you mean 'zscore'",
         ),
-        ("dlka_net_3d", "preprocessing.intensity={kind: ct}", "preprocessing.intensity: Input should be a valid tuple"),
+        (
+            "dlka_net_3d",
+            "preprocessing.intensity={kind: ct}",
+            r"intensity: expected a list in brackets, such as \[a, b\]",
+        ),
     ],
 )
 def test_what_may_be_one_value_or_several_is_told_once(tmp_path, network, override, told):

@@ -240,6 +240,21 @@ def test_images_are_never_replaced(run, tmp_path):
     assert (tmp_path / "images" / "scan0.nii.gz").read_bytes() == before
 
 
+def test_label_maps_do_not_lie_among_images(run, tmp_path):
+    """Where images are called case_0000 they have other names, and would be images without a number from then on."""
+    images = tmp_path / "imagesTs"
+    write_folder(images)
+    for image in sorted(images.iterdir()):
+        image.rename(images / image.name.replace(".nii", "_0000.nii"))
+    facts = {"channel_names": {"0": "T1"}, "labels": LABELS, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(facts))
+    before = sorted(images.iterdir())
+    for out in (images, tmp_path):
+        with pytest.raises(InputError, match="holds images or a dataset"):
+            predict_images(run.path, sorted(images.iterdir())[0], out)
+    assert sorted(images.iterdir()) == before
+
+
 def test_predictions_with_other_labels_are_not_mixed(run, tmp_path):
     write_folder(tmp_path / "images")
     (tmp_path / "out").mkdir()
