@@ -56,7 +56,11 @@ def channel_names(path: Path, facts: dict[str, Any], chosen: Sequence[str] | Non
             raise InputError(f"{path} declares {len(names)} channels {names}, but the config names {list(chosen)}")
         return tuple(chosen)
     if not facts:
-        raise InputError(f"there is no {path}: name the channels in the config, like dataset.channels: [R, G, B]")
+        example = '{"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": {"background": 0, "cell": 1}}'
+        raise InputError(
+            f"there is no {path}: write one, like {example}, or name the channels in the config, like "
+            "dataset.channels: [R, G, B]"
+        )
     if not known or not all(key.isdecimal() for key in known):
         raise InputError(
             f'{path} must name the channels, like "channel_names": {{"0": "MRI"}}, got {declared!r}: '
