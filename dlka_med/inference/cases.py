@@ -61,7 +61,10 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
             raise InputError(
                 f"the prediction {target} would replace an image or lie in a series: name another folder for the output"
             )
-    if _real(out) in {image.parent for image in inputs} or (out / "dataset.json").is_file():
+    if (
+        _real(out) in {_real(image.parent) for case in cases for image in case.images}
+        or (out / "dataset.json").is_file()
+    ):
         raise InputError(
             f"{out} holds images or a dataset, among which label maps would be taken for images: name another folder "
             "for the output"
@@ -69,7 +72,7 @@ def targets_of(cases: Sequence[Case], out: Path, form: str | None = None) -> dic
     for case, target in targets.items():
         for known, ending in OUTPUTS.items():
             other = out / f"{case}{ending}"
-            if other != target and other.is_file() and _real(other) not in inputs:
+            if other != target and other.is_file():
                 raise InputError(
                     f"{other} is a label map of the case {case}, which may have no second one, {target.name}: choose "
                     f"--format {known}, or name another folder for the output"

@@ -63,10 +63,15 @@ def test_a_case_has_no_second_label_map_in_another_format(run, tmp_path, allowed
     assert len(predict_images(run.path, tmp_path / "images", tmp_path / "out", form="nrrd", skip_existing=True)) == 1
 
 
-def test_an_image_is_no_label_map_in_another_format(run, tmp_path):
+def test_label_maps_in_another_format_do_not_lie_among_images_either(run, tmp_path):
+    """Nor where these are links to images elsewhere."""
     write_folder(tmp_path / "images", 1)
-    (written,) = predict_images(run.path, tmp_path / "images", tmp_path / "images", form="nrrd")
-    assert written == tmp_path / "images" / "scan0.nrrd"
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "scan0.nii.gz").symlink_to(tmp_path / "images" / "scan0.nii.gz")
+    for folder in (tmp_path / "images", tmp_path / "linked"):
+        with pytest.raises(InputError, match="holds images or a dataset"):
+            predict_images(run.path, folder, folder, form="nrrd")
+    assert len(predict_images(run.path, tmp_path / "linked", tmp_path / "out", form="nrrd")) == 1
 
 
 def test_a_label_map_that_was_about_to_be_made_is_made_again(run, tmp_path, monkeypatch):
