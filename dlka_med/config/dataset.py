@@ -149,7 +149,9 @@ Intensities = Annotated[
 class Preprocessing(Record):
     """The deterministic way of an image from disk to the network's grid."""
 
-    orientation: str | None = Field("RAS", description="axes of volumes; null: as stored")
+    orientation: str | None = Field(
+        "RAS", description="axes of volumes; null: as stored", json_schema_extra={"pattern": "^[RLAPSI]{3}$"}
+    )
     spacing: Spacing | None = Field(
         None, description="mm per voxel of the network's grid, in 2D pixels; null, of one axis or all: as stored"
     )
@@ -163,7 +165,8 @@ class Preprocessing(Record):
     @field_validator("orientation")
     @classmethod
     def _orientation_names_every_axis(cls, codes: str | None) -> str | None:
-        counts = [len(set(codes or "RAS") & set(pair)) for pair in ("RL", "AP", "SI")]
-        if len(codes or "RAS") != 3 or counts != [1, 1, 1]:
+        if codes is None:
+            return None
+        if len(codes) != 3 or any(len(set(codes) & set(pair)) != 1 for pair in ("RL", "AP", "SI")):
             raise ValueError("expected one letter of each of the pairs R/L, A/P and S/I, for example RAS")
         return codes

@@ -109,6 +109,14 @@ def one_line(text: str) -> str:
     return Reader.NON_PRINTABLE.sub("\N{REPLACEMENT CHARACTER}", " ".join(text.split()))
 
 
+def yaml_of(value: Any) -> str:
+    """Plain data as YAML in one line, in which letters of all languages stand as they are."""
+    # PyYAML writes some line breaks and marks of Unicode as they are, and reads them otherwise.
+    letters = json.dumps(value, ensure_ascii=False).isprintable()
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=letters)
+    return text.removesuffix("...\n").strip()
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a config file, for the completion and checks of an editor."""
     return RunConfig.model_json_schema()
@@ -123,13 +131,9 @@ def _lines(record: BaseModel, reasons: Mapping[str, str], sections: tuple[str, .
             lines += [f"{gap}{'  ' * depth}{name}:\n", *_lines(value, reasons, (*sections, name))]
             continue
         plain = record.model_dump(mode="json", include={name})[name]
-        # PyYAML writes some line breaks and marks of Unicode as they are, and reads them otherwise.
-        letters = json.dumps(plain, ensure_ascii=False).isprintable()
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=letters)
         said = one_line(reasons.get(".".join((*sections, name)), field.description) or "")
         comment = f"  # {said}" if said else ""
-        text = text.removesuffix("...\n").strip()
-        lines.append(f"{'  ' * depth}{name}: {text}{comment}\n")
+        lines.append(f"{'  ' * depth}{name}: {yaml_of(plain)}{comment}\n")
     return lines
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dlka_med.checking.check import check_dataset
 from dlka_med.checking.findings import in_order, verdict
 from dlka_med.comparing.folder import ComparisonFolder
 from dlka_med.config.comments import comments_of
+from dlka_med.config.loading import yaml_of
 from dlka_med.data.cases import Case
 from dlka_med.errors import InputError
 from dlka_med.evaluation.confusion import confusion
@@ -257,9 +256,7 @@ def settings_of(subject: Subject) -> list[tuple[str, list[tuple[str, str, str]]]
     sections: dict[str, list[tuple[str, str, str]]] = {}
     for key, value in _flat(first.run.config.model_dump(mode="json")):
         section, _, name = key.rpartition(".")
-        text = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False, allow_unicode=True)
-        told = text.removesuffix("...\n").strip()
-        sections.setdefault(section or "run", []).append((name, told, comments.get(key, "")))
+        sections.setdefault(section or "run", []).append((name, yaml_of(value), comments.get(key, "")))
     return list(sections.items())
 
 

@@ -118,6 +118,7 @@ def test_a_mistake_is_named_with_its_line(write, old, new, line, words):
         ("inference.mirror_axes=[0, 0]", ["inference.mirror_axes", "0 is named twice"]),
         ("preprocessing.orientation=RLA", ["preprocessing.orientation", "one letter of each", "'RLA'"]),
         ("preprocessing.orientation=RAX", ["preprocessing.orientation", "one letter of each"]),
+        ("preprocessing.orientation=''", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.orientation=RASS", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.orientation=RAA", ["preprocessing.orientation", "one letter of each"]),
         ("preprocessing.intensity=[{kind: ct, lower: 5, upper: -5}]", ["preprocessing.intensity", "less than upper"]),
@@ -254,6 +255,7 @@ def test_json_schema_describes_every_section():
     schema = json_schema()
     assert {"dataset", "network", "training"} <= set(schema["properties"])
     assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Preprocessing"]["properties"]["orientation"]["pattern"] == "^[RLAPSI]{3}$"
 
 
 def test_files_of_windows_are_read(write):
